@@ -1,0 +1,45 @@
+"""Shoal: any reinforcement-learning environment as flat fixed-size arrays.
+
+The names below are imported when first used, so that ``import shoal`` stays quick and loads
+neither torch nor any environment library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from shoal.errors import EmulationError, EnvCheckError, LayoutError, ShoalError
+
+if TYPE_CHECKING:
+    from shoal.emulation import emulate as emulate
+    from shoal.emulation.check import check_env as check_env
+    from shoal.emulation.layout import Layout as Layout
+
+__all__ = [
+    "Layout",
+    "emulate",
+    "check_env",
+    "ShoalError",
+    "LayoutError",
+    "EmulationError",
+    "EnvCheckError",
+]
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Layout": "shoal.emulation.layout",
+    "emulate": "shoal.emulation",
+    "check_env": "shoal.emulation.check",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
