@@ -25,22 +25,9 @@ from shoal.errors import LayoutError
 
 __all__ = ["Layout", "Leaf"]
 
-KINDS = frozenset(
-    [
-        "Box",
-        "Discrete",
-        "MultiDiscrete",
-        "MultiBinary",
-        "Text",
-        "Dict",
-        "Tuple",
-        "OneOf",
-        "Sequence",
-        "Graph",
-    ]
-)
 # The kinds whose value is one array or scalar, and so one leaf with the path of the space itself.
 ARRAYS = frozenset(["Box", "Discrete", "MultiDiscrete", "MultiBinary"])
+KINDS = ARRAYS | {"Text", "Dict", "Tuple", "OneOf", "Sequence", "Graph"}
 
 
 @dataclass(frozen=True)
@@ -222,7 +209,7 @@ class Layout:
             try:
                 from shoal.emulation.pack import Packer
             except ImportError:
-                Packer = NumpyPacker
+                from shoal.emulation.pack_numpy import NumpyPacker as Packer
             self._packer = Packer(self)
         return self._packer
 
