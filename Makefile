@@ -1,0 +1,89 @@
+# Needs Python 3.11 or newer (with venv), a C compiler and make; everything else goes into $(VENV).
+#
+# There are three sets of packages, each one stamp file in $(VENV): `demo` (small, no torch),
+# `test` and `dev`. A set is installed again when pyproject.toml, the pins or a source changes; the
+# compiled objects stay in $(VENV)/build, so that only what changed is compiled.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ENV := PATH=$(abspath $(BIN)):$$PATH
+PIP := $(ENV) python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+SHOAL := $(PIP) --no-build-isolation --config-settings=build-dir=$(VENV)/build
+# Without its dependencies: constraints.txt says why.
+NLE := $(PIP) pybind11 && $(PIP) --no-deps nle
+export NO_MKDOCS_2_WARNING := 1
+SOURCES := pyproject.toml meson.build \
+	$(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -name '.*')
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-all sanitize bench lint docs wheel clean
+
+demo: $(VENV)/.demo ## NetHack, stepped with random actions
+	$(BIN)/shoal run nle:NetHackScore-v0
+
+test: $(VENV)/.test ## all but the slow tests
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.test sanitize ## every test, and the compiled code under sanitizers
+	$(BIN)/python -m pytest -m ""
+
+bench: $(VENV)/.test ## every benchmark, one after the other
+	set -e; for file in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do \
+		echo "== $$file"; $(BIN)/python $$file; done
+
+lint: $(VENV)/.dev ## style, types, layering, and the documentation
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src
+	find src tests \( -name '*.c' -o -name '*.h' \) -exec $(BIN)/clang-format --dry-run -Werror {} +
+	$(BIN)/python -m pytest -q tests/test_structure.py
+	$(BIN)/mkdocs build --quiet --strict
+
+docs: $(VENV)/.dev ## the documentation, into site/
+	$(BIN)/mkdocs build --strict
+
+wheel: $(VENV)/.test ## an sdist and, from it, a wheel; into dist/
+	rm -rf dist
+	$(ENV) python -m build --no-isolation
+
+clean: ## back to a fresh clone
+	rm -rf $(VENV) build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The compiled modules are built with AddressSanitizer and UndefinedBehaviorSanitizer into a folder
+# that goes before the installed package. The Python executable knows nothing of them, so the
+# runtime is loaded first. Python's objects come from malloc, which the sanitizer watches. Leaks are
+# not looked for: the interpreter itself never frees everything. Reports go past pytest's capture.
+SANITIZED := $(CURDIR)/build/sanitized
+sanitize: $(VENV)/.test
+	rm -rf build/sanitize $(SANITIZED)
+	$(ENV) meson setup build/sanitize -Dbuildtype=debugoptimized -Db_ndebug=false \
+		-Db_sanitize=address,undefined -Db_lundef=false \
+		-Dpython.platlibdir=$(SANITIZED) -Dpython.purelibdir=$(SANITIZED)
+	$(ENV) meson install --quiet -C build/sanitize
+	LD_PRELOAD=$$($${CC:-cc} -print-file-name=libasan.so) PYTHONPATH=$(SANITIZED) \
+		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		$(BIN)/python -m pytest --capture=sys tests/emulation
+
+$(VENV)/.tools: constraints.txt Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) meson-python meson ninja Cython numpy
+	touch $@
+
+$(VENV)/.demo: $(SOURCES) $(VENV)/.tools
+	$(SHOAL) .
+	$(NLE)
+	touch $@
+
+# torch goes first and alone, so that nothing that needs it can choose another build of it.
+$(VENV)/.test: $(SOURCES) $(VENV)/.tools
+	$(PIP) torch==2.13.0
+	$(SHOAL) '.[test]'
+	$(NLE)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(SHOAL) '.[dev,docs]'
+	touch $@

@@ -1,0 +1,64 @@
+"""What a user gets from `pip install`: the wheel alone, in an empty virtual environment."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: object, **options) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=600, **options
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from an sdist, as an index would: a file that the sdist forgets is missing here too.
+
+    The sdist holds what is committed.
+    """
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    assert len(list(folder.glob("*.tar.gz"))) == 1
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_every_module_and_no_sources_of_compiled_ones(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    source = ROOT / "src"
+    committed = run("git", "ls-files", "src", cwd=ROOT).split()
+    python = {Path(p).relative_to("src").as_posix() for p in committed if p.endswith(".py")}
+    assert python | {"shoal/py.typed"} <= set(names)
+    for path in source.rglob("*.pyx"):
+        stem = path.relative_to(source).with_suffix("").as_posix()
+        assert any(n.startswith(f"{stem}.") and n.endswith(".so") for n in names), stem
+    assert not [n for n in names if n.endswith((".pyx", ".build"))]
+
+
+def test_the_wheel_runs_without_a_compiler(wheel, tmp_path):
+    venv = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", venv)
+    binaries = venv / "bin"
+    # Nothing but the virtual environment is on the PATH, and nothing of this one is seen.
+    outer = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "CC", "VIRTUAL_ENV")}
+    env = {**outer, "PATH": str(binaries)}
+    pip = [binaries / "python", "-m", "pip", "install", "--quiet", "--only-binary", ":all:"]
+    run(*pip, wheel, env=env, cwd=tmp_path)
+    out = run(binaries / "shoal", "run", "CartPole-v1", "--steps", "1000", env=env, cwd=tmp_path)
+    assert "steps" in out
+    run(*pip, f"shoal[nethack] @ {wheel.as_uri()}", env=env, cwd=tmp_path)
+    out = run(
+        binaries / "shoal", "run", "nle:NetHackScore-v0", "--steps", "1000", env=env, cwd=tmp_path
+    )
+    assert "tty_chars" in out
