@@ -272,14 +272,14 @@ class Layout:
                 uniform = n is not None and n.size > 0 and (n == n.flat[0]).all()
                 # Ragged one-hot (MultiDiscrete of unequal nvec) has no rectangular view.
                 shape = (*leaf.shape, int(n.flat[0])) if uniform else (leaf.size,)
-            return array[..., leaf.start : leaf.start + leaf.size].reshape(*batch, *shape)
+            return array[..., leaf.start : leaf.start + leaf.size].reshape((*batch, *shape))
         if len(self.leaves) == 1:
             return array
         itemsize = self.dtype.itemsize
         part = array[..., leaf.offset // itemsize : (leaf.offset + leaf.nbytes) // itemsize]
         if leaf.dtype != self.dtype.name:
             part = _reinterpret(part, leaf, batch, self.name)
-        return part.reshape(*batch, *shape)
+        return part.reshape((*batch, *shape))
 
     # -- spaces -------------------------------------------------------------------------------
 
