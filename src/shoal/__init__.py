@@ -7,7 +7,7 @@ neither torch nor any environment library.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from shoal.errors import EmulationError, EnvCheckError, LayoutError, ShoalError
+from shoal.errors import ActionError, EmulationError, EnvCheckError, LayoutError, ShoalError
 
 if TYPE_CHECKING:
     from shoal.emulation import emulate as emulate
@@ -20,6 +20,7 @@ __all__ = [
     "check_env",
     "ShoalError",
     "LayoutError",
+    "ActionError",
     "EmulationError",
     "EnvCheckError",
 ]

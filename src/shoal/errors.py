@@ -5,7 +5,7 @@ of the leaf in its space, such as ``inventory[3].glyph``. All derive from `Shoal
 refine a built-in error also derive from it, so ``except ValueError`` keeps working.
 """
 
-__all__ = ["ShoalError", "LayoutError", "EmulationError", "EnvCheckError"]
+__all__ = ["ShoalError", "LayoutError", "ActionError", "EmulationError", "EnvCheckError"]
 
 
 class ShoalError(Exception):
@@ -14,6 +14,10 @@ class ShoalError(Exception):
 
 class LayoutError(ShoalError, ValueError):
     """A space has no fixed size, or a value or an array does not fit its layout."""
+
+
+class ActionError(ShoalError, ValueError):
+    """An action is not in the action space; nothing was stepped."""
 
 
 class EmulationError(ShoalError):

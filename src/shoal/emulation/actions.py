@@ -1,0 +1,217 @@
+"""How actions travel: a flat row that any policy can produce, and the environment's own action.
+
+The flat space is the environment's own where that is already one array. Several leaves become one
+MultiDiscrete if all are discrete, one Box if all are continuous, and a Dict of the two otherwise.
+Whatever row of the flat space is decoded, the environment receives a member of its own space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from shoal.emulation.layout import Layout, Leaf, where
+from shoal.errors import ActionError, LayoutError
+
+__all__ = ["ActionLayout"]
+
+# An integer Box with more values than this is no choice between categories: it is continuous.
+MOST_CATEGORIES = 2**31 - 1
+
+
+class ActionLayout:
+    """The flat form of one agent's actions, and its way back to the environment's own.
+
+    Attributes:
+        native: layout of the environment's own action space (``bytes`` form).
+        flat_space: the Gymnasium space of a flat action.
+        flat: layout of `flat_space` (``bytes`` form): one row of an array of actions.
+        identity: the flat row has the very bytes of the native row.
+        num_masked: entries of an action mask: the number of categories of all discrete elements
+            together, in the order of the leaves (0 if nothing is discrete).
+    """
+
+    def __init__(self, native: Layout):
+        self.native = native
+        leaves = native.leaves
+        discrete = [leaf for leaf in leaves if is_discrete(leaf)]
+        continuous = [leaf for leaf in leaves if not is_discrete(leaf)]
+        self.num_masked = int(sum(choices(leaf)[1].sum() for leaf in discrete))
+        self.identity = len(leaves) == 1 and leaves[0].kind in ("box", "discrete", "binary")
+        if self.identity:
+            self.flat_space = native.flat_space
+        else:
+            from gymnasium import spaces
+
+            parts: dict[str, Any] = {}
+            if continuous:
+                parts["continuous"] = _box(continuous)
+            if discrete or not leaves:
+                low, count = (
+                    np.concatenate([np.zeros(0, np.int64), *(choices(leaf)[i] for leaf in discrete)])
+                    for i in (0, 1)
+                )
+                parts["discrete"] = spaces.MultiDiscrete(count, start=low)
+            self.flat_space = spaces.Dict(parts) if len(parts) == 2 else next(iter(parts.values()))
+        self.flat = Layout.from_space(self.flat_space, name="action")
+        self._only = "continuous" if continuous else "discrete"  # where there is just one part
+
+    @classmethod
+    def from_space(
+        cls, space: Any, max_len: int | Mapping[str, int] | None = None, name: str = "action"
+    ) -> ActionLayout:
+        """Lay out an action space; see `Layout.from_space` for `max_len` and errors."""
+        return cls(Layout.from_space(space, max_len=max_len, name=name))
+
+    def decode(self, row: np.ndarray) -> Any:
+        """The environment's own action for one flat row (an array of `flat.shape`)."""
+        if self.identity:
+            return self.native.unpack(row)
+        return self.native.unpack(self.to_native(row))
+
+    def runs(self) -> list[tuple[str, str, int, int, int, list, list]]:
+        """Where the elements of a flat row go in the native row, leaf by leaf.
+
+        Each run is (flat dtype, native dtype, flat byte, native byte, count, low, high), in the
+        order of the native leaves.
+        """
+        parts = {leaf.path or self._only: leaf for leaf in self.flat.leaves}
+        taken = dict.fromkeys(parts, 0)
+        runs = []
+        for leaf in self.native.leaves:
+            part = "discrete" if is_discrete(leaf) else "continuous"
+            source = parts[part]
+            at = source.offset + taken[part] * np.dtype(source.dtype).itemsize
+            low, high = (
+                np.broadcast_to(b, leaf.shape).reshape(-1).tolist() for b in (leaf.low, leaf.high)
+            )
+            runs.append((source.dtype, leaf.dtype, at, leaf.offset, leaf.count, low, high))
+            taken[part] += leaf.count
+        return runs
+
+    def to_native(self, row: np.ndarray) -> np.ndarray:
+        """A flat row as a native row; continuous values are clipped to the bounds."""
+        flat = row.reshape(-1).view(np.uint8)
+        native = self.native.zeros()
+        into = native.reshape(-1).view(np.uint8)
+        for source, target, at, to, count, low, high in self.runs():
+            from_dtype, to_dtype = np.dtype(source), np.dtype(target)
+            values = flat[at : at + count * from_dtype.itemsize].view(from_dtype)
+            result = into[to : to + count * to_dtype.itemsize].view(to_dtype)
+            if from_dtype.kind == "f":
+                if to_dtype.kind != "f":
+                    values = np.rint(values)
+                values = np.clip(values.astype(np.float64), low, high)
+            result[...] = values
+            # Bounds of a 64-bit integer round up as floats; those of a narrow float are exact.
+            if from_dtype.kind == "f":
+                np.clip(result, np.array(low, to_dtype), np.array(high, to_dtype), out=result)
+        return native
+
+    def encode(self, action: Any, out: np.ndarray) -> None:
+        """Write one flat action into one row of `flat`, after checking it.
+
+        Raises:
+            ActionError: the action is not in `flat_space`.
+        """
+        try:
+            self.flat.pack(action, out)
+        except LayoutError as error:
+            raise ActionError(f"{error}; the action space is {self.flat_space}") from None
+        self.check(out)
+
+    def check(self, rows: np.ndarray) -> None:
+        """Raise ActionError unless every element of `rows` is within its bounds.
+
+        Args:
+            rows: array of shape ``(*batch, *flat.shape)`` and dtype ``flat.dtype``.
+        """
+        view = self.flat.view(rows)
+        parts = view.items() if isinstance(view, dict) else [("", view)]
+        for (name, values), leaf in zip(parts, self.flat.leaves):
+            if not within(values, leaf.low, leaf.high):
+                bad = ~((values >= leaf.low) & (values <= leaf.high))
+                index = tuple(int(i) for i in np.argwhere(bad)[0])
+                low, high = (
+                    np.broadcast_to(b, leaf.shape)[index[values.ndim - len(leaf.shape) :]]
+                    for b in (leaf.low, leaf.high)
+                )
+                raise ActionError(
+                    f"{where('action', name)}{list(index) if index else ''}: {values[index]} is "
+                    f"outside [{low}, {high}]; the action space is {self.flat_space}"
+                )
+
+
+def within(values: np.ndarray, low: Any, high: Any) -> bool:
+    """Whether all of `values` lie in ``[low, high]`` (NaN does not)."""
+    return bool(((values >= low) & (values <= high)).all())
+
+
+def _box(leaves: list[Leaf]) -> Any:
+    """One Box around several continuous leaves."""
+    from gymnasium import spaces
+
+    dtype = np.result_type(
+        np.float32, *[leaf.dtype for leaf in leaves if leaf.dtype[:5] == "float"]
+    )
+    low, high = (
+        np.concatenate(
+            [np.broadcast_to(getattr(leaf, b), leaf.shape).reshape(-1) for leaf in leaves]
+        ).astype(dtype)
+        for b in ("low", "high")
+    )
+    return spaces.Box(low, high, dtype=dtype.type)
+
+
+def is_discrete(leaf: Leaf) -> bool:
+    """Whether a leaf of an action space is a choice between categories."""
+    if leaf.kind != "box":
+        return True
+    if leaf.dtype[:5] == "float":
+        return False
+    spread = np.asarray(leaf.high, object) - np.asarray(leaf.low, object)
+    return bool(np.all(spread < MOST_CATEGORIES))
+
+
+def choices(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
+    """First category and number of categories of each element of a discrete leaf (int64, 1-D)."""
+    low = np.broadcast_to(np.asarray(leaf.low, np.int64), leaf.shape).reshape(-1)
+    count = np.broadcast_to(np.asarray(leaf.high, np.int64), leaf.shape).reshape(-1) - low + 1
+    if leaf.kind == "text":  # code 0 is padding, which no action needs
+        low, count = low + 1, count - 1
+    return low, count
+
+
+def flat_mask(layout: ActionLayout, mask: Any) -> np.ndarray:
+    """An action mask as one bool array of ``layout.num_masked`` entries.
+
+    Args:
+        mask: entries for all categories in one array, or nested as the action space is: for a
+            Discrete ``(n,)``, for a MultiDiscrete a tuple of such arrays, for a MultiBinary or
+            another array its entries one after the other.
+
+    Raises:
+        ActionError: the number of entries is wrong.
+    """
+    parts: list[np.ndarray] = []
+    _collect_mask(mask, parts)
+    flat = np.concatenate([np.zeros(0, bool), *parts])
+    if flat.size != layout.num_masked:
+        raise ActionError(
+            f"action_mask: expected {layout.num_masked} entries for {layout.native.space}, "
+            f"got {flat.size}"
+        )
+    return flat
+
+
+def _collect_mask(mask: Any, parts: list[np.ndarray]) -> None:
+    if isinstance(mask, Mapping):
+        for part in mask.values():
+            _collect_mask(part, parts)
+    elif isinstance(mask, (tuple, list)) and any(np.ndim(part) for part in mask):
+        for part in mask:
+            _collect_mask(part, parts)
+    else:
+        parts.append(np.asarray(mask, bool).reshape(-1))

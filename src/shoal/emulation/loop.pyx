@@ -1,0 +1,471 @@
+"""The compiled step loop: environments on one side, rows of arrays on the other.
+
+`EnvLoop` steps environments one after the other and applies an autoreset mode. It decides nothing
+about rows: `advance` runs the environment and holds what it returned, `deliver` writes that into
+whichever rows the caller picks. So one loop serves a fixed row for each environment as well as
+first-come batches, whose rows are known only when a step has ended.
+
+Invariants:
+- Between `advance` and `deliver` of an environment, no other environment of the loop is advanced
+  (there is one scratch row for final observations).
+- A true final observation is packed before its environment is reset, because environments reuse
+  their buffers.
+"""
+
+from cpython.dict cimport PyDict_Check
+from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.object cimport PyObject, PyObject_IsTrue
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.math cimport rint
+from libc.stdint cimport INT64_MAX, UINT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+import numpy as np
+
+from shoal.emulation import actions as action_rules
+from shoal.emulation.rows import row_fields
+from shoal.errors import EmulationError, LayoutError
+
+cnp.import_array()
+
+__all__ = [
+    "Buffers",
+    "Decoder",
+    "Driver",
+    "EnvLoop",
+    "SingleDriver",
+    "NEXT_STEP",
+    "SAME_STEP",
+    "DISABLED",
+]
+
+cdef extern from "Python.h":
+    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
+    Py_ssize_t PyDict_GET_SIZE(PyObject* mapping)
+    object PyObject_CallMethodOneArg(object target, object name, object argument)
+    double PyFloat_AS_DOUBLE(PyObject* value)
+
+NEXT_STEP, SAME_STEP, DISABLED = 0, 1, 2
+cdef enum:
+    MODE_NEXT_STEP = 0
+    MODE_SAME_STEP = 1
+    MODE_DISABLED = 2
+
+cdef object STEP = "step"
+cdef object ACTION_MASK = "action_mask"
+
+
+cdef class Buffers:
+    """Rows of agents for the loop to read and write.
+
+    Args:
+        observation_layout, action_layout: what the rows hold.
+        arrays: for each name of `row_fields`, an array of shape ``(num_rows, *shape)``:
+            C-contiguous, aligned, writeable. They are kept alive, not copied.
+
+    Raises:
+        LayoutError: an array is missing or unsuitable; nothing is written.
+    """
+
+    def __cinit__(self, observation_layout, action_layout, dict arrays):
+        fields = row_fields(observation_layout, action_layout)
+        self.num_rows = len(arrays["observations"])
+        self.arrays = arrays
+        for name, (dtype, shape) in fields.items():
+            array = arrays.get(name)
+            wanted = (self.num_rows, *shape)
+            if not isinstance(array, np.ndarray) or array.shape != wanted or array.dtype != dtype:
+                got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else array
+                raise LayoutError(f"buffer {name!r}: expected {dtype} {wanted}, got {got}")
+            flags = array.flags
+            if not (flags.c_contiguous and flags.aligned and flags.writeable):
+                raise LayoutError(
+                    f"buffer {name!r}: expected a C-contiguous, aligned, writeable array"
+                )
+        self.rows.observations = address(arrays["observations"])
+        self.rows.final_observations = address(arrays["final_observations"])
+        self.rows.actions = address(arrays["actions"])
+        self.rows.rewards = <double*>address(arrays["rewards"])
+        self.rows.terminations = <uint8_t*>address(arrays["terminations"])
+        self.rows.truncations = <uint8_t*>address(arrays["truncations"])
+        self.rows.masks = <uint8_t*>address(arrays["masks"])
+        self.rows.acting = <uint8_t*>address(arrays["acting"])
+        self.rows.agent_ids = <int64_t*>address(arrays["agent_ids"])
+        self.rows.action_masks = <uint8_t*>address(arrays["action_masks"])
+        self.rows.episode_returns = <double*>address(arrays["episode_returns"])
+        self.rows.episode_lengths = <int64_t*>address(arrays["episode_lengths"])
+        self.rows.observation_nbytes = observation_layout.nbytes
+        self.rows.action_nbytes = action_layout.flat.nbytes
+        self.rows.num_masked = action_layout.num_masked
+
+
+cdef char* address(cnp.ndarray array):
+    return cnp.PyArray_BYTES(array)
+
+
+cdef class Decoder:
+    """Makes the environment's own actions from flat rows; see `ActionLayout.decode`."""
+
+    def __cinit__(self, layout):
+        cdef Py_ssize_t i, at = 0
+        self.packer = layout.native.packer
+        self.identity = layout.identity
+        if layout.identity:
+            return
+        runs = layout.runs()
+        if any(run[0] not in COMPILED or run[1] not in COMPILED for run in runs):
+            self.layout = layout
+        self.flat_array = layout.flat.zeros()
+        self.native_array = np.zeros(max(layout.native.native_nbytes, 1), np.uint8)
+        self.native = address(self.native_array)
+        self.num_runs = len(runs)
+        self.runs = <Run*>calloc(len(runs) + 1, sizeof(Run))
+        self.bounds = <double*>calloc(2 * sum(run[4] for run in runs) + 1, sizeof(double))
+        if self.runs == NULL or self.bounds == NULL:
+            raise MemoryError
+        for i, (source, target, source_offset, target_offset, count, low, high) in enumerate(runs):
+            self.runs[i].from_type = np.dtype(source).num
+            self.runs[i].to_type = np.dtype(target).num
+            self.runs[i].from_offset = source_offset
+            self.runs[i].to_offset = target_offset
+            self.runs[i].count = count
+            self.runs[i].low = self.bounds + at
+            self.runs[i].high = self.bounds + at + count
+            for j in range(count):
+                self.bounds[at + j] = low[j]
+                self.bounds[at + count + j] = high[j]
+            at += 2 * count
+
+    def __dealloc__(self):
+        free(self.runs)
+        free(self.bounds)
+
+    cdef object decode(self, const char* row):
+        cdef Py_ssize_t i
+        if self.identity:
+            return self.packer.unpack_row(row)
+        if self.layout is not None:
+            memcpy(address(self.flat_array), row, self.flat_array.nbytes)
+            return self.layout.decode(self.flat_array)
+        for i in range(self.num_runs):
+            convert(&self.runs[i], row, self.native)
+        return self.packer.unpack_row(self.native)
+
+
+COMPILED = frozenset(
+    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+    + ["float32", "float64"]
+)
+
+
+cdef void convert(const Run* run, const char* flat, char* native) noexcept nogil:
+    """Convert one run. Discrete values (int64) were checked; continuous ones are clipped."""
+    cdef Py_ssize_t i
+    cdef const char* source = flat + run.from_offset
+    cdef char* to = native + run.to_offset
+    cdef double value
+    cdef int64_t number
+    for i in range(run.count):
+        if run.from_type == cnp.NPY_INT64:
+            number = (<const int64_t*>source)[i]
+        else:
+            if run.from_type == cnp.NPY_FLOAT32:
+                value = (<const float*>source)[i]
+            else:
+                value = (<const double*>source)[i]
+            value = min(max(value, run.low[i]), run.high[i])
+            if run.to_type == cnp.NPY_FLOAT32:
+                (<float*>to)[i] = <float>value
+                continue
+            if run.to_type == cnp.NPY_FLOAT64:
+                (<double*>to)[i] = value
+                continue
+            if run.to_type == cnp.NPY_UINT64:
+                # The only type whose values int64 can't hold; 2**64 itself is no such value.
+                value = rint(value)
+                if value >= 18446744073709551616.0:
+                    (<uint64_t*>to)[i] = UINT64_MAX
+                else:
+                    (<uint64_t*>to)[i] = <uint64_t>value
+                continue
+            value = rint(value)
+            number = INT64_MAX if value >= 9223372036854775808.0 else <int64_t>value
+        if run.to_type == cnp.NPY_INT64 or run.to_type == cnp.NPY_UINT64:
+            (<int64_t*>to)[i] = number
+        elif run.to_type == cnp.NPY_INT32 or run.to_type == cnp.NPY_UINT32:
+            (<int32_t*>to)[i] = <int32_t>number
+        elif run.to_type == cnp.NPY_INT16 or run.to_type == cnp.NPY_UINT16:
+            (<int16_t*>to)[i] = <int16_t>number
+        else:
+            (<int8_t*>to)[i] = <int8_t>number
+
+
+cdef class MaskWriter:
+    """Writes action masks as rows of bools, one entry for each category of each discrete leaf."""
+
+    def __cinit__(self, layout):
+        self.layout = layout
+        self.num_masked = layout.num_masked
+
+    cdef int write(self, PyObject* mask, uint8_t* to) except -1:
+        cdef Py_ssize_t i
+        cdef const int8_t* entries
+        if mask == NULL or <object>mask is None:
+            memset(to, 1, self.num_masked)
+            return 0
+        value = <object>mask
+        if type(value) is not cnp.ndarray or cnp.PyArray_ITEMSIZE(value) != 1 or (
+            cnp.PyArray_SIZE(value) != self.num_masked or not cnp.PyArray_IS_C_CONTIGUOUS(value)
+        ):
+            value = action_rules.flat_mask(self.layout, value)
+        entries = <const int8_t*>address(value)
+        for i in range(self.num_masked):
+            to[i] = entries[i] != 0
+        return 0
+
+
+cdef class Driver:
+    """One environment as the loop sees it. Subclasses fill in the methods."""
+
+    cdef int step(self, const Rows* source, Py_ssize_t row) except -1:
+        raise NotImplementedError
+
+    cdef int reset(self, seed, options, bint explicit) except -1:
+        """Reset the environment and hold its first observations.
+
+        The transition of the last step is kept (a SAME_STEP reset delivers both together). Without
+        `explicit`, seed and options are passed on only where they are given.
+        """
+        raise NotImplementedError
+
+    cdef int clear(self, bint valid) except -1:
+        """Forget the last transition: rewards and flags are zero, masks are `valid`."""
+        raise NotImplementedError
+
+    cdef int write(self, Rows* to, Py_ssize_t row) except -1:
+        """Write everything held into `agents_per_env` rows of `to`, from `row` on."""
+        raise NotImplementedError
+
+    cdef int write_observations(self, char* to) except -1:
+        """Write only the observations, to consecutive rows at `to`."""
+        raise NotImplementedError
+
+
+cdef class SingleDriver(Driver):
+    """Drives an environment with Gymnasium's interface.
+
+    Args:
+        env: has ``reset(seed=, options=)`` with two results and ``step(action)`` with five.
+        observation_layout, action_layout: of its spaces.
+    """
+
+    cdef readonly object env
+    cdef Packer packer
+    cdef Decoder decoder
+    cdef MaskWriter masks
+    cdef object observation
+    cdef double reward, episode_return
+    cdef int64_t episode_length
+    cdef bint terminated, truncated, valid
+
+    def __cinit__(self, env, observation_layout, action_layout):
+        self.env = env
+        self.agents_per_env = 1
+        self.packer = observation_layout.packer
+        self.decoder = Decoder(action_layout)
+        self.masks = MaskWriter(action_layout)
+
+    cdef int step(self, const Rows* source, Py_ssize_t row) except -1:
+        cdef PyObject* reward
+        action = self.decoder.decode(source.actions + row * source.action_nbytes)
+        result = PyObject_CallMethodOneArg(self.env, STEP, action)
+        if not PyTuple_CheckExact(result) or PyTuple_GET_SIZE(result) != 5:
+            raise EmulationError(
+                "step: expected (observation, reward, terminated, truncated, info), got "
+                + (f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__)
+            )
+        self.observation = <object>PyTuple_GET_ITEM(result, 0)
+        reward = <PyObject*>PyTuple_GET_ITEM(result, 1)
+        if PyFloat_CheckExact(<object>reward):
+            self.reward = PyFloat_AS_DOUBLE(reward)
+        else:
+            self.reward = as_number(<object>reward)
+        self.terminated = PyObject_IsTrue(<object>PyTuple_GET_ITEM(result, 2))
+        self.truncated = PyObject_IsTrue(<object>PyTuple_GET_ITEM(result, 3))
+        self.info = <object>PyTuple_GET_ITEM(result, 4)
+        self.done = self.terminated or self.truncated
+        self.valid = True
+        self.episode_return += self.reward
+        self.episode_length += 1
+        return 0
+
+    cdef int reset(self, seed, options, bint explicit) except -1:
+        if explicit:
+            result = self.env.reset(seed=seed, options=options)
+        elif options is not None:
+            result = self.env.reset(options=options)
+        else:
+            result = self.env.reset()
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise EmulationError(
+                f"reset: expected (observation, info), got {type(result).__name__}"
+            )
+        self.observation, self.info = result
+        self.done = False
+        return 0
+
+    cdef int clear(self, bint valid) except -1:
+        self.reward = 0
+        self.episode_return = 0
+        self.episode_length = 0
+        self.terminated = self.truncated = False
+        self.valid = valid
+        return 0
+
+    cdef int write(self, Rows* to, Py_ssize_t row) except -1:
+        cdef PyObject* mask
+        self.write_observations(to.observations + row * to.observation_nbytes)
+        to.rewards[row] = self.reward
+        to.terminations[row] = self.terminated
+        to.truncations[row] = self.truncated
+        to.masks[row] = self.valid
+        to.acting[row] = not self.done
+        to.agent_ids[row] = 0
+        to.episode_returns[row] = self.episode_return
+        to.episode_lengths[row] = self.episode_length
+        if to.num_masked:
+            mask = find(self.observation, ACTION_MASK)
+            if mask == NULL:
+                mask = find(self.info, ACTION_MASK)
+            self.masks.write(mask, to.action_masks + row * to.num_masked)
+        return 0
+
+    cdef int write_observations(self, char* to) except -1:
+        return self.packer.pack_row(<PyObject*>self.observation, to)
+
+
+cdef PyObject* find(mapping, key) except? NULL:
+    """``mapping.get(key)`` of a dict, else NULL; borrowed."""
+    if PyDict_Check(mapping) and PyDict_GET_SIZE(<PyObject*>mapping):
+        return PyDict_GetItemWithError(<PyObject*>mapping, <PyObject*>key)
+    return NULL
+
+
+cdef double as_number(value) except? -1:
+    try:
+        return PyFloat_AsDouble(value)
+    except TypeError:
+        raise EmulationError(
+            f"reward: expected a number, got {value!r} ({type(value).__name__})"
+        ) from None
+
+
+cdef class EnvLoop:
+    """Steps environments one after the other, with one autoreset mode.
+
+    Args:
+        drivers: one `Driver` for each environment, all with the same number of agents and layouts.
+        observation_nbytes: bytes of one row of observations.
+        mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``, with Gymnasium's meaning.
+    """
+
+    def __cinit__(self, list drivers, Py_ssize_t observation_nbytes, int mode):
+        cdef Driver first = drivers[0]
+        self.drivers = drivers
+        self.num_envs = len(drivers)
+        self.agents_per_env = first.agents_per_env
+        self.mode = mode
+        self.infos = [None] * self.num_envs
+        self.final_infos = [None] * self.num_envs
+        self.options = [None] * self.num_envs
+        self.finals_nbytes = observation_nbytes * self.agents_per_env
+        self.pending = <uint8_t*>calloc(self.num_envs + 1, 1)
+        self.finished = <uint8_t*>calloc(self.num_envs + 1, 1)
+        self.finals = <char*>calloc(self.finals_nbytes + 1, 1)
+        if self.pending == NULL or self.finished == NULL or self.finals == NULL:
+            raise MemoryError
+        memset(self.pending, 1, self.num_envs)
+
+    def __dealloc__(self):
+        free(self.pending)
+        free(self.finished)
+        free(self.finals)
+
+    def reset(self, Py_ssize_t i, seed, options, Buffers to, Py_ssize_t row):
+        """Reset environment `i` on request and write its rows from `row` on."""
+        self.begin(i, seed, options)
+        self.deliver(i, &to.rows, row)
+
+    def step(self, Buffers rows):
+        """Step all environments; environment i has rows ``i * agents_per_env`` and on."""
+        cdef Py_ssize_t i
+        for i in range(self.num_envs):
+            self.advance(i, &rows.rows, i * self.agents_per_env)
+            self.deliver(i, &rows.rows, i * self.agents_per_env)
+
+    def take_infos(self):
+        """(infos, final infos) of the steps since the last call; None where there are none."""
+        infos = final_infos = None
+        if self.any_info:
+            infos, self.infos, self.any_info = self.infos, [None] * self.num_envs, False
+        if self.any_final:
+            final_infos, self.final_infos = self.final_infos, [None] * self.num_envs
+            self.any_final = False
+        return infos, final_infos
+
+    cdef int begin(self, Py_ssize_t i, seed, options) except -1:
+        """Reset environment `i` on request; `deliver` writes its first observations."""
+        cdef Driver driver = self.drivers[i]
+        self.current = i
+        driver.reset(seed, options, True)
+        driver.clear(True)
+        self.pending[i] = False
+        self.finished[i] = False
+        self._keep_info(i, driver.info)
+        return 0
+
+    cdef int advance(self, Py_ssize_t i, const Rows* source, Py_ssize_t row) except -1:
+        """Step environment `i` with the actions in its rows of `source` (or reset it, if due)."""
+        cdef Driver driver = <Driver>self.drivers[i]
+        self.current = i
+        if self.pending[i]:
+            if self.mode == MODE_DISABLED:
+                raise EmulationError(
+                    "step: the episode is over (or never began); reset the environment first"
+                )
+            driver.reset(None, self.options[i], False)
+            driver.clear(False)
+            self.pending[i] = False
+        else:
+            driver.step(source, row)
+            if driver.done:
+                if self.mode == MODE_SAME_STEP:
+                    driver.write_observations(self.finals)
+                    self.finished[i] = True
+                    self.final_infos[i] = driver.info
+                    self.any_final = True
+                    driver.reset(None, self.options[i], False)
+                else:
+                    self.pending[i] = True
+        self._keep_info(i, driver.info)
+        return 0
+
+    cdef int deliver(self, Py_ssize_t i, Rows* to, Py_ssize_t row) except -1:
+        """Write what environment `i` holds into its rows of `to`, from `row` on."""
+        cdef Driver driver = <Driver>self.drivers[i]
+        driver.write(to, row)
+        if self.finished[i]:
+            memcpy(to.final_observations + row * to.observation_nbytes, self.finals,
+                   self.finals_nbytes)
+            self.finished[i] = False
+            driver.clear(True)  # a new episode: its statistics start at zero
+        return 0
+
+    cdef int _keep_info(self, Py_ssize_t i, info) except -1:
+        if info is not None and (not PyDict_Check(info) or PyDict_GET_SIZE(<PyObject*>info)):
+            self.infos[i] = info
+            self.any_info = True
+        return 0
