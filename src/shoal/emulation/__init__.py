@@ -1,3 +1,71 @@
 """Emulation: an environment's nested spaces as one flat, fixed-size row of bytes."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["emulate"]
+
+
+def emulate(
+    env: Any,
+    form: str = "bytes",
+    *,
+    one_hot: bool = False,
+    max_len: int | Mapping[str, int] | None = None,
+    max_agents: int | None = None,
+    pad: bool = False,
+    debug: bool = False,
+) -> Any:
+    """Wrap an environment so that its observations and actions are flat, fixed-size arrays.
+
+    Args:
+        env: a ``gymnasium.Env``, a PettingZoo ``ParallelEnv`` or ``AECEnv``, or an environment of
+            old ``gym`` (four-valued steps, no ``seed=``), which works with a warning.
+        form: ``"bytes"`` keeps native dtypes, lossless; ``"float32"`` casts all to one vector.
+        one_hot: with ``"float32"``: discrete values one-hot.
+        max_len: most items of Sequence, nodes and edges of Graph spaces; see `Layout.from_space`.
+        max_agents: slots for agents; needed by environments without ``possible_agents``.
+        pad: give agents whose spaces differ one common layout.
+        debug: check every value against its space and raise at the first fault, naming leaf and
+            step; costs some speed.
+
+    Returns:
+        A `shoal.emulation.single.EmulatedEnv` (a ``gymnasium.Env``) or a
+        `shoal.emulation.multi.EmulatedMultiEnv` (a PettingZoo ``ParallelEnv``).
+
+    Raises:
+        LayoutError: a space has no fixed size and `max_len` gives none; the message names the leaf.
+        EmulationError: `env` is no environment, or `max_agents` is missing.
+    """
+    from shoal.errors import EmulationError
+
+    if is_multi_agent(env):
+        from shoal.emulation.multi import EmulatedMultiEnv
+
+        return EmulatedMultiEnv(
+            env, form, one_hot=one_hot, max_len=max_len, max_agents=max_agents, pad=pad, debug=debug
+        )
+    if isinstance(env, type) or not all(
+        hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")
+    ):
+        hint = "; give an instance, not the class" if isinstance(env, type) else ""
+        raise EmulationError(
+            "emulate expects a Gymnasium, PettingZoo or old gym environment with reset, step, "
+            f"observation_space and action_space, got {env!r}{hint}"
+        )
+    if max_agents is not None or pad:
+        raise EmulationError("max_agents and pad are for multi-agent environments only")
+    from shoal.emulation.single import EmulatedEnv
+
+    if debug:
+        from shoal.emulation.check import checked
+
+        env = checked(env)
+    return EmulatedEnv(env, form, one_hot=one_hot, max_len=max_len)
+
+
+def is_multi_agent(env: Any) -> bool:
+    """Whether `env` has PettingZoo's interface: parallel, or turn-based."""
+    return hasattr(env, "agents") or hasattr(env, "possible_agents") or hasattr(env, "agent_iter")

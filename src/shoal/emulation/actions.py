@@ -7,12 +7,12 @@ Whatever row of the flat space is decoded, the environment receives a member of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from shoal.emulation.layout import Layout, Leaf, where
+from shoal.emulation.layout import ARRAYS, Layout, Leaf, key_from_json, where
 from shoal.errors import ActionError, LayoutError
 
 __all__ = ["ActionLayout"]
@@ -50,12 +50,20 @@ class ActionLayout:
                 parts["continuous"] = _box(continuous)
             if discrete or not leaves:
                 low, count = (
-                    np.concatenate([np.zeros(0, np.int64), *(choices(leaf)[i] for leaf in discrete)])
+                    np.concatenate(
+                        [np.zeros(0, np.int64), *(choices(leaf)[i] for leaf in discrete)]
+                    )
                     for i in (0, 1)
                 )
                 parts["discrete"] = spaces.MultiDiscrete(count, start=low)
             self.flat_space = spaces.Dict(parts) if len(parts) == 2 else next(iter(parts.values()))
         self.flat = Layout.from_space(self.flat_space, name="action")
+        # For each discrete leaf: how to find its part of a nested mask, and how many entries.
+        self.mask_parts = [
+            (keys, leaf.kind, int(choices(leaf)[1].sum()))
+            for keys, leaf in zip(leaf_keys(native.spec), leaves)
+            if is_discrete(leaf)
+        ]
         self._only = "continuous" if continuous else "discrete"  # where there is just one part
 
     @classmethod
@@ -165,6 +173,24 @@ def _box(leaves: list[Leaf]) -> Any:
     return spaces.Box(low, high, dtype=dtype.type)
 
 
+def leaf_keys(spec: Mapping[str, Any], keys: tuple = ()) -> Iterator[tuple]:
+    """For each leaf of a spec, the keys and indices that lead to it.
+
+    The leaves of a Text, Sequence, Graph or OneOf have no place in a mask of their own: all of
+    them get the keys of that space.
+    """
+    if spec["kind"] in ARRAYS:
+        yield keys
+    elif spec["kind"] == "Dict":
+        for key, child in spec["items"]:
+            yield from leaf_keys(child, (*keys, key_from_json(key)))
+    elif spec["kind"] == "Tuple":
+        for i, child in enumerate(spec["items"]):
+            yield from leaf_keys(child, (*keys, i))
+    else:
+        yield from [keys] * len(Layout(spec).leaves)
+
+
 def is_discrete(leaf: Leaf) -> bool:
     """Whether a leaf of an action space is a choice between categories."""
     if leaf.kind != "box":
@@ -188,30 +214,32 @@ def flat_mask(layout: ActionLayout, mask: Any) -> np.ndarray:
     """An action mask as one bool array of ``layout.num_masked`` entries.
 
     Args:
-        mask: entries for all categories in one array, or nested as the action space is: for a
-            Discrete ``(n,)``, for a MultiDiscrete a tuple of such arrays, for a MultiBinary or
-            another array its entries one after the other.
+        mask: all entries in one array, or nested as the action space is, with the masks that
+            Gymnasium's ``sample(mask=...)`` takes: ``(n,)`` for a Discrete, a tuple of such arrays
+            for a MultiDiscrete, 0, 1 or 2 (both) for each element of a MultiBinary. None anywhere
+            means that all is legal.
 
     Raises:
         ActionError: the number of entries is wrong.
     """
-    parts: list[np.ndarray] = []
-    _collect_mask(mask, parts)
-    flat = np.concatenate([np.zeros(0, bool), *parts])
-    if flat.size != layout.num_masked:
-        raise ActionError(
-            f"action_mask: expected {layout.num_masked} entries for {layout.native.space}, "
-            f"got {flat.size}"
-        )
-    return flat
-
-
-def _collect_mask(mask: Any, parts: list[np.ndarray]) -> None:
-    if isinstance(mask, Mapping):
-        for part in mask.values():
-            _collect_mask(part, parts)
-    elif isinstance(mask, (tuple, list)) and any(np.ndim(part) for part in mask):
-        for part in mask:
-            _collect_mask(part, parts)
-    else:
-        parts.append(np.asarray(mask, bool).reshape(-1))
+    if isinstance(mask, np.ndarray) and mask.size == layout.num_masked:
+        return mask.reshape(-1) != 0
+    parts = [np.zeros(0, bool)]
+    for keys, kind, count in layout.mask_parts:
+        part = mask
+        for key in keys:
+            part = None if part is None else part[key]
+        if part is None:
+            entries = np.ones(count, bool)
+        elif isinstance(part, (tuple, list)) and any(np.ndim(each) for each in part):
+            entries = np.concatenate([np.reshape(each, -1) for each in part]) != 0
+        else:
+            entries = np.reshape(part, -1)
+            if kind == "binary" and 2 * entries.size == count:
+                entries = np.stack([entries != 1, entries != 0], axis=-1).reshape(-1)
+            entries = entries != 0
+        if entries.size != count:
+            where_ = "".join(f"[{key!r}]" for key in keys)
+            raise ActionError(f"action_mask{where_}: expected {count} entries, got {entries.size}")
+        parts.append(entries)
+    return np.concatenate(parts)

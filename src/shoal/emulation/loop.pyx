@@ -110,7 +110,7 @@ cdef class Decoder:
     """Makes the environment's own actions from flat rows; see `ActionLayout.decode`."""
 
     def __cinit__(self, layout):
-        cdef Py_ssize_t i, at = 0
+        cdef Py_ssize_t i, j, count, at = 0
         self.packer = layout.native.packer
         self.identity = layout.identity
         if layout.identity:
