@@ -45,7 +45,7 @@ docs: $(VENV)/.dev ## the documentation, into site/
 
 wheel: $(VENV)/.test ## an sdist and, from it, a wheel; into dist/
 	rm -rf dist
-	$(ENV) python -m build --no-isolation
+	$(BIN)/python -m build
 
 clean: ## back to a fresh clone
 	rm -rf $(VENV) build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache

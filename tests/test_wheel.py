@@ -23,12 +23,12 @@ def run(*command: object, **options) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from an sdist, as an index would: a file that the sdist forgets is missing here too.
+    """Built from an sdist in an environment of its own: what either of them lacks is missing here.
 
-    The sdist holds what is committed.
+    The sdist holds what is committed, no more.
     """
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT)
+    run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
     assert len(list(folder.glob("*.tar.gz"))) == 1
     (path,) = folder.glob("*.whl")
     return path
