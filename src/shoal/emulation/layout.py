@@ -28,6 +28,8 @@ __all__ = ["Layout", "Leaf"]
 # The kinds whose value is one array or scalar, and so one leaf with the path of the space itself.
 ARRAYS = frozenset(["Box", "Discrete", "MultiDiscrete", "MultiBinary"])
 KINDS = ARRAYS | {"Text", "Dict", "Tuple", "OneOf", "Sequence", "Graph"}
+# The kinds of leaves that `one_hot` writes as categories.
+HOT = frozenset(["discrete", "tag"])
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Leaf:
         size: how many elements it takes in the ``float32`` form (one-hot included).
         low, high: inclusive bounds; a scalar where they are uniform, else an array of `shape`.
         depth: how many leading axes of `shape` come from enclosing Sequences or Graphs.
+        optional: it may be absent, and then is zero whatever its bounds: a slot of a Sequence or
+            Graph that is not filled, an option of a OneOf that is not taken.
     """
 
     path: str
@@ -59,6 +63,7 @@ class Leaf:
     low: Any
     high: Any
     depth: int
+    optional: bool
 
     @property
     def count(self) -> int:
@@ -92,6 +97,7 @@ class Layout:
         shape: shape of one row: that of the leaf itself when there is just one (``bytes`` form),
             else ``(n,)``.
         nbytes: bytes of one row.
+        alignment: what the address of a row must be a multiple of.
         struct_dtype: NumPy structured dtype of one ``bytes`` row, with a field for each leaf path.
     """
 
@@ -116,6 +122,7 @@ class Layout:
         end = max((leaf.offset + leaf.nbytes for leaf in self.leaves), default=0)
         align = max((np.dtype(leaf.dtype).alignment for leaf in self.leaves), default=1)
         self.native_nbytes = -(-end // align) * align
+        self.alignment = 4 if form == "float32" else align
         self.struct_dtype = np.dtype(
             {
                 "names": [leaf.path or "value" for leaf in self.leaves],
@@ -267,7 +274,7 @@ class Layout:
     def _leaf_view(self, array: Any, leaf: Leaf, batch: tuple[int, ...]) -> Any:
         shape = leaf.shape
         if self.form == "float32":
-            if self.one_hot and leaf.kind != "box" and leaf.size != leaf.count:
+            if is_hot(leaf, self.one_hot):
                 n = leaf.num_categories
                 uniform = n is not None and n.size > 0 and (n == n.flat[0]).all()
                 # Ragged one-hot (MultiDiscrete of unequal nvec) has no rectangular view.
@@ -313,11 +320,10 @@ class Layout:
         at = 0
         for leaf in self.leaves:
             size = leaf.size if self.form == "float32" else leaf.count
-            hot = self.form == "float32" and self.one_hot and leaf.kind != "box"
-            # A slot that a Sequence leaves empty is zero, whatever its own bounds.
+            hot = is_hot(leaf, self.one_hot)
             floor = 0 if hot else np.broadcast_to(leaf.low, leaf.shape).reshape(-1)
             roof = 1 if hot else np.broadcast_to(leaf.high, leaf.shape).reshape(-1)
-            if leaf.depth and not hot:
+            if leaf.optional:
                 floor, roof = np.minimum(floor, 0), np.maximum(roof, 0)
             low[at : at + size] = floor
             high[at : at + size] = roof
@@ -367,6 +373,8 @@ def _spec(space: Any, path: str, max_len: Any, name: str) -> dict[str, Any]:
 
     if kind == "Box":
         dtype = np.dtype(space.dtype)
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise LayoutError(f"{where(name, path)}: a Box of {dtype} can't be laid out")
         shape = tuple(int(n) for n in np.shape(space.low) or space.shape)
         return {
             "kind": kind,
@@ -391,7 +399,8 @@ def _spec(space: Any, path: str, max_len: Any, name: str) -> dict[str, Any]:
     if kind == "MultiBinary":
         n = space.n
         shape = [int(n)] if np.ndim(n) == 0 else [int(i) for i in n]
-        return {"kind": kind, "dtype": np.dtype(space.dtype).name, "shape": shape}
+        dtype = np.dtype(getattr(space, "dtype", None) or np.int8)
+        return {"kind": kind, "dtype": dtype.name, "shape": shape}
     if kind == "Text":
         chars = getattr(space, "character_list", None) or sorted(space.character_set)
         return {
@@ -440,7 +449,7 @@ def _declared(path: str, max_len: Any, name: str, kind: str) -> int:
             f"{where(name, path)}: a {kind} has no fixed size; declare its maximum with "
             f"max_len=N or max_len={{{path!r}: N}}"
         )
-    if int(found) != found or found < 0:
+    if not isinstance(found, (int, np.integer)) or found < 0:
         raise LayoutError(f"{where(name, path)}: max_len must be an integer >= 0, got {found!r}")
     return int(found)
 
@@ -502,13 +511,15 @@ def _uniform(bound: np.ndarray) -> Any:
 # -- from a spec to the table of leaves -------------------------------------------------------
 
 
-def _walk(spec: Mapping[str, Any], path: str, prefix: tuple[int, ...]) -> Iterator[tuple]:
-    """Each leaf of a spec, in order: (path, kind, dtype, shape, low, high, depth)."""
+def _walk(
+    spec: Mapping[str, Any], path: str, prefix: tuple[int, ...], optional: bool = False
+) -> Iterator[tuple]:
+    """Each leaf of a spec, in order: (path, kind, dtype, shape, low, high, depth, optional)."""
     kind, depth = spec["kind"], len(prefix)
 
     def leaf(suffix: str, leaf_kind: str, dtype: str, shape: Any, low: Any, high: Any) -> tuple:
-        full = (*prefix, *shape)
-        return (join(path, suffix) if suffix else path, leaf_kind, dtype, full, low, high, depth)
+        place, full = join(path, suffix) if suffix else path, (*prefix, *shape)
+        return (place, leaf_kind, dtype, full, low, high, depth, optional)
 
     if kind == "Box":
         dtype = np.dtype(spec["dtype"])
@@ -530,25 +541,25 @@ def _walk(spec: Mapping[str, Any], path: str, prefix: tuple[int, ...]) -> Iterat
         yield leaf(".chars", "text", "uint8" if chars < 256 else "int32", (most,), 0, chars)
     elif kind == "Dict":
         for key, child in spec["items"]:
-            yield from _walk(child, join(path, step(key_from_json(key))), prefix)
+            yield from _walk(child, join(path, step(key_from_json(key))), prefix, optional)
     elif kind == "Tuple":
         for i, child in enumerate(spec["items"]):
-            yield from _walk(child, join(path, f"[{i}]"), prefix)
+            yield from _walk(child, join(path, f"[{i}]"), prefix, optional)
     elif kind == "OneOf":
         yield leaf(".tag", "tag", "int32", (), 0, len(spec["items"]) - 1)
         for i, child in enumerate(spec["items"]):
-            yield from _walk(child, join(path, f"[{i}]"), prefix)
+            yield from _walk(child, join(path, f"[{i}]"), prefix, True)
     elif kind == "Sequence":
         most = spec["max_len"]
         yield leaf(".length", "count", "int32", (), 0, most)
-        yield from _walk(spec["item"], join(path, ".items"), (*prefix, most))
+        yield from _walk(spec["item"], join(path, ".items"), (*prefix, most), True)
     elif kind == "Graph":
         nodes, edges = spec["max_nodes"], spec["max_edges"]
         yield leaf(".num_nodes", "count", "int32", (), 0, nodes)
         yield leaf(".num_edges", "count", "int32", (), -1, edges)
-        yield from _walk(spec["node"], join(path, ".nodes"), (*prefix, nodes))
+        yield from _walk(spec["node"], join(path, ".nodes"), (*prefix, nodes), True)
         if spec["edge"] is not None:
-            yield from _walk(spec["edge"], join(path, ".edges"), (*prefix, edges))
+            yield from _walk(spec["edge"], join(path, ".edges"), (*prefix, edges), True)
             high = max(nodes - 1, 0)
             yield leaf(".edge_links", "discrete", "int32", (edges, 2), 0, high)
 
@@ -562,18 +573,25 @@ def array_of(spec: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
 def _place(found: list[tuple], one_hot: bool) -> tuple[Leaf, ...]:
     """Give each leaf its byte offset (naturally aligned) and its place in the float32 form."""
     leaves, offset, start = [], 0, 0
-    for path, kind, dtype, shape, low, high, depth in found:
+    for path, kind, dtype, shape, low, high, depth, optional in found:
         align = np.dtype(dtype).alignment
         offset = -(-offset // align) * align
         size = math.prod(shape)
-        if one_hot and kind in ("discrete", "tag"):
+        if one_hot and kind in HOT:
             n = np.asarray(high, np.int64) - np.asarray(low, np.int64) + 1
             size = int(np.broadcast_to(n, shape).sum())
-        leaf = Leaf(path, kind, dtype, tuple(shape), offset, start, size, low, high, depth)
+        leaf = Leaf(
+            path, kind, dtype, tuple(shape), offset, start, size, low, high, depth, optional
+        )
         leaves.append(leaf)
         offset += leaf.nbytes
         start += size
     return tuple(leaves)
+
+
+def is_hot(leaf: Leaf, one_hot: bool) -> bool:
+    """Whether a layout with this `one_hot` writes the leaf as categories."""
+    return one_hot and leaf.kind in HOT
 
 
 def _bounds_text(leaf: Leaf) -> str:
@@ -615,6 +633,8 @@ def _view(spec: Mapping[str, Any], leaves: Iterator[Any]) -> Any:
 
 def _reinterpret(part: Any, leaf: Leaf, batch: tuple[int, ...], name: str) -> Any:
     """Bytes (last axis) as the leaf's dtype, without a copy."""
+    if part.dtype.itemsize != 1:
+        raise LayoutError(f"view expects an array of raw bytes (uint8), got {part.dtype}")
     if isinstance(part, np.ndarray):
         if part.size == 0:
             return np.zeros((*batch, leaf.count), leaf.dtype)

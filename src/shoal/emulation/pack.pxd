@@ -30,6 +30,7 @@ cdef class Packer:
     cdef char* native               # scratch row of native dtypes, for the float32 form
     cdef Block* blocks              # all memory of the plan, to be freed
     cdef Py_ssize_t row_size
+    cdef size_t row_alignment
     cdef object row_dtype, row_shape, native_array, keep
 
     cdef int pack_row(self, PyObject* value, char* row) except -1

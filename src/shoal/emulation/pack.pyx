@@ -7,9 +7,8 @@ and all error messages go through the functions of `pack_numpy.py`, so that both
 """
 
 from cpython.dict cimport PyDict_Check, PyDict_New, PyDict_SetItem
-from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.list cimport PyList_GET_ITEM
-from cpython.long cimport PyLong_AsLongLong, PyLong_Check
+from cpython.long cimport PyLong_Check
 from cpython.object cimport Py_TYPE, PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport (
@@ -39,6 +38,7 @@ __all__ = ["Packer"]
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
+    long long PyLong_AsLongLongAndOverflow(PyObject* value, int* overflow)
 
 cdef extern from "numpy/arrayobject.h":
     # Declared again for borrowed pointers: with objects, each use would count references.
@@ -72,6 +72,7 @@ cdef class Packer:
         self.row_size = math.prod(layout.shape)
         self.row_dtype = layout.dtype
         self.row_shape = layout.shape
+        self.row_alignment = layout.alignment
         self.root = <Node*>self._alloc(sizeof(Node))
         self._plan(self.root, common.node_tree(layout.spec, layout.name), True)
         self.native_array = np.zeros(max(layout.native_nbytes, 1), np.uint8)
@@ -156,7 +157,7 @@ cdef class Packer:
             and array.dtype is self.row_dtype
             and (<object>array).shape == self.row_shape
             and cnp.PyArray_IS_C_CONTIGUOUS(array)
-            and cnp.PyArray_ISALIGNED(array)
+            and <size_t>cnp.PyArray_BYTES(array) % self.row_alignment == 0
             and (not write or cnp.PyArray_ISWRITEABLE(array))
         ):
             common.check_row(self.layout, array, write)
@@ -321,16 +322,21 @@ cdef class Packer:
         leaves = self.layout.leaves[plan.leaf : plan.leaf + plan.num_leaves]
         n = (<const int32_t*>(row + node.offset))[index]
         if node.kind == ONEOF:
+            common.stored(n, 0, node.num_children - 1, plan, ".tag")
             return np.int64(n), self._unpack(&node.children[n], row, index)
         if node.kind == TEXT:
+            common.stored(n, 0, spec["max_length"] if spec["charset"] else 0, plan, ".length")
             return common.text_from_codes(self._load_items(leaves[1], n, row, index), spec)
         if node.kind == SEQUENCE:
+            common.stored(n, 0, spec["max_len"], plan, ".length")
             base = index * spec["max_len"]
             items = [self._unpack(&node.children[0], row, base + i) for i in range(n)]
             return common.sequence_value(items, spec)
+        common.stored(n, 0, spec["max_nodes"], plan, ".num_nodes")
         base = index * spec["max_nodes"]
         nodes = [self._unpack(&node.children[0], row, base + i) for i in range(n)]
         n = (<const int32_t*>(row + <Py_ssize_t>leaves[1].offset))[index]
+        common.stored(n, -1, spec["max_edges"], plan, ".num_edges")
         edges = links = None
         if n >= 0 and node.num_children == 2:
             base = index * spec["max_edges"]
@@ -374,14 +380,14 @@ cdef inline void copy_long(char* at, PyObject* array, Py_ssize_t nbytes) noexcep
 cdef bint store_scalar(Node* node, PyObject* value, char* at) except -1:
     """Store a NumPy scalar of the leaf's dtype, or a Python int that the dtype holds."""
     cdef long long number
+    cdef int overflow
     if <PyObject*>Py_TYPE(<object>value) == node.scalar_type:
         PyArray_ScalarAsCtype(value, at)
         return True
     if not PyLong_Check(<object>value):
         return False
-    number = PyLong_AsLongLong(<object>value)
-    if number == -1 and PyErr_Occurred() != NULL:
-        PyErr_Clear()
+    number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if overflow:
         return False
     if node.type_num == cnp.NPY_INT64:
         (<int64_t*>at)[0] = number

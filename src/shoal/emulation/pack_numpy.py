@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation.layout import ARRAYS, Layout, Leaf, array_of, join, key_from_json, step, where
+from shoal.emulation.layout import (
+    ARRAYS,
+    Layout,
+    Leaf,
+    array_of,
+    is_hot,
+    join,
+    key_from_json,
+    step,
+    where,
+)
 from shoal.errors import LayoutError
 
 __all__ = ["NumpyPacker"]
@@ -147,18 +157,21 @@ class NumpyPacker:
         if kind == "Tuple":
             return tuple(self._unpack(child, arrays, index) for child in node.children)
         if kind == "OneOf":
-            tag = int(arrays[first][index])
+            tag = stored(arrays[first][index], 0, len(node.children) - 1, node, ".tag")
             return np.int64(tag), self._unpack(node.children[tag], arrays, index)
         if kind == "Text":
-            return text_from_codes(arrays[first + 1][index][: int(arrays[first][index])], spec)
+            most = spec["max_length"] if spec["charset"] else 0
+            length = stored(arrays[first][index], 0, most, node, ".length")
+            return text_from_codes(arrays[first + 1][index][:length], spec)
         if kind == "Sequence":
             child = node.children[0]
-            count = range(int(arrays[first][index]))
-            return sequence_value([self._unpack(child, arrays, (*index, i)) for i in count], spec)
-        count = range(int(arrays[first][index]))
-        nodes = [self._unpack(node.children[0], arrays, (*index, i)) for i in count]
+            length = stored(arrays[first][index], 0, spec["max_len"], node, ".length")
+            items = [self._unpack(child, arrays, (*index, i)) for i in range(length)]
+            return sequence_value(items, spec)
+        num_nodes = stored(arrays[first][index], 0, spec["max_nodes"], node, ".num_nodes")
+        nodes = [self._unpack(node.children[0], arrays, (*index, i)) for i in range(num_nodes)]
         edges = links = None
-        num_edges = int(arrays[first + 1][index])
+        num_edges = stored(arrays[first + 1][index], -1, spec["max_edges"], node, ".num_edges")
         if len(node.children) == 2 and num_edges >= 0:
             edges = [self._unpack(node.children[1], arrays, (*index, i)) for i in range(num_edges)]
             links = np.array(arrays[first + node.num_leaves - 1][index][:num_edges])
@@ -175,10 +188,10 @@ def check_row(layout: Layout, array: Any, write: bool) -> None:
             f"{what}: expected shape {layout.shape} and dtype {layout.dtype}, "
             f"got shape {array.shape} and dtype {array.dtype}"
         )
-    if not array.flags.c_contiguous or not array.flags.aligned:
-        raise LayoutError(
-            f"{what}: expected a C-contiguous, aligned array; got strides {array.strides}"
-        )
+    if not array.flags.c_contiguous:
+        raise LayoutError(f"{what}: expected a C-contiguous array, got strides {array.strides}")
+    if array.ctypes.data % layout.alignment:  # a row of raw bytes may lie anywhere
+        raise LayoutError(f"{what}: expected an address aligned to {layout.alignment} bytes")
     if write and not array.flags.writeable:
         raise LayoutError(f"{what}: expected a writeable array, got a read-only one")
 
@@ -191,7 +204,7 @@ def coerce(value: Any, leaf: Leaf, name: str) -> np.ndarray:
     dtype, shape = np.dtype(leaf.dtype), leaf.shape[leaf.depth :]
     try:
         array = np.asarray(value)
-    except ValueError as error:  # a ragged list
+    except (ValueError, TypeError, RuntimeError) as error:  # a ragged list, a tensor elsewhere
         raise LayoutError(f"{where(name, leaf.path)}: {error}") from None
     if array.shape != shape:
         raise LayoutError(
@@ -213,13 +226,26 @@ def coerce(value: Any, leaf: Leaf, name: str) -> np.ndarray:
     return cast
 
 
+def stored(number: Any, low: int, high: int, node: Node, suffix: str) -> int:
+    """A count or tag read from a row, once it is known to be within its bounds."""
+    if not low <= number <= high:
+        raise LayoutError(
+            f"{where(node.name, join(node.path, suffix))}: the row holds {number}, "
+            f"expected {low}..{high}"
+        )
+    return int(number)
+
+
 def item(value: Any, key: Any, node: Node, child: Node) -> Any:
     """``value[key]`` of a Dict's value, or an error that names the missing part."""
     try:
         return value[key]
-    except (KeyError, IndexError, TypeError):
-        got = f"keys {list(value)}" if isinstance(value, Mapping) else type(value).__name__
-        raise LayoutError(f"{where(child.name, child.path)}: missing; got {got}") from None
+    except (KeyError, IndexError, TypeError, ValueError):
+        if isinstance(value, Mapping):
+            message = f"{where(child.name, child.path)}: missing; got keys {list(value)}"
+        else:
+            message = f"{where(node.name, node.path)}: expected a dict, got {type(value).__name__}"
+        raise LayoutError(message) from None
 
 
 def parts(value: Any, node: Node) -> Any:
@@ -262,19 +288,15 @@ def text_codes(value: Any, node: Node) -> list[int]:
 
 
 def text_from_codes(codes: np.ndarray, spec: Mapping[str, Any]) -> str:
-    """The inverse of `text_codes`; a padding code inside the text reads as the first character."""
-    return "".join([spec["charset"][max(int(code), 1) - 1] for code in codes])
+    """The inverse of `text_codes`; codes of no character read as the first or the last one."""
+    chars = spec["charset"]
+    return "".join([chars[min(max(int(code), 1), len(chars)) - 1] for code in codes])
 
 
 def sequence_items(value: Any, node: Node) -> Any:
     """The items of a Sequence's value, taken apart if stacked; their number is checked."""
-    spec = node.spec
-    return _counted(
-        unstack(spec["item"], value) if spec["stack"] else value,
-        spec["max_len"],
-        node.name,
-        node.path,
-    )
+    stacked_as = node.spec["item"] if node.spec["stack"] else None
+    return _counted(stacked_as, value, node.spec["max_len"], node.name, node.path)
 
 
 def sequence_value(items: list[Any], spec: Mapping[str, Any]) -> Any:
@@ -288,18 +310,25 @@ def graph_items(value: Any, node: Node) -> tuple[Any, Any, Any]:
     if not hasattr(value, "nodes"):
         raise LayoutError(f"{place}: expected a GraphInstance, got {type(value).__name__}")
     nodes = _counted(
-        unstack(spec["node"], value.nodes), spec["max_nodes"], node.name, join(node.path, ".nodes")
+        spec["node"], value.nodes, spec["max_nodes"], node.name, join(node.path, ".nodes")
     )
-    if value.edges is None or spec["edge"] is None:
+    if value.edges is None:
         return nodes, None, None
+    if spec["edge"] is None:
+        raise LayoutError(f"{where(node.name, join(node.path, '.edges'))}: expected None")
     edges = _counted(
-        unstack(spec["edge"], value.edges), spec["max_edges"], node.name, join(node.path, ".edges")
+        spec["edge"], value.edges, spec["max_edges"], node.name, join(node.path, ".edges")
     )
     links = np.asarray(value.edge_links)
     if links.shape != (len(edges), 2):
         raise LayoutError(
             f"{where(node.name, join(node.path, '.edge_links'))}: expected shape "
             f"({len(edges)}, 2), got {links.shape}"
+        )
+    if links.dtype.kind not in "iu" or not ((links >= 0) & (links < len(nodes))).all():
+        raise LayoutError(
+            f"{where(node.name, join(node.path, '.edge_links'))}: expected indices of the "
+            f"{len(nodes)} nodes, got {links.tolist()} ({links.dtype})"
         )
     return nodes, edges, links
 
@@ -308,18 +337,24 @@ def graph_value(nodes: list[Any], edges: Any, links: Any, spec: Mapping[str, Any
     """A Graph's value from its parts; links are brought below the number of nodes."""
     from gymnasium.spaces import GraphInstance
 
-    if edges is None or not nodes:
+    if edges is None or (edges and not nodes):
         return GraphInstance(stack(spec["node"], nodes), None, None)
-    links %= len(nodes)
+    links %= max(len(nodes), 1)
     return GraphInstance(stack(spec["node"], nodes), stack(spec["edge"], edges), links)
 
 
-def _counted(items: Any, most: int, name: str, path: str) -> Any:
+def _counted(
+    stacked_as: Mapping[str, Any] | None, items: Any, most: int, name: str, path: str
+) -> Any:
+    """Items whose number is checked, taken apart first if they are `stacked_as` a spec."""
     try:
+        if stacked_as is not None:
+            items = unstack(stacked_as, items)
         count = len(items)
-    except TypeError:
+    except (TypeError, ValueError, LookupError):
+        expected = "a sequence" if stacked_as is None else "stacked items"
         raise LayoutError(
-            f"{where(name, path)}: expected a sequence, got {type(items).__name__}"
+            f"{where(name, path)}: expected {expected}, got {type(items).__name__}"
         ) from None
     if count > most:
         raise LayoutError(
@@ -334,9 +369,10 @@ def unstack(spec: Mapping[str, Any], value: Any) -> list[Any]:
     if spec["kind"] == "Dict" and spec["items"]:
         keys = [key_from_json(key) for key, _ in spec["items"]]
         columns = [unstack(child, value[key]) for key, (_, child) in zip(keys, spec["items"])]
-        return [dict(zip(keys, row)) for row in zip(*columns)]
+        return [dict(zip(keys, row)) for row in zip(*columns, strict=True)]
     if spec["kind"] == "Tuple" and spec["items"]:
-        return list(zip(*[unstack(child, v) for child, v in zip(spec["items"], value)]))
+        columns = [unstack(child, part) for child, part in zip(spec["items"], value, strict=True)]
+        return list(zip(*columns, strict=True))
     return list(value)
 
 
@@ -369,7 +405,7 @@ def to_float32(layout: Layout, native: np.ndarray, out: np.ndarray) -> None:
         part = out[leaf.start : leaf.start + leaf.size]
         if leaf.size == leaf.count:
             part[...] = values
-            if _is_hot(layout, leaf):  # one category each: the hot element is always 1
+            if is_hot(leaf, layout.one_hot):  # one category each: the hot element is always 1
                 part[...] = values == np.broadcast_to(leaf.low, leaf.shape).reshape(-1)
         else:
             part[...] = 0
@@ -387,7 +423,7 @@ def from_float32(layout: Layout, row: np.ndarray, native: np.ndarray) -> None:
         part = row[leaf.start : leaf.start + leaf.size]
         if np.isnan(part).any() and leaf.dtype[:5] != "float":
             raise LayoutError(f"{where(layout.name, leaf.path)}: NaN can't become {leaf.dtype}")
-        if _is_hot(layout, leaf):
+        if is_hot(leaf, layout.one_hot):
             at = 0
             for i, (_, low, n) in enumerate(_categories(leaf, values)):
                 hot = part[at : at + n]
@@ -401,7 +437,7 @@ def from_float32(layout: Layout, row: np.ndarray, native: np.ndarray) -> None:
             whole = np.rint(part.astype(np.float64))
             below, above = whole <= low, whole >= high
             inside = np.where(below | above, 0, whole).astype(leaf.dtype)
-            empty = (whole == 0) & (leaf.depth > 0)
+            empty = (whole == 0) & leaf.optional
             values[...] = np.where(below, low, np.where(above, high, inside))
             values[empty] = 0
 
@@ -410,10 +446,6 @@ def _native_leaf(native: np.ndarray, leaf: Leaf) -> np.ndarray:
     if not leaf.nbytes:
         return np.zeros(0, leaf.dtype)
     return native[leaf.offset : leaf.offset + leaf.nbytes].view(leaf.dtype)
-
-
-def _is_hot(layout: Layout, leaf: Leaf) -> bool:
-    return layout.one_hot and leaf.kind in ("discrete", "tag")
 
 
 def _categories(leaf: Leaf, values: np.ndarray) -> Iterator[tuple[int, int, int]]:
