@@ -76,10 +76,8 @@ class Leaf:
         return self.count * np.dtype(self.dtype).itemsize
 
     @property
-    def num_categories(self) -> np.ndarray | None:
-        """Categories of each element (int64, `shape`) of a discrete leaf, None for a box."""
-        if self.kind == "box":
-            return None
+    def num_categories(self) -> np.ndarray:
+        """Categories of each element (int64, `shape`). Not for a box, which has none."""
         n = np.asarray(self.high, np.int64) - np.asarray(self.low, np.int64) + 1
         return np.broadcast_to(n, self.shape)
 
@@ -132,6 +130,8 @@ class Layout:
             }
         )
         dtypes = {leaf.dtype for leaf in self.leaves}
+        self.dtype: np.dtype[Any]
+        self.shape: tuple[int, ...]
         if form == "float32":
             self.dtype = np.dtype(np.float32)
             self.shape = (sum(leaf.size for leaf in self.leaves),)
@@ -276,7 +276,7 @@ class Layout:
         if self.form == "float32":
             if is_hot(leaf, self.one_hot):
                 n = leaf.num_categories
-                uniform = n is not None and n.size > 0 and (n == n.flat[0]).all()
+                uniform = n.size > 0 and (n == n.flat[0]).all()
                 # Ragged one-hot (MultiDiscrete of unequal nvec) has no rectangular view.
                 shape = (*leaf.shape, int(n.flat[0])) if uniform else (leaf.size,)
             return array[..., leaf.start : leaf.start + leaf.size].reshape((*batch, *shape))
@@ -398,9 +398,9 @@ def _spec(space: Any, path: str, max_len: Any, name: str) -> dict[str, Any]:
         return {"kind": kind, "dtype": dtype.name, "nvec": nvec.tolist(), "start": start.tolist()}
     if kind == "MultiBinary":
         n = space.n
-        shape = [int(n)] if np.ndim(n) == 0 else [int(i) for i in n]
+        sizes = [int(n)] if np.ndim(n) == 0 else [int(i) for i in n]
         dtype = np.dtype(getattr(space, "dtype", None) or np.int8)
-        return {"kind": kind, "dtype": dtype.name, "shape": shape}
+        return {"kind": kind, "dtype": dtype.name, "shape": sizes}
     if kind == "Text":
         chars = getattr(space, "character_list", None) or sorted(space.character_set)
         return {
@@ -416,8 +416,8 @@ def _spec(space: Any, path: str, max_len: Any, name: str) -> dict[str, Any]:
         ]
         return {"kind": kind, "items": items}
     if kind in ("Tuple", "OneOf"):
-        items = [inner(child, f"[{i}]") for i, child in enumerate(space.spaces)]
-        return {"kind": kind, "items": items}
+        parts = [inner(child, f"[{i}]") for i, child in enumerate(space.spaces)]
+        return {"kind": kind, "items": parts}
     if kind == "Sequence":
         return {
             "kind": kind,
@@ -560,8 +560,7 @@ def _walk(
         yield from _walk(spec["node"], join(path, ".nodes"), (*prefix, nodes), True)
         if spec["edge"] is not None:
             yield from _walk(spec["edge"], join(path, ".edges"), (*prefix, edges), True)
-            high = max(nodes - 1, 0)
-            yield leaf(".edge_links", "discrete", "int32", (edges, 2), 0, high)
+            yield leaf(".edge_links", "discrete", "int32", (edges, 2), 0, max(nodes - 1, 0))
 
 
 def array_of(spec: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:

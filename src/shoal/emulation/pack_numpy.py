@@ -107,7 +107,7 @@ class NumpyPacker:
         if not self.layout.native_nbytes:
             return [np.zeros((1, *leaf.shape), leaf.dtype) for leaf in self.layout.leaves]
         record = native.view(self.layout.struct_dtype)
-        return [record[name] for name in self.layout.struct_dtype.names]
+        return [record[name] for name in record.dtype.names or ()]
 
     def _pack(self, node: Node, value: Any, arrays: list[np.ndarray], index: tuple) -> None:
         kind, first = node.spec["kind"], node.leaf
@@ -425,9 +425,9 @@ def from_float32(layout: Layout, row: np.ndarray, native: np.ndarray) -> None:
             raise LayoutError(f"{where(layout.name, leaf.path)}: NaN can't become {leaf.dtype}")
         if is_hot(leaf, layout.one_hot):
             at = 0
-            for i, (_, low, n) in enumerate(_categories(leaf, values)):
+            for i, (_, first, n) in enumerate(_categories(leaf, values)):
                 hot = part[at : at + n]
-                values[i] = low + int(hot.argmax()) if hot.any() else 0
+                values[i] = first + int(hot.argmax()) if hot.any() else 0
                 at += n
         elif leaf.dtype[:5] == "float":
             values[...] = part
