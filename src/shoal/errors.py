@@ -5,7 +5,18 @@ of the leaf in its space, such as ``inventory[3].glyph``. All derive from `Shoal
 refine a built-in error also derive from it, so ``except ValueError`` keeps working.
 """
 
-__all__ = ["ShoalError", "LayoutError", "ActionError", "EmulationError", "EnvCheckError"]
+__all__ = [
+    "ShoalError",
+    "LayoutError",
+    "ActionError",
+    "EmulationError",
+    "EnvCheckError",
+    "ClosedError",
+    "PendingCallError",
+    "ResetNeededError",
+    "StepTimeoutError",
+    "WorkerDied",
+]
 
 
 class ShoalError(Exception):
@@ -26,3 +37,31 @@ class EmulationError(ShoalError):
 
 class EnvCheckError(EmulationError):
     """A check of an environment (`check_env`, or ``emulate(env, debug=True)``) found a fault."""
+
+
+class ClosedError(ShoalError):
+    """The vector has been closed, or an earlier error has ended it."""
+
+
+class PendingCallError(ShoalError):
+    """A call came out of order: another one is waiting for its result, or none is.
+
+    Attributes:
+        name: the pending call (``"reset"`` or ``"step"``), or the one that is missing.
+    """
+
+    def __init__(self, message: str, name: str):
+        super().__init__(message)
+        self.name = name
+
+
+class ResetNeededError(ShoalError):
+    """An episode is over, and with autoreset disabled its environment must be reset first."""
+
+
+class StepTimeoutError(ShoalError, TimeoutError):
+    """Environments did not answer in time; the message names them."""
+
+
+class WorkerDied(ShoalError):  # noqa: N818 - the name says it
+    """A worker process ended by itself; the message has its exit code and its environments."""

@@ -17,6 +17,7 @@ cdef struct Rows:
     uint8_t* acting
     int64_t* agent_ids
     uint8_t* action_masks
+    uint8_t* finals
     double* episode_returns
     int64_t* episode_lengths
     Py_ssize_t observation_nbytes
@@ -72,6 +73,8 @@ cdef class Driver:
     cdef int clear(self, bint valid) except -1
     cdef int write(self, Rows* to, Py_ssize_t row) except -1
     cdef int write_observations(self, char* to) except -1
+    cdef object get_state(self)
+    cdef int set_state(self, state) except -1
 
 
 cdef class EnvLoop:

@@ -53,6 +53,7 @@ cdef enum:
     MODE_NEXT_STEP = 0
     MODE_SAME_STEP = 1
     MODE_DISABLED = 2
+    REPLACED = 2  # pending, and not by the end of an episode
 
 cdef object STEP = "step"
 cdef object ACTION_MASK = "action_mask"
@@ -64,7 +65,8 @@ cdef class Buffers:
     Args:
         observation_layout, action_layout: what the rows hold.
         arrays: for each name of `row_fields`, an array of shape ``(num_rows, *shape)``:
-            C-contiguous, aligned, writeable. They are kept alive, not copied.
+            C-contiguous, aligned, writeable. They are kept alive, not copied. ``actions`` may have
+            another number of rows, where results don't go to the rows their actions came from.
 
     Raises:
         LayoutError: an array is missing or unsuitable; nothing is written.
@@ -76,7 +78,10 @@ cdef class Buffers:
         self.arrays = arrays
         for name, (dtype, shape) in fields.items():
             array = arrays.get(name)
-            wanted = (self.num_rows, *shape)
+            count = self.num_rows
+            if name == "actions" and isinstance(array, np.ndarray):
+                count = len(array)
+            wanted = (count, *shape)
             if not isinstance(array, np.ndarray) or array.shape != wanted or array.dtype != dtype:
                 got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else array
                 raise LayoutError(f"buffer {name!r}: expected {dtype} {wanted}, got {got}")
@@ -95,6 +100,7 @@ cdef class Buffers:
         self.rows.acting = <uint8_t*>address(arrays["acting"])
         self.rows.agent_ids = <int64_t*>address(arrays["agent_ids"])
         self.rows.action_masks = <uint8_t*>address(arrays["action_masks"])
+        self.rows.finals = <uint8_t*>address(arrays["finals"])
         self.rows.episode_returns = <double*>address(arrays["episode_returns"])
         self.rows.episode_lengths = <int64_t*>address(arrays["episode_lengths"])
         self.rows.observation_nbytes = observation_layout.nbytes
@@ -253,6 +259,14 @@ cdef class Driver:
         """Write only the observations, to consecutive rows at `to`."""
         raise NotImplementedError
 
+    cdef object get_state(self):
+        """What this driver itself remembers of the episode, as plain data."""
+        raise NotImplementedError
+
+    cdef int set_state(self, state) except -1:
+        """Go on from what `get_state` returned."""
+        raise NotImplementedError
+
 
 cdef class SingleDriver(Driver):
     """Drives an environment with Gymnasium's interface.
@@ -262,7 +276,7 @@ cdef class SingleDriver(Driver):
         observation_layout, action_layout: of its spaces.
     """
 
-    cdef readonly object env
+    cdef public object env
     cdef Packer packer
     cdef Decoder decoder
     cdef MaskWriter masks
@@ -346,6 +360,13 @@ cdef class SingleDriver(Driver):
     cdef int write_observations(self, char* to) except -1:
         return self.packer.pack_row(<PyObject*>self.observation, to)
 
+    cdef object get_state(self):
+        return [self.episode_return, self.episode_length]
+
+    cdef int set_state(self, state) except -1:
+        self.episode_return, self.episode_length = state
+        return 0
+
 
 cdef PyObject* find(mapping, key) except? NULL:
     """``mapping.get(key)`` of a dict, else NULL; borrowed."""
@@ -406,6 +427,21 @@ cdef class EnvLoop:
             self.advance(i, &rows.rows, i * self.agents_per_env)
             self.deliver(i, &rows.rows, i * self.agents_per_env)
 
+    def replace(self, Py_ssize_t i, Driver driver):
+        """Put another environment in the place of number `i`; its next step resets it."""
+        self.drivers[i] = driver
+        self.pending[i] = REPLACED
+        self.finished[i] = False
+
+    def get_state(self, Py_ssize_t i):
+        """What the loop remembers of environment `i`, as plain data."""
+        return {"pending": bool(self.pending[i]), "driver": (<Driver>self.drivers[i]).get_state()}
+
+    def set_state(self, Py_ssize_t i, state):
+        """Go on from what `get_state` returned."""
+        self.pending[i] = state["pending"]
+        (<Driver>self.drivers[i]).set_state(state["driver"])
+
     def take_infos(self):
         """(infos, final infos) of the steps since the last call; None where there are none."""
         infos = final_infos = None
@@ -432,7 +468,7 @@ cdef class EnvLoop:
         cdef Driver driver = <Driver>self.drivers[i]
         self.current = i
         if self.pending[i]:
-            if self.mode == MODE_DISABLED:
+            if self.mode == MODE_DISABLED and self.pending[i] != REPLACED:
                 raise EmulationError(
                     "step: the episode is over (or never began); reset the environment first"
                 )
@@ -457,6 +493,7 @@ cdef class EnvLoop:
         """Write what environment `i` holds into its rows of `to`, from `row` on."""
         cdef Driver driver = <Driver>self.drivers[i]
         driver.write(to, row)
+        memset(to.finals + row, self.finished[i], self.agents_per_env)
         if self.finished[i]:
             memcpy(to.final_observations + row * to.observation_nbytes, self.finals,
                    self.finals_nbytes)

@@ -1,0 +1,523 @@
+"""Many environments stepped together: one class over several backends."""
+
+from __future__ import annotations
+
+import json
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from shoal.emulation.actions import ActionLayout
+from shoal.emulation.layout import Layout
+from shoal.errors import (
+    ActionError,
+    ClosedError,
+    PendingCallError,
+    ResetNeededError,
+    StepTimeoutError,
+)
+from shoal.vectorization.stepper import KEEP, RESET, STEP
+
+__all__ = ["Batch", "Vector"]
+
+
+class Batch(NamedTuple):
+    """What `Vector.recv` returns: one row for each agent of each environment in the batch.
+
+    `observations` is a view of shared memory and stays as it is until the second `recv` after the
+    one that returned it; every other array is the caller's own.
+    """
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+    infos: dict[str, Any]
+    agent_ids: np.ndarray
+    masks: np.ndarray
+
+
+class Vector(VectorEnv):
+    """Copies of an environment, stepped together; made by `shoal.vectorize`.
+
+    A `gymnasium.vector.VectorEnv`, whose `reset` and `step` serve all environments at once, with
+    the asynchronous `async_reset`, `send` and `recv` besides. All arrays have one row for each
+    agent: environment i has rows ``i * agents_per_env`` and on.
+
+    Attributes:
+        num_envs: environments.
+        agents_per_env: rows of each environment; 1 for single-agent ones.
+        num_agents: rows of all environments: ``num_envs * agents_per_env``.
+        batch_size: environments in what one `recv` returns; ``num_envs`` unless it is a pool.
+        backend: ``"serial"``, ``"multiprocess"``, ``"pool"`` or ``"ray"``.
+        num_workers: processes that step environments; 0 in this process.
+        observation_layout: how an observation lies in its row; `Layout.view` nests it.
+        action_layout: how an action lies in its row.
+        single_observation_space, single_action_space: of one agent.
+        observation_space, action_space: of a batch.
+        copy: whether observations are copied before they are returned.
+        env_ids: environments of the last batch (int64).
+        action_masks: legal choices in the last batch (bool, ``(rows, choices)``), a view like the
+            observations; all True where environments say nothing.
+        acting: rows of the last batch whose agent acts next (bool).
+        occupants: who is in each row of the last batch: index in ``possible_agents``, or a number
+            of its own for each agent that joins; -1 for nobody (int64).
+        final_observations: where an episode ended in the last batch, its true last observation; a
+            view like the observations. In ``NEXT_STEP`` and ``DISABLED`` mode these are the
+            observations themselves.
+        episode_returns, episode_lengths: of each row's episode so far, the last step included; at
+            the end of an episode, of all of it.
+    """
+
+    def __init__(self, backend: Any, *, autoreset: AutoresetMode, copy: bool, seed: int | None):
+        description = json.loads(backend.description)
+        self._backend = backend
+        self._finalizer = weakref.finalize(self, backend.close)
+        self.backend = backend.name
+        self.num_workers = backend.num_workers
+        self.num_envs = backend.num_envs
+        self.batch_size = backend.batch_size
+        self.agents_per_env = description["agents_per_env"]
+        self.num_agents = self.num_envs * self.agents_per_env
+        self.agents = description["agents"]
+        self.observation_layout = Layout.from_json(description["observation_layout"], "obs")
+        self.action_layout = ActionLayout(Layout.from_json(description["action_layout"], "action"))
+        self.copy = copy
+        self.metadata = {**description["metadata"], "autoreset_mode": autoreset}
+        self.render_mode = description["render_mode"]
+        self.spec = None
+        self.env_spec = description["spec"] and gymnasium.envs.registration.EnvSpec.from_json(
+            description["spec"]
+        )
+        self.single_observation_space = self.observation_layout.flat_space
+        self.single_action_space = self.action_layout.flat_space
+        rows = self.batch_size * self.agents_per_env
+        self.observation_space = batch_space(self.single_observation_space, rows)
+        self.action_space = batch_space(self.single_action_space, rows)
+        self.autoreset = autoreset
+        self._seed = seed
+        self._arrays: dict[str, np.ndarray] = {}  # of the last batch
+        self._needs_reset = np.ones(self.num_envs, bool)  # DISABLED: episode over, or never begun
+        self._in_flight = np.zeros(self.num_envs, bool)
+        self._pending: str | None = None  # what the next recv is waiting for
+        self._ended: str | None = None  # why nothing works any more
+        self._rows = np.arange(self.num_agents).reshape(self.num_envs, self.agents_per_env)
+        self.env_ids = np.arange(self.batch_size)
+        self._episodes = EpisodeLog(self.num_agents)
+
+    # -- all environments at once -------------------------------------------------------------
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode in every environment.
+
+        Args:
+            seed: environment i gets ``seed + i``, or ``seed[i]``. None: the vector's own `seed` the
+                first time, and after that the environments' generators just run on.
+            options: for all environments, or one for each. ``options["reset_mask"]`` (bool,
+                ``(num_envs,)``) leaves the environments alone where it is False; their rows keep
+                what they held.
+
+        Returns:
+            (observations, infos)
+        """
+        self._whole("reset")
+        self.async_reset(seed=seed, options=options)
+        batch = self.recv()
+        return batch.observations, batch.infos
+
+    def step(
+        self, actions: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step every environment.
+
+        Args:
+            actions: one row for each agent, in `action_space`.
+
+        Returns:
+            (observations, rewards, terminations, truncations, infos); rewards are float64. The
+            observations stay as they are until the second step after this one (`copy` makes them
+            your own); the rest is yours.
+
+        Raises:
+            ActionError: nothing was stepped.
+        """
+        self._whole("step")
+        self.send(actions)
+        return self.recv()[:5]
+
+    def _whole(self, name: str) -> None:
+        if self.batch_size != self.num_envs:
+            raise PendingCallError(
+                f"{name} serves all environments at once, but this vector receives batches of "
+                f"{self.batch_size} of {self.num_envs}; use async_reset, send and recv",
+                name,
+            )
+
+    # -- asynchronous -------------------------------------------------------------------------
+
+    def async_reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
+    ) -> None:
+        """Reset every environment, see `reset`; `recv` returns their first observations."""
+        self._usable()
+        if self._in_flight.any():
+            raise PendingCallError(
+                f"reset: a {self._pending} is pending; call recv until all of its "
+                "environments have answered",
+                self._pending or "step",
+            )
+        VectorEnv.reset(self, seed=seed if isinstance(seed, int) else None)
+        if seed is None and self._seed is not None:
+            seed, self._seed = self._seed, None
+        seeds = self._each("seed", seed, lambda first, i: first + i)
+        mask = None
+        if isinstance(options, Mapping) and "reset_mask" in options:
+            options = dict(options)
+            mask = check_reset_mask(options.pop("reset_mask"), self.num_envs)
+            if not self._arrays:
+                raise PendingCallError("reset_mask: reset all environments first", "reset")
+        each = self._each("options", options, lambda same, i: same)
+        requests = {i: (seeds[i], each[i]) for i in range(self.num_envs)}
+        ops: Any = RESET if mask is None else np.where(mask, RESET, KEEP).astype(np.int32)
+        self._post("reset", ops, None, requests)
+        self._needs_reset[slice(None) if mask is None else mask] = False
+        self._episodes.restart(self._rows if mask is None else self._rows[mask])
+
+    def send(self, actions: Any, env_ids: Sequence[int] | np.ndarray | None = None) -> None:
+        """Give actions to environments and return at once.
+
+        Args:
+            actions: one row for each agent of `env_ids`, in that order.
+            env_ids: default: the environments of the last batch.
+
+        Raises:
+            ActionError: wrong count, shape, dtype or value; nothing was sent.
+            PendingCallError: one of the environments has not answered its last call.
+        """
+        self._usable()
+        if self._pending is not None and self.batch_size == self.num_envs:
+            raise PendingCallError(
+                f"step: a {self._pending} is pending; call recv first", self._pending
+            )
+        if not self._arrays and self._pending is None:
+            raise PendingCallError("step: reset the environments first", "reset")
+        whole = env_ids is None and self.batch_size == self.num_envs
+        envs = self.env_ids if env_ids is None else self._check_env_ids(env_ids)
+        if not whole and self._in_flight[envs].any():
+            busy = envs[self._in_flight[envs]].tolist()
+            raise PendingCallError(f"step: environments {busy} have not answered yet", "step")
+        if self.autoreset is AutoresetMode.DISABLED and self._needs_reset[envs].any():
+            over = envs[self._needs_reset[envs]].tolist()
+            raise ResetNeededError(
+                f"step: the episodes of environments {over} are over, and autoreset is disabled; "
+                'reset them with options={"reset_mask": ...}'
+            )
+        self._write_actions(actions, slice(None) if whole else self._rows[envs].reshape(-1))
+        self._post("step", STEP, None if whole else envs, None)
+
+    def recv(self, timeout: float | None = None) -> Batch:
+        """Wait for the next batch: all environments, or the `batch_size` that are ready first.
+
+        Args:
+            timeout: seconds; default: that of the vector.
+
+        Raises:
+            PendingCallError: no batch is on its way.
+            StepTimeoutError: not in time; the batch is still on its way.
+            WorkerDied: a worker process has ended.
+            Exception: whatever an environment raised, with a note on where.
+        """
+        self._usable()
+        if int(self._in_flight.sum()) < self.batch_size:
+            raise PendingCallError(
+                f"recv: {int(self._in_flight.sum())} environments are on their way, and a batch "
+                f"takes {self.batch_size}; send actions first",
+                "step",
+            )
+        try:
+            block = self._backend.wait(timeout)
+        except (StepTimeoutError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            self._ended = f"ended by an earlier error: {type(error).__name__}: {error}"
+            self._finalizer()
+            raise
+        arrays = self._arrays = self._backend.arena.blocks[block]
+        envs = self.env_ids = self._backend.env_ids(block)
+        self._in_flight[envs] = False
+        if not self._in_flight.any():
+            self._pending = None
+        infos = self._backend.infos(block)
+        terminations, truncations = arrays["terminations"].copy(), arrays["truncations"].copy()
+        ended = terminations | truncations
+        if ended.any():
+            self._end_episodes(arrays, infos, ended)
+        observations = arrays["observations"]
+        return Batch(
+            observations.copy() if self.copy else observations,
+            arrays["rewards"].copy(),
+            terminations,
+            truncations,
+            infos,
+            self._rows[envs].reshape(-1),
+            arrays["masks"].copy(),
+        )
+
+    # -- the last batch -----------------------------------------------------------------------
+
+    @property
+    def final_observations(self) -> np.ndarray:
+        same = self.autoreset is AutoresetMode.SAME_STEP
+        return self._arrays["final_observations" if same else "observations"]
+
+    @property
+    def action_masks(self) -> np.ndarray:
+        return self._arrays["action_masks"]
+
+    @property
+    def acting(self) -> np.ndarray:
+        return self._arrays["acting"]
+
+    @property
+    def occupants(self) -> np.ndarray:
+        return self._arrays["agent_ids"]
+
+    @property
+    def episode_returns(self) -> np.ndarray:
+        return self._arrays["episode_returns"]
+
+    @property
+    def episode_lengths(self) -> np.ndarray:
+        return self._arrays["episode_lengths"]
+
+    def statistics(self) -> dict[str, float]:
+        """Means over the episodes that have ended since the last call.
+
+        Returns:
+            ``episodes`` (how many), ``return``, ``length`` (steps), ``time`` (seconds), and the
+            mean of every number in the infos of their last steps. Just ``{"episodes": 0}`` if none
+            has ended. Episodes that a restart cut off do not count.
+        """
+        return self._episodes.take()
+
+    # -- single environments ------------------------------------------------------------------
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of every environment (or read an attribute): a tuple of results."""
+        return self._call("call", [(name, args, kwargs)] * self.num_envs)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Read an attribute of every environment."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every environment: a list or tuple has one value for each."""
+        if not isinstance(values, (list, tuple)):
+            values = [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(
+                f"set_attr: expected {self.num_envs} values, one for each environment, "
+                f"got {len(values)}"
+            )
+        self._call("set_attribute", [(name, value) for value in values])
+
+    def set_options(self, options: Any) -> None:
+        """Give these options to every automatic reset from now on.
+
+        Args:
+            options: a dict for all environments, or a sequence with one (or None) for each.
+        """
+        each = self._each("options", options, lambda same, i: same)
+        self._call("set_options", [(one,) for one in each])
+
+    def render(self, index: int | None = None) -> Any:
+        """What environment `index` renders, or a tuple of what all of them render."""
+        if index is None:
+            return self.call("render")
+        arguments: list[Any] = [None] * self.num_envs
+        arguments[index] = ("render", (), {})
+        return self._call("call", arguments)[index]
+
+    def get_state(self) -> tuple[Any, ...]:
+        """A snapshot of every environment, from which `set_state` goes on exactly.
+
+        Environments are asked for it (``get_state``), or pickled.
+        """
+        return self._call("get_state", [()] * self.num_envs)
+
+    def set_state(self, states: Sequence[Any]) -> None:
+        """Bring every environment back to where it was at `get_state`."""
+        self._call("set_state", [(state,) for state in states])
+        self._needs_reset[:] = [state["loop"]["pending"] for state in states]
+
+    def _call(self, method: str, arguments: list[Any]) -> tuple[Any, ...]:
+        self._usable()
+        if self._pending is not None:
+            raise PendingCallError(
+                f"{method}: a {self._pending} is pending; call recv first", self._pending
+            )
+        return tuple(self._backend.call(method, arguments))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Release everything: at most 5 seconds, whatever the environments are doing."""
+        self._ended = self._ended or "closed"
+        self._finalizer()
+
+    # -- checks -------------------------------------------------------------------------------
+
+    def _usable(self) -> None:
+        if self._ended is not None:
+            raise ClosedError(f"this vector is {self._ended}")
+
+    def _each(self, what: str, value: Any, one: Callable[[Any, int], Any]) -> list[Any]:
+        """One value for each environment."""
+        if value is None:
+            return [None] * self.num_envs
+        if isinstance(value, (int, np.integer, Mapping)):
+            return [one(value, i) for i in range(self.num_envs)]
+        if len(value) != self.num_envs:
+            raise ValueError(
+                f"{what}: expected one for each of {self.num_envs} environments, got {len(value)}"
+            )
+        return list(value)
+
+    def _check_env_ids(self, env_ids: Any) -> np.ndarray:
+        envs = np.asarray(env_ids)
+        if envs.ndim != 1 or envs.dtype.kind not in "iu":
+            raise ValueError(f"env_ids: expected a list of integers, got {env_ids!r}")
+        if envs.size and (envs.min() < 0 or envs.max() >= self.num_envs):
+            raise ValueError(f"env_ids: expected 0 to {self.num_envs - 1}, got {env_ids!r}")
+        if len(np.unique(envs)) != len(envs):
+            raise ValueError(f"env_ids: an environment is named twice in {env_ids!r}")
+        return envs
+
+    def _write_actions(self, actions: Any, rows: Any) -> None:
+        """Check actions, and only then put them where the environments find them."""
+        layout = self.action_layout.flat
+        count = self.num_agents if isinstance(rows, slice) else len(rows)
+        if isinstance(self.single_action_space, gymnasium.spaces.Dict):
+            array = layout.zeros(count)
+            parts = layout.view(array)
+            if not isinstance(actions, Mapping) or actions.keys() != parts.keys():
+                got = list(actions) if isinstance(actions, Mapping) else type(actions).__name__
+                raise ActionError(f"actions: expected a dict of {list(parts)}, got {got}")
+            for key, part in parts.items():
+                part[...] = as_rows(actions[key], part.shape, part.dtype, f"actions[{key!r}]")
+        else:
+            array = as_rows(actions, (count, *layout.shape), layout.dtype, "actions")
+        self.action_layout.check(array)
+        self._backend.arena.arrays["actions"][rows] = array
+
+    def _post(self, name: str, ops: Any, envs: np.ndarray | None, requests: Any) -> None:
+        self._backend.post(ops, envs, requests)
+        self._in_flight[slice(None) if envs is None else envs] = True
+        self._pending = name
+
+    def _end_episodes(self, arrays: dict, infos: dict[str, Any], ended: np.ndarray) -> None:
+        """Keep the statistics of episodes that have ended, and Gymnasium's ``final_obs``."""
+        if self.autoreset is AutoresetMode.DISABLED:
+            over = ended.reshape(self.batch_size, -1).all(axis=1)
+            self._needs_reset[self.env_ids] = over
+        finals = arrays["finals"]
+        if finals.any():
+            final_obs = np.full(len(finals), None, object)
+            for row in np.flatnonzero(finals):
+                final_obs[row] = arrays["final_observations"][row].copy()
+            infos["final_obs"], infos["_final_obs"] = final_obs, finals.copy()
+        rows = np.flatnonzero(ended & arrays["masks"])
+        if len(rows):
+            agents = self._rows[self.env_ids].reshape(-1)
+            returns, lengths = arrays["episode_returns"][rows], arrays["episode_lengths"][rows]
+            self._episodes.add(agents[rows], rows, returns, lengths, infos)
+
+
+class EpisodeLog:
+    """Sums over the episodes that have ended, in rows of all agents."""
+
+    def __init__(self, num_agents: int):
+        self.start = np.full(num_agents, time.perf_counter())
+        self.sums: dict[str, list[float]] = {}
+
+    def restart(self, agents: np.ndarray) -> None:
+        """These agents begin an episode now."""
+        self.start[agents] = time.perf_counter()
+
+    def add(
+        self,
+        agents: np.ndarray,
+        rows: np.ndarray,
+        returns: np.ndarray,
+        lengths: np.ndarray,
+        infos: Mapping[str, Any],
+    ) -> None:
+        """Episodes of `agents` have ended in these `rows` of a batch."""
+        now = time.perf_counter()
+        for key, values in infos.get("final_info", infos).items():
+            if key[0] != "_" and isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+                present = rows[infos.get("final_info", infos)["_" + key][rows]]
+                if values.ndim == 1 and len(present):
+                    self._add(key, values[present])
+        self._add("return", returns)
+        self._add("length", lengths)
+        self._add("time", now - self.start[agents])
+        self.start[agents] = now
+
+    def _add(self, key: str, values: np.ndarray) -> None:
+        total = self.sums.setdefault(key, [0.0, 0])
+        total[0] += float(values.sum(dtype=np.float64))
+        total[1] += len(values)
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call."""
+        sums, self.sums = self.sums, {}
+        means = {key: total / count for key, (total, count) in sums.items()}
+        return {"episodes": int(sums["length"][1]) if sums else 0, **means}
+
+
+def as_rows(actions: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) -> np.ndarray:
+    """Actions as an array of this shape and dtype, if that changes no value."""
+    try:
+        array = np.asarray(actions)
+    except ValueError as error:
+        raise ActionError(f"{where}: {error}") from None
+    if array.shape != shape:
+        raise ActionError(
+            f"{where}: expected shape {shape}, one row for each agent, got {array.shape}"
+        )
+    if array.dtype == dtype:
+        return array
+    if np.can_cast(array.dtype, dtype, "same_kind") and dtype.kind == "f":
+        return array.astype(dtype)
+    if array.dtype.kind in "biu" and dtype.kind in "biu":
+        cast = array.astype(dtype)
+        if (cast == array).all():
+            return cast
+        raise ActionError(f"{where}: {array[cast != array][0]} doesn't fit {dtype}")
+    raise ActionError(f"{where}: expected {dtype}, got {array.dtype}")
+
+
+def check_reset_mask(mask: Any, num_envs: int) -> np.ndarray:
+    """A reset mask as Gymnasium demands it."""
+    if not isinstance(mask, np.ndarray):
+        raise TypeError(f"reset_mask: expected a NumPy array, got {type(mask).__name__}")
+    if mask.shape != (num_envs,):
+        raise ValueError(f"reset_mask: expected shape ({num_envs},), got {mask.shape}")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"reset_mask: expected dtype bool, got {mask.dtype}")
+    if not mask.any():
+        raise ValueError("reset_mask: at least one environment must be reset, got none")
+    return mask
