@@ -63,5 +63,5 @@ class StepTimeoutError(ShoalError, TimeoutError):
     """Environments did not answer in time; the message names them."""
 
 
-class WorkerDied(ShoalError):  # noqa: N818 - the name says it
+class WorkerDied(ShoalError):
     """A worker process ended by itself; the message has its exit code and its environments."""

@@ -1,3 +1,145 @@
 """Vectorization: many environments stepped together, in this process or in workers."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.vectorization.vector import Vector
+
+__all__ = ["vectorize"]
+
+BACKENDS = ("auto", "serial", "multiprocess", "pool", "ray")
+MODES = ("next_step", "same_step", "disabled")
+
+
+def vectorize(
+    env: Any,
+    num_envs: int | None = None,
+    *,
+    backend: str = "auto",
+    num_workers: int | None = None,
+    batch_size: int | None = None,
+    order: str = "first",
+    autoreset: Any = "next_step",
+    seed: int | None = None,
+    copy: bool = False,
+    start_method: str | None = None,
+    on_error: str = "raise",
+    timeout: float | None = None,
+    affinity: Sequence[int] | None = None,
+    profile: bool = False,
+    form: str = "bytes",
+    one_hot: bool = False,
+    max_len: int | Mapping[str, int] | None = None,
+    max_agents: int | None = None,
+    pad: bool = False,
+    debug: bool = False,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Vector:
+    """Make many copies of an environment and step them in parallel.
+
+    Args:
+        env: an id (as for ``shoal run``: ``"CartPole-v1"``, ``"nle:NetHackScore-v0"``,
+            ``"mpe2.simple_spread_v3"``, ``"file.py:creator"``), a function that creates an
+            environment, a list of such functions, or an environment made by `shoal.emulate` (which
+            is copied by pickling). Functions may be lambdas and may stand in ``__main__``.
+        num_envs: how many environments; the length of the list, or 1, by default.
+        backend: ``"serial"`` (this process), ``"multiprocess"`` (workers; a batch is all
+            environments), ``"pool"`` (workers; a batch is the first `batch_size` environments that
+            are ready), ``"ray"`` (Ray actors), or ``"auto"``, which measures for about a second,
+            takes the fastest, and prints which and why.
+        num_workers: processes; by default as many as there are usable cores, and at most one for
+            each environment.
+        batch_size: environments in a batch; for the pool, half of them by default.
+        order: ``"first"`` come, first served; or ``"fixed"``: a pool whose batches are always the
+            same environments, in turn.
+        autoreset: ``"next_step"``, ``"same_step"`` or ``"disabled"`` (or Gymnasium's
+            `AutoresetMode`), which mean what they mean there.
+        seed: of the first reset, and of the global generators (`random`, `numpy.random`, torch) of
+            each process that runs environments. None leaves all of them to chance.
+        copy: return copies of the observations instead of views of shared memory, which stay as
+            they are until the second batch after them has been asked for.
+        start_method: how workers start. ``"forkserver"`` (default on Linux): forked from a fresh
+            process that holds neither threads nor CUDA, so it is safe whatever this process has
+            done. ``"spawn"`` (default elsewhere): each from nothing. ``"fork"``: from this process;
+            quickest, and unsafe once it has threads or has used CUDA. None of them needs an
+            ``if __name__ == "__main__"``.
+        on_error: ``"raise"`` what an environment raises, or ``"restart"``: replace environments
+            that raise and workers that die. Their rows are invalid (``masks``) and truncated; five
+            failures in a row, with fewer than ten steps between, end it with an error all the same.
+        timeout: seconds that a batch may take; None for no limit.
+        affinity: the cores that workers are bound to, in turn.
+        profile: keep track of where the time goes; see `Vector.profile`.
+        form, one_hot, max_len, max_agents, pad, debug: as for `shoal.emulate`. With `debug`, every
+            value is checked as well, and batches that have expired are overwritten.
+        env_kwargs: keyword arguments for an id's constructor.
+
+    Raises:
+        ValueError: arguments that don't fit together.
+        Exception: what creating an environment raised.
+    """
+    from gymnasium.vector import AutoresetMode
+
+    from shoal.vectorization.vector import Vector
+
+    creators = make_creators(env, num_envs, env_kwargs)
+    num_envs = len(creators)
+    mode = autoreset if isinstance(autoreset, AutoresetMode) else _autoreset(autoreset)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
+    if on_error not in ("raise", "restart"):
+        raise ValueError(f'on_error: expected "raise" or "restart", got {on_error!r}')
+    if order not in ("first", "fixed"):
+        raise ValueError(f'order: expected "first" or "fixed", got {order!r}')
+    emulation = dict(
+        form=form, one_hot=one_hot, max_len=max_len, max_agents=max_agents, pad=pad, debug=debug
+    )
+    restart = on_error == "restart"
+    loop_mode = list(AutoresetMode).index(mode)
+    if backend == "serial":
+        from shoal.vectorization.serial import SerialBackend
+
+        made: Any = SerialBackend(creators, emulation, loop_mode, seed, restart, profile)
+    return Vector(made, autoreset=mode, copy=copy, seed=seed, debug=debug)
+
+
+def make_creators(
+    env: Any, num_envs: int | None, env_kwargs: Mapping[str, Any] | None
+) -> list[Callable[[], Any]]:
+    """One function for each environment, whatever `env` is."""
+    if isinstance(env, (list, tuple)):
+        if num_envs not in (None, len(env)):
+            raise ValueError(f"num_envs is {num_envs}, but {len(env)} creators were given")
+        if not env or not all(callable(creator) for creator in env):
+            raise ValueError("env: expected a list of functions that create environments")
+        return list(env)
+    count = 1 if num_envs is None else num_envs
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
+    if isinstance(env, str):
+        from shoal.emulation.make import creator
+
+        return [creator(env, **(env_kwargs or {}))] * count
+    if env_kwargs:
+        raise ValueError("env_kwargs goes with an id; bind them to the function instead")
+    if hasattr(env, "observation_layout"):
+        import cloudpickle
+
+        return [functools.partial(cloudpickle.loads, cloudpickle.dumps(env))] * count
+    if callable(env):
+        return [env] * count
+    raise ValueError(
+        "env: expected an id, a function that creates an environment, a list of them, or an "
+        f"emulated environment, got {type(env).__name__}"
+    )
+
+
+def _autoreset(name: Any) -> Any:
+    from gymnasium.vector import AutoresetMode
+
+    if str(name).lower() not in MODES:
+        raise ValueError(f"autoreset: expected one of {MODES}, got {name!r}")
+    return AutoresetMode[str(name).upper()]

@@ -11,6 +11,17 @@ from shoal.vectorization.arena import Arena
 from shoal.vectorization.envs import EnvGroup, seed_globals
 from shoal.vectorization.stepper import Stepper
 
+
+def add_info(infos, info, row, n):
+    from types import SimpleNamespace
+
+    from gymnasium.vector import VectorEnv
+
+    ns = SimpleNamespace(num_envs=n)
+    ns._add_info = lambda *a: VectorEnv._add_info(ns, *a)
+    ns._add_info(infos, info, row)
+
+
 __all__ = ["SerialBackend"]
 
 # The batch just received, the one before it, and the one being made.

@@ -75,7 +75,9 @@ class Vector(VectorEnv):
             the end of an episode, of all of it.
     """
 
-    def __init__(self, backend: Any, *, autoreset: AutoresetMode, copy: bool, seed: int | None):
+    def __init__(
+        self, backend: Any, *, autoreset: AutoresetMode, copy: bool, seed: int | None, debug: bool
+    ):
         description = json.loads(backend.description)
         self._backend = backend
         self._finalizer = weakref.finalize(self, backend.close)
