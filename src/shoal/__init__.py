@@ -7,7 +7,14 @@ neither torch nor any environment library.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from shoal.errors import ActionError, EmulationError, EnvCheckError, LayoutError, ShoalError
+from shoal.errors import (
+    ActionError,
+    EmulationError,
+    EnvCheckError,
+    LayoutError,
+    ShoalError,
+    UnknownEnvError,
+)
 
 if TYPE_CHECKING:
     from shoal.emulation import emulate as emulate
@@ -22,6 +29,7 @@ __all__ = [
     "LayoutError",
     "ActionError",
     "EmulationError",
+    "UnknownEnvError",
     "EnvCheckError",
 ]
 

@@ -10,6 +10,7 @@ __all__ = [
     "LayoutError",
     "ActionError",
     "EmulationError",
+    "UnknownEnvError",
     "EnvCheckError",
     "ClosedError",
     "PendingCallError",
@@ -33,6 +34,10 @@ class ActionError(ShoalError, ValueError):
 
 class EmulationError(ShoalError):
     """An environment cannot be emulated, or broke its own interface while running."""
+
+
+class UnknownEnvError(EmulationError, LookupError):
+    """No environment has this name, or the package that has it is not installed."""
 
 
 class EnvCheckError(EmulationError):

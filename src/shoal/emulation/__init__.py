@@ -68,4 +68,8 @@ def emulate(
 
 def is_multi_agent(env: Any) -> bool:
     """Whether `env` has PettingZoo's interface: parallel, or turn-based."""
+    import gymnasium
+
+    if isinstance(env, gymnasium.Env):  # some of these have agents too, behind one action space
+        return False
     return hasattr(env, "agents") or hasattr(env, "possible_agents") or hasattr(env, "agent_iter")

@@ -49,12 +49,7 @@ class ActionLayout:
             if continuous:
                 parts["continuous"] = _box(continuous)
             if discrete or not leaves:
-                low, count = (
-                    np.concatenate(
-                        [np.zeros(0, np.int64), *(choices(leaf)[i] for leaf in discrete)]
-                    )
-                    for i in (0, 1)
-                )
+                low, count = all_choices(discrete)
                 parts["discrete"] = spaces.MultiDiscrete(count, start=low)
             self.flat_space = spaces.Dict(parts) if len(parts) == 2 else next(iter(parts.values()))
         self.flat = Layout.from_space(self.flat_space, name="action")
@@ -64,6 +59,7 @@ class ActionLayout:
             for keys, leaf in zip(leaf_keys(native.spec), leaves)
             if is_discrete(leaf)
         ]
+        self._bounds: Any = None
         self._only = "continuous" if continuous else "discrete"  # where there is just one part
 
     @classmethod
@@ -118,6 +114,15 @@ class ActionLayout:
                 np.clip(result, np.array(low, to_dtype), np.array(high, to_dtype), out=result)
         return native
 
+    @property
+    def bounds(self) -> Any:
+        """The compiled test of a batch of flat rows."""
+        if self._bounds is None:
+            from shoal.emulation.loop import Bounds
+
+            self._bounds = Bounds(self.flat)
+        return self._bounds
+
     def encode(self, action: Any, out: np.ndarray) -> None:
         """Write one flat action into one row of `flat`, after checking it.
 
@@ -125,7 +130,7 @@ class ActionLayout:
             ActionError: the action is not in `flat_space`.
         """
         try:
-            self.flat.pack(action, out)
+            self.flat.packer.pack(action, out)
         except LayoutError as error:
             raise ActionError(f"{error}; the action space is {self.flat_space}") from None
         self.check(out)
@@ -136,12 +141,29 @@ class ActionLayout:
         Args:
             rows: array of shape ``(*batch, *flat.shape)`` and dtype ``flat.dtype``.
         """
+        if not self.bounds.hold(rows):
+            self._explain(rows)
+
+    def _explain(self, rows: np.ndarray) -> None:
+        """Raise ActionError that says what is wrong with `rows`, if anything is."""
+        shape, dtype = self.flat.shape, self.flat.dtype
+        if (
+            not isinstance(rows, np.ndarray)
+            or rows.dtype != dtype
+            or rows.ndim < len(shape)
+            or rows.shape[rows.ndim - len(shape) :] != shape
+        ):
+            got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else repr(rows)
+            raise ActionError(
+                f"actions: expected an array of {dtype} of shape "
+                f"(*batch{''.join(f', {n}' for n in shape)}), got {got}"
+            )
         view = self.flat.view(rows)
         parts = view.items() if isinstance(view, dict) else [("", view)]
         for (name, values), leaf in zip(parts, self.flat.leaves):
-            if not within(values, leaf.low, leaf.high):
-                bad = ~((values >= leaf.low) & (values <= leaf.high))
-                index = tuple(int(i) for i in np.argwhere(bad)[0])
+            bad = np.argwhere(~((values >= leaf.low) & (values <= leaf.high)))  # NaN too
+            if len(bad):
+                index = tuple(int(i) for i in bad[0])
                 low, high = (
                     np.broadcast_to(b, leaf.shape)[index[values.ndim - len(leaf.shape) :]]
                     for b in (leaf.low, leaf.high)
@@ -150,11 +172,6 @@ class ActionLayout:
                     f"{where('action', name)}{list(index) if index else ''}: {values[index]} is "
                     f"outside [{low}, {high}]; the action space is {self.flat_space}"
                 )
-
-
-def within(values: np.ndarray, low: Any, high: Any) -> bool:
-    """Whether all of `values` lie in ``[low, high]`` (NaN does not)."""
-    return bool(((values >= low) & (values <= high)).all())
 
 
 def _box(leaves: list[Leaf]) -> Any:
@@ -208,6 +225,36 @@ def choices(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
     if leaf.kind == "text":  # code 0 is padding, which no action needs
         low, count = low + 1, count - 1
     return low, count
+
+
+def all_choices(leaves: list[Leaf]) -> tuple[np.ndarray, np.ndarray]:
+    """First category and number of categories of each element of some discrete leaves."""
+    none = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+    low, count = zip(none, *map(choices, leaves))
+    return np.concatenate(low), np.concatenate(count)
+
+
+def choose_legal(
+    layout: ActionLayout, rows: np.ndarray, masks: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Draw the discrete part of flat actions anew, uniformly among what is legal.
+
+    Args:
+        rows: shape ``(n, *flat.shape)``; only rows with something forbidden are changed.
+        masks: bool, shape ``(n, num_masked)``. Where an element has no legal choice, it is
+            its first.
+    """
+    chosen = np.flatnonzero(~masks.all(axis=1))
+    if not len(chosen):
+        return
+    view = layout.flat.view(rows)
+    discrete = (view["discrete"] if isinstance(view, dict) else view).reshape(len(rows), -1)
+    scores = np.where(masks[chosen], rng.random((len(chosen), layout.num_masked)), -1.0)
+    at = 0
+    low, count = all_choices([leaf for leaf in layout.native.leaves if is_discrete(leaf)])
+    for i, (first, n) in enumerate(zip(low, count)):
+        discrete[chosen, i] = first + scores[:, at : at + n].argmax(axis=1)
+        at += n
 
 
 def flat_mask(layout: ActionLayout, mask: Any) -> np.ndarray:

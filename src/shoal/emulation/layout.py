@@ -350,7 +350,8 @@ class Layout:
             )
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-        total = f"{len(self.leaves)} leaves, {self.nbytes:,} bytes as {self.dtype} {self.shape}"
+        leaves = f"{len(self.leaves)} {'leaf' if len(self.leaves) == 1 else 'leaves'}"
+        total = f"{leaves}, {self.nbytes:,} bytes as {self.dtype} {self.shape}"
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], total])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import random
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,19 +16,21 @@ from shoal.emulation.actions import ActionLayout
 from shoal.emulation.layout import Layout
 from shoal.emulation.loop import DISABLED, Buffers, EnvLoop, SingleDriver
 from shoal.emulation.rows import zero_rows
-from shoal.errors import EmulationError
+from shoal.errors import EmulationError, LayoutError
 
-__all__ = ["EmulatedEnv", "OldGymEnv"]
+__all__ = ["EmulatedEnv", "OldGymEnv", "SeededNetHack"]
 
 
-class EmulatedEnv(gymnasium.Env):
+class EmulatedEnv(gymnasium.Wrapper):
     """A Gymnasium environment whose observations and actions are flat arrays.
 
     Made by `shoal.emulate`. Everything but the spaces is the wrapped environment's own: ``spec``,
-    ``metadata``, ``render``, ``unwrapped`` and any other attribute.
+    ``metadata``, ``render``, ``unwrapped``, ``np_random`` and any other attribute.
+
+    NetHack's own ``reset(seed=...)`` does not reproduce; here it does: see `SeededNetHack`.
 
     Attributes:
-        env: the environment inside.
+        env: the environment inside (an `OldGymEnv` around it where it is one of old ``gym``).
         observation_layout, action_layout: how observations and actions lie in a row.
         observation_space, action_space: the flat spaces. A space that is one array already (a Box,
             Discrete, ...) is unchanged.
@@ -45,22 +49,21 @@ class EmulatedEnv(gymnasium.Env):
         one_hot: bool = False,
         max_len: int | Mapping[str, int] | None = None,
     ):
-        self.env = env if speaks_gymnasium(env) else OldGymEnv(env)
+        super().__init__(env if isinstance(env, gymnasium.Env) else OldGymEnv(env))
+        self._options = {"form": form, "one_hot": one_hot, "max_len": max_len}
         self.observation_layout = Layout.from_space(
             env.observation_space, form, one_hot=one_hot, max_len=max_len, name="obs"
         )
         self.action_layout = ActionLayout.from_space(env.action_space, max_len)
         self.observation_space = self.observation_layout.flat_space
         self.action_space = self.action_layout.flat_space
-        self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
-        self.render_mode = getattr(env, "render_mode", None)
-        self.spec = getattr(env, "spec", None)
-        self._loop = EnvLoop([self.driver()], self.observation_layout.nbytes, DISABLED)
+        self._driver = self.driver()
+        self._loop = EnvLoop([self._driver], self.observation_layout.nbytes, DISABLED)
         self.bind(zero_rows(self.observation_layout, self.action_layout, 1))
 
     def driver(self) -> SingleDriver:
         """What a compiled loop needs to step this environment."""
-        return SingleDriver(self.env, self.observation_layout, self.action_layout)
+        return SingleDriver(reproducible(self.env), self.observation_layout, self.action_layout)
 
     def bind(self, rows: dict[str, np.ndarray]) -> None:
         """Write results straight into these arrays from now on.
@@ -69,19 +72,22 @@ class EmulatedEnv(gymnasium.Env):
             rows: for each name of `row_fields`, a C-contiguous array of one row.
 
         Raises:
-            LayoutError: an array is missing or unsuitable.
+            LayoutError: an array is missing or unsuitable; the former ones stay bound.
         """
-        self._buffers = Buffers(self.observation_layout, self.action_layout, rows)
+        buffers = Buffers(self.observation_layout, self.action_layout, rows)
+        if buffers.num_rows != 1:
+            raise LayoutError(f"expected buffers of 1 row, got {buffers.num_rows}")
+        self._buffers = buffers
         self.rows = rows
+        self._observation = rows["observations"].reshape(self.observation_layout.shape)
+        self._action = rows["actions"].reshape(self.action_layout.flat.shape)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode: (flat observation, info). The observation is a copy."""
-        if seed is not None:
-            super().reset(seed=seed)
         self._loop.reset(0, seed, options, self._buffers, 0)
-        return self._observation(), self._info()
+        return self._observation.copy()[()], self._driver.info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one flat action: (observation, reward, terminated, truncated, info).
@@ -90,60 +96,80 @@ class EmulatedEnv(gymnasium.Env):
 
         Raises:
             ActionError: the action is not in `action_space`; the environment was not stepped.
+            EmulationError: the episode is over, or the environment broke its interface.
         """
-        rows = self.rows
-        self.action_layout.encode(
-            action, rows["actions"][0:1].reshape(self.action_layout.flat.shape)
-        )
+        self.action_layout.encode(action, self._action)
         self._loop.step(self._buffers)
-        return (
-            self._observation(),
-            float(rows["rewards"][0]),
-            bool(rows["terminations"][0]),
-            bool(rows["truncations"][0]),
-            self._info(),
-        )
-
-    def _observation(self) -> Any:
-        row = self.rows["observations"][0]
-        return row.copy() if row.ndim else row[()]
-
-    def _info(self) -> dict[str, Any]:
-        infos, _ = self._loop.take_infos()
-        return infos[0] if infos else {}
+        last = self._driver
+        # [()] turns the array of a scalar space into a scalar and leaves others as they are.
+        observation = self._observation.copy()[()]
+        return observation, last.reward, last.terminated, last.truncated, last.info
 
     def decode(self, observation: np.ndarray) -> Any:
         """A flat observation as the wrapped environment gave it."""
         return self.observation_layout.unpack(np.asarray(observation))
 
-    def render(self) -> Any:
-        """What the wrapped environment renders."""
-        return self.env.render()
-
-    def close(self) -> None:
-        """Close the wrapped environment."""
-        self.env.close()
-
     @property
-    def unwrapped(self) -> Any:
-        """The innermost environment."""
-        return self.env.unwrapped
+    def spec(self) -> Any:  # type: ignore[override]
+        """That of the wrapped environment."""
+        return self.env.spec
+
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        """Set an attribute here if it is one of this class, else on the wrapped environment."""
+        if name in vars(self) or hasattr(type(self), name):
+            setattr(self, name, value)
+            return True
+        return self.env.set_wrapper_attr(name, value, force=force)
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles hold the environment as it is, and begin with a reset."""
+        return functools.partial(EmulatedEnv, **self._options), (self.env,)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "env":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.env, name)
-
-    def __repr__(self) -> str:
-        return f"<EmulatedEnv{self.env!r}>"
+        return self.env.get_wrapper_attr(name)
 
 
-def speaks_gymnasium(env: Any) -> bool:
-    """Whether `env` has Gymnasium's interface, as opposed to that of old ``gym``."""
-    return isinstance(env, gymnasium.Env)
+class SeededNetHack(gymnasium.Wrapper):
+    """Makes ``reset(seed=...)`` of NetHack (nle, MiniHack) reproduce.
+
+    The game draws from generators of its own, which only ``env.unwrapped.seed(core, disp)`` sets,
+    and for one episode. Once a seed was given, each reset passes two numbers drawn from it; without
+    one, whatever the user set stays.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self._seeds: random.Random | None = None
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        if seed is not None:
+            self._seeds = random.Random(seed)
+        if self._seeds is not None:
+            core, disp = self._seeds.randrange(2**31), self._seeds.randrange(2**31)
+            try:
+                self.env.get_wrapper_attr("seed")(core=core, disp=disp, reseed=False)
+            except RuntimeError as error:  # NetHackChallenge allows no seeds
+                warnings.warn(f"the seed has no effect: {error}", stacklevel=2)
+                self._seeds = None
+        return self.env.reset(seed=seed, options=options)
 
 
-class OldGymEnv:
+# Packages whose environments need more than ``reset(seed=...)`` to reproduce, and what does that.
+SEEDING = {"nle": SeededNetHack}
+
+
+def reproducible(env: Any) -> Any:
+    """`env`, or a wrapper around it where its own ``reset(seed=...)`` does not reproduce."""
+    packages = {cls.__module__.partition(".")[0] for cls in type(unwrapped(env)).__mro__}
+    for package, wrapper in SEEDING.items():
+        if package in packages and isinstance(env, gymnasium.Env):
+            return wrapper(env)
+    return env
+
+
+class OldGymEnv(gymnasium.Env):
     """An environment of old ``gym`` (or none) with Gymnasium's interface.
 
     Understands steps of four values (``done`` counts as truncation where
@@ -154,15 +180,18 @@ class OldGymEnv:
 
     def __init__(self, env: Any):
         self.env = env
-        parameters = inspect.signature(env.reset).parameters
-        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        self.reset_takes = {name for name in ("seed", "options") if name in parameters or takes_all}
+        self.observation_space = env.observation_space
+        self.action_space = env.action_space
+        self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
+        self.render_mode = getattr(env, "render_mode", None)
+        self.spec = getattr(env, "spec", None)
+        self.reset_takes = keywords(env)
         self._told: set[str] = set()
 
     def _tell(self, what: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            warnings.warn(f"{type(unwrapped(self.env)).__name__}: {what}", stacklevel=4)
+            warnings.warn(f"{type(self.unwrapped).__name__}: {what}", stacklevel=4)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
         given = {"seed": seed, "options": options}
@@ -193,9 +222,7 @@ class OldGymEnv:
         return observation, reward, bool(done) and not truncated, truncated, info
 
     def render(self) -> Any:
-        if getattr(self.env, "render_mode", None) is None and (
-            "mode" in inspect.signature(self.env.render).parameters
-        ):
+        if self.render_mode is None and "mode" in inspect.signature(self.env.render).parameters:
             return self.env.render(mode="rgb_array")
         return self.env.render()
 
@@ -209,10 +236,26 @@ class OldGymEnv:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "env":
-            raise AttributeError(name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.env, name)
+
+    def __str__(self) -> str:
+        return f"<{type(self).__name__}{self.env}>"
 
 
 def unwrapped(env: Any) -> Any:
     """The innermost environment, also of one that has no such property."""
     return getattr(env, "unwrapped", env)
+
+
+def keywords(env: Any) -> set[str]:
+    """Which of ``seed`` and ``options`` the environment's ``reset`` takes.
+
+    Wrappers of old ``gym`` pass ``**kwargs`` on, which says nothing about what lies inside.
+    """
+    parameters = inspect.signature(env.reset).parameters
+    names = {"seed", "options"}
+    found = names & parameters.keys()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        found |= keywords(env.env) if hasattr(env, "env") else names
+    return found

@@ -1,0 +1,195 @@
+"""The command: what it prints, its exit status, and that no error shows a traceback."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import shoal
+from shoal.cli import main
+
+COMMAND = [sys.executable, "-c", "import sys; from shoal.cli import main; sys.exit(main())"]
+
+SLOW_ENV = """
+import time
+import gymnasium
+
+class Slow(gymnasium.Env):
+    observation_space = gymnasium.spaces.Discrete(2)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        time.sleep(0.01)
+        return 0, 0.0, False, False, {}
+
+class Strict(Slow):
+    '''Fails on an action that its mask forbids; ends after 5 steps.'''
+    action_space = gymnasium.spaces.MultiDiscrete([3, 4])
+
+    def reset(self, *, seed=None, options=None):
+        self.at = 0
+        return 0, self.info()
+
+    def info(self):
+        self.legal = (self.at % 3, self.at % 4)
+        mask = [i == self.legal[0] for i in range(3)], [i == self.legal[1] for i in range(4)]
+        return {"action_mask": mask}
+
+    def step(self, action):
+        if tuple(action) != self.legal:
+            raise RuntimeError(f"illegal {action}\\nin two lines")
+        self.at += 1
+        return 0, 0.5, self.at == 5, False, self.info()
+
+def reckless():
+    env = Strict()
+    env.info = lambda: setattr(env, "legal", None) or {}
+    return env
+"""
+
+
+@pytest.fixture
+def env_file(tmp_path):
+    path = tmp_path / "slow_env.py"
+    path.write_text(SLOW_ENV)
+    return str(path)
+
+
+def test_run_prints_layout_speed_episodes_and_overhead(capsys):
+    assert main(["run", "CartPole-v1", "--steps", "500", "--num-envs", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"box +float32 +4 +0\.\.16", out)
+    assert re.search(r"1,500 steps in \S+ s: [\d,]+ steps per second", out)
+    episodes, mean, low, high, length = re.search(
+        r"(\d+) episodes ended: return (\S+) \((\S+) to (\S+)\), length (\S+) ", out
+    ).groups()
+    assert float(low) <= float(mean) <= float(high) and float(mean) == float(length)
+    # All steps but those of the unfinished episodes are in an episode.
+    assert 0 <= 1500 - int(episodes) * float(mean) <= 3 * 500
+    assert re.search(r"emulation overhead: .* µs.* per step", out)
+    assert err == ""
+
+
+def test_the_same_seed_gives_the_same_episodes(capsys):
+    def episodes(seed):
+        assert main(["run", "CartPole-v1", "--steps", "300", "--seed", seed]) == 0
+        return re.search(r".*episodes ended.*", capsys.readouterr().out).group()
+
+    assert episodes("1") == episodes("1") != episodes("2")
+
+
+def test_run_steps_nethack_and_prints_its_layout(capsys):
+    assert main(["run", "nle:NetHackScore-v0", "--steps", "200"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"tty_chars +box +uint8 +24x80", out)
+    assert "14 leaves" in out and "200 steps" in out
+
+
+def test_run_takes_only_legal_actions(env_file, capsys):
+    """The environment fails on an illegal action, and each of its episodes is known."""
+    assert main(["run", f"{env_file}:Strict", "--steps", "20"]) == 0
+    assert "4 episodes ended: return 2.5 (2.5 to 2.5), length 5 (5 to 5)" in capsys.readouterr().out
+
+
+def test_describe_shows_both_layouts(capsys):
+    assert main(["describe", "Blackjack-v1", "--kwargs", "sab=True"]) == 0
+    out = capsys.readouterr().out
+    for path in ("[0]", "[1]", "[2]"):
+        assert re.search(rf"^{re.escape(path)} +discrete +int64 +scalar", out, re.MULTILINE)
+    assert "action: Discrete(2)" in out and "action_masks: 2 choices" in out
+
+
+def test_constructor_arguments_are_literals_or_strings(env_file, capsys):
+    assert main(["describe", "FrozenLake-v1", "--kwargs", "map_name=8x8", "is_slippery=False"]) == 0
+    assert "[0, 63]" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["describe", "FrozenLake-v1", "--kwargs", "map_name"])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "many"])
+def test_numbers_of_steps_and_copies_are_positive(number, capsys):
+    for option in ("--steps", "--num-envs"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["run", "CartPole-v1", f"{option}={number}"])
+        assert stopped.value.code == 2
+        assert "expected an integer of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "describe", "check"])
+def test_an_unknown_name_is_one_line_and_status_2(command, capsys):
+    assert main([command, "CartPoel-v1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("shoal: ") and err.count("\n") == 1 and "CartPole-v1" in err
+    with pytest.raises(shoal.UnknownEnvError):
+        main([command, "CartPoel-v1", "--traceback"])
+
+
+def test_an_error_of_the_environment_is_one_line_and_status_2(env_file, capsys):
+    assert main(["run", f"{env_file}:reckless"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "RuntimeError: illegal" in err and "--traceback" in err
+    with pytest.raises(RuntimeError, match="illegal"):
+        main(["run", f"{env_file}:reckless", "--traceback"])
+
+
+def test_ctrl_c_ends_quietly(env_file):
+    process = subprocess.Popen(
+        [*COMMAND, "run", f"{env_file}:Slow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    seen = b""
+    while b"observation" not in seen:  # printed just before the first step
+        seen += process.stdout.readline()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == b""
+
+
+def test_a_terminal_shows_progress_and_ends_with_a_clear_line(env_file):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "run", f"{env_file}:Slow", "--steps", "60"],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    assert process.wait(timeout=60) == 0
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert re.search(r"\[#+ *\] [\d,]+ of 60 steps", shown)
+    assert shown.endswith("\r\x1b[K") and "\n" not in shown
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = " ".join(f"'{part}'" for part in COMMAND)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} run CartPole-v1 --steps 50 | head -1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "CartPole-v1: 1 agent\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_and_version_load_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from shoal.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as stopped:\n    assert not stopped.code\n"
+        "assert not {'numpy', 'gymnasium', 'torch'} & set(sys.modules)\n"
+    )
+    for arguments in (["--help"], ["--version"], ["run", "--help"]):
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=60)
