@@ -663,7 +663,7 @@ def _space(spec: Mapping[str, Any]) -> Any:
         )
         return spaces.Box(low, high, shape, dtype.type)
     if kind == "Discrete":
-        return spaces.Discrete(spec["n"], start=spec["start"], dtype=np.dtype(spec["dtype"]).type)
+        return _discrete(spec["n"], spec["start"], spec["dtype"])
     if kind == "MultiDiscrete":
         nvec, start = np.asarray(spec["nvec"]), np.asarray(spec["start"])
         return spaces.MultiDiscrete(nvec, np.dtype(spec["dtype"]).type, start=start)
@@ -686,6 +686,15 @@ def _space(spec: Mapping[str, Any]) -> Any:
     return spaces.Graph(_space(spec["node"]), spec["edge"] and _space(spec["edge"]))
 
 
+def _discrete(n: int, start: int, dtype: str) -> Any:
+    from gymnasium.spaces import Discrete
+
+    # Gymnasium 1.2 knows int64 alone, and no such argument.
+    if dtype == "int64":
+        return Discrete(n, start=start)
+    return Discrete(n, start=start, dtype=np.dtype(dtype).type)
+
+
 def _leaf_space(leaf: Leaf) -> Any:
     """The Gymnasium space of one leaf alone."""
     from gymnasium import spaces
@@ -698,6 +707,6 @@ def _leaf_space(leaf: Leaf) -> Any:
         return spaces.Box(low, high, leaf.shape, dtype)
     n = leaf.num_categories
     if leaf.shape == ():
-        return spaces.Discrete(int(n), start=int(leaf.low), dtype=dtype)
+        return _discrete(int(n), int(leaf.low), leaf.dtype)
     start = np.broadcast_to(leaf.low, leaf.shape)
     return spaces.MultiDiscrete(n, dtype, start=start)
