@@ -60,7 +60,7 @@ def emulate(
     from shoal.emulation.single import EmulatedEnv
 
     if debug:
-        from shoal.emulation.check import checked
+        from shoal.emulation.checked import checked
 
         env = checked(env)
     return EmulatedEnv(env, form, one_hot=one_hot, max_len=max_len)
