@@ -27,7 +27,7 @@ from shoal.emulation import is_multi_agent
 from shoal.emulation.checked import checked
 from shoal.emulation.findings import ORDER, RULES, Finding, Log, Report
 from shoal.emulation.layout import Layout, kind_of, step
-from shoal.emulation.single import OldGymEnv, unwrapped
+from shoal.emulation.single import SEEDING, OldGymEnv, reproducible, unwrapped
 from shoal.errors import EnvCheckError, LayoutError
 
 __all__ = ["RULES", "Finding", "Report", "check_env"]
@@ -257,6 +257,7 @@ def cause(env: Any, seed: int, again: Callable[[], Trajectory]) -> tuple[str, st
     hint = ""
     if callable(getattr(unwrapped(env), "seed", None)):
         hint = "; the environment has a method seed() of its own: call it before each reset"
+        hint += ", as shoal.emulate does" * (reproducible(env) is not env)
     if loose:
         why = f"{named(loose)} in another state after each reset(seed={seed})"
         return "rng-unseeded", why + hint
@@ -382,6 +383,8 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
         A `Report`: print it; ``report.ok`` says whether there are no errors.
     """
     log = Log()
+    if isinstance(env, tuple(SEEDING.values())):
+        env = env.env  # what is asked is whether the environment itself reproduces
     if not is_multi_agent(env):
         if not isinstance(env, gymnasium.Env):
             log.tell("old-interface", "env", "taken for an environment of old gym")
