@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -167,9 +168,9 @@ class Layout:
             form: ``"bytes"`` (native dtypes, lossless, zero-copy views) or ``"float32"`` (one plain
                 vector; integers beyond 2**24 and float64 lose precision).
             one_hot: with ``"float32"``, write discrete values one-hot, as Gymnasium flattens them.
-            max_len: the most items that a Sequence, or nodes and edges that a Graph, may hold:
-                one number for all of them, or a mapping from path (``"inventory"``,
-                ``"map.nodes"``, ``"map.edges"``) to number.
+            max_len: the most items that a Sequence, or nodes and edges that a Graph, may hold (or
+                characters, for a space of strings other than Text): one number for all of them, or
+                a mapping from path (``"inventory"``, ``"map.nodes"``, ``"map.edges"``) to number.
             name: what error messages call the root, such as ``obs``.
 
         Raises:
@@ -244,8 +245,10 @@ class Layout:
         """The value that was packed: the inverse of `pack`, made of fresh objects.
 
         Args:
-            array: one row, of `shape` and `dtype`.
+            array: one row, of `shape` and `dtype` (a NumPy scalar where the shape is ``()``).
         """
+        if isinstance(array, np.generic):
+            array = np.asarray(array)
         return self.packer.unpack(array)
 
     def view(self, array: Any) -> Any:
@@ -436,6 +439,13 @@ def _spec(space: Any, path: str, max_len: Any, name: str) -> dict[str, Any]:
             else _declared(join(path, ".edges"), max_len, name, "Graph"),
             "node": inner(space.node_space, ".nodes"),
             "edge": edges,
+        }
+    if getattr(getattr(space, "dtype", None), "kind", None) == "U":  # strings, yet no Text
+        return {
+            "kind": "Text",
+            "min_length": 0,
+            "max_length": _declared(path, max_len, name, "space of strings"),
+            "charset": string.printable,
         }
     raise LayoutError(
         f"{where(name, path)}: {type(space).__module__}.{type(space).__qualname__} is none of the "
