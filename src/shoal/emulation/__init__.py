@@ -15,7 +15,7 @@ def emulate(
     one_hot: bool = False,
     max_len: int | Mapping[str, int] | None = None,
     max_agents: int | None = None,
-    pad: bool = False,
+    pad: bool | tuple[Any, Any] = False,
     debug: bool = False,
 ) -> Any:
     """Wrap an environment so that its observations and actions are flat, fixed-size arrays.
@@ -27,7 +27,9 @@ def emulate(
         one_hot: with ``"float32"``: discrete values one-hot.
         max_len: most items of Sequence, nodes and edges of Graph spaces; see `Layout.from_space`.
         max_agents: slots for agents; needed by environments without ``possible_agents``.
-        pad: give agents whose spaces differ one common layout.
+        pad: show agents whose spaces differ one common observation space and action space. Where
+            later agents may need larger ones than those at the start, give a pair of spaces
+            (observation, action) that are large enough.
         debug: check every value against its space and raise at the first fault, naming leaf and
             step; costs some speed.
 
@@ -41,28 +43,28 @@ def emulate(
     """
     from shoal.errors import EmulationError
 
+    if isinstance(env, type):
+        raise EmulationError(f"emulate expects an environment, got the class {env.__name__}")
+    if debug:
+        from shoal.emulation.check import checked
+
+        env = checked(env)
     if is_multi_agent(env):
         from shoal.emulation.multi import EmulatedMultiEnv
 
         return EmulatedMultiEnv(
-            env, form, one_hot=one_hot, max_len=max_len, max_agents=max_agents, pad=pad, debug=debug
+            env, form, one_hot=one_hot, max_len=max_len, max_agents=max_agents, pad=pad
         )
-    if isinstance(env, type) or not all(
-        hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")
-    ):
-        hint = "; give an instance, not the class" if isinstance(env, type) else ""
+    needed = ("reset", "step", "observation_space", "action_space")
+    if not all(hasattr(env, name) for name in needed):
         raise EmulationError(
             "emulate expects a Gymnasium, PettingZoo or old gym environment with reset, step, "
-            f"observation_space and action_space, got {env!r}{hint}"
+            f"observation_space and action_space, got {env!r}"
         )
     if max_agents is not None or pad:
         raise EmulationError("max_agents and pad are for multi-agent environments only")
     from shoal.emulation.single import EmulatedEnv
 
-    if debug:
-        from shoal.emulation.checked import checked
-
-        env = checked(env)
     return EmulatedEnv(env, form, one_hot=one_hot, max_len=max_len)
 
 
@@ -72,4 +74,8 @@ def is_multi_agent(env: Any) -> bool:
 
     if isinstance(env, gymnasium.Env):  # some of these have agents too, behind one action space
         return False
-    return hasattr(env, "agents") or hasattr(env, "possible_agents") or hasattr(env, "agent_iter")
+    # The space methods take an agent; without possible_agents, only they are there before a reset.
+    names = ("possible_agents", "agents", "agent_iter")
+    return any(hasattr(env, name) for name in names) or callable(
+        getattr(env, "observation_space", None)
+    )

@@ -50,7 +50,7 @@ class EmulatedEnv(gymnasium.Wrapper):
         max_len: int | Mapping[str, int] | None = None,
     ):
         super().__init__(env if isinstance(env, gymnasium.Env) else OldGymEnv(env))
-        self._options: dict[str, Any] = {"form": form, "one_hot": one_hot, "max_len": max_len}
+        self._options = {"form": form, "one_hot": one_hot, "max_len": max_len}
         self.observation_layout = Layout.from_space(
             env.observation_space, form, one_hot=one_hot, max_len=max_len, name="obs"
         )
@@ -107,7 +107,7 @@ class EmulatedEnv(gymnasium.Wrapper):
 
     def decode(self, observation: np.ndarray) -> Any:
         """A flat observation as the wrapped environment gave it."""
-        return self.observation_layout.unpack(observation)
+        return self.observation_layout.unpack(np.asarray(observation))
 
     @property
     def spec(self) -> Any:  # type: ignore[override]
@@ -136,7 +136,7 @@ class SeededNetHack(gymnasium.Wrapper):
 
     The game draws from generators of its own, which only ``env.unwrapped.seed(core, disp)`` sets,
     and for one episode. Once a seed was given, each reset passes two numbers drawn from it; without
-    one, whatever the user set stays. Empty options, which the game fails on, are left out.
+    one, whatever the user set stays.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -153,7 +153,7 @@ class SeededNetHack(gymnasium.Wrapper):
             except RuntimeError as error:  # NetHackChallenge allows no seeds
                 warnings.warn(f"the seed has no effect: {error}", stacklevel=2)
                 self._seeds = None
-        return self.env.reset(seed=seed, options=options or None)
+        return self.env.reset(seed=seed, options=options)
 
 
 # Packages whose environments need more than ``reset(seed=...)`` to reproduce, and what does that.
@@ -185,29 +185,13 @@ class OldGymEnv(gymnasium.Env):
         self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
         self.render_mode = getattr(env, "render_mode", None)
         self.spec = getattr(env, "spec", None)
-        self.reset_takes = keywords(env)
-        self._told: set[str] = set()
-
-    def _tell(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            warnings.warn(f"{type(self.unwrapped).__name__}: {what}", stacklevel=4)
+        self._old = OldReset(env)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        given = {"seed": seed, "options": options}
-        known = {name: given[name] for name in self.reset_takes if given[name] is not None}
-        if seed is not None and "seed" not in self.reset_takes:
-            if callable(getattr(self.env, "seed", None)):
-                self._tell("reset() takes no seed; its seed() method is called instead")
-                self.env.seed(seed)
-            else:
-                self._tell("can't be seeded: neither reset(seed=) nor a seed() method")
-        if options is not None and "options" not in self.reset_takes:
-            self._tell("reset() takes no options; they are ignored")
-        result = self.env.reset(**known)
+        result = self._old.reset(seed, options)
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
             return result
-        self._tell("old gym interface: reset() returns no info")
+        self._old.tell("old gym interface: reset() returns no info")
         return result, {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
@@ -216,7 +200,7 @@ class OldGymEnv(gymnasium.Env):
             return result
         if len(result) != 4:
             raise EmulationError(f"step: expected 5 values (or 4, old gym), got {len(result)}")
-        self._tell("old gym interface: step() returns four values")
+        self._old.tell("old gym interface: step() returns four values")
         observation, reward, done, info = result
         truncated = bool(done) and bool(info.get("TimeLimit.truncated", False))
         return observation, reward, bool(done) and not truncated, truncated, info
@@ -241,6 +225,35 @@ class OldGymEnv(gymnasium.Env):
 
     def __str__(self) -> str:
         return f"<{type(self).__name__}{self.env}>"
+
+
+class OldReset:
+    """Calls an environment's ``reset`` with what it understands, and tells once what it lacks."""
+
+    def __init__(self, env: Any):
+        self.env = env
+        self.takes = keywords(env)
+        self._told: set[str] = set()
+
+    def tell(self, what: str) -> None:
+        """Warn of something old about the environment, if not done before."""
+        if what not in self._told:
+            self._told.add(what)
+            warnings.warn(f"{type(unwrapped(self.env)).__name__}: {what}", stacklevel=4)
+
+    def reset(self, seed: int | None, options: Any) -> Any:
+        """The result of ``reset``, as it is."""
+        given = {"seed": seed, "options": options}
+        known = {name: given[name] for name in self.takes if given[name] is not None}
+        if seed is not None and "seed" not in self.takes:
+            if callable(getattr(self.env, "seed", None)):
+                self.tell("reset() takes no seed; its seed() method is called instead")
+                self.env.seed(seed)
+            else:
+                self.tell("can't be seeded: neither reset(seed=) nor a seed() method")
+        if options is not None and "options" not in self.takes:
+            self.tell("reset() takes no options; they are ignored")
+        return self.env.reset(**known)
 
 
 def unwrapped(env: Any) -> Any:

@@ -1,0 +1,277 @@
+"""The layouts of a multi-agent environment's agents, and the common ones that rows have.
+
+Where all agents' spaces are laid out alike, that layout is the common one. Otherwise:
+
+- A common observation is a vector as long as the longest agent's (of bytes, if their dtypes
+  differ). Each agent's own row lies at its beginning; the rest is zero.
+- A common action has as many continuous elements as the agent with the most of them, with bounds
+  that hold everybody's, and likewise discrete elements, whose categories are counted from 0. Each
+  agent uses the first elements of both parts: continuous ones are clipped to its own bounds,
+  categories beyond its own are taken modulo their number.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shoal.emulation.actions import ActionLayout, choices, is_discrete
+from shoal.emulation.layout import Layout
+from shoal.errors import EmulationError
+
+__all__ = ["AgentSpaces"]
+
+Layouts = tuple[Layout, ActionLayout]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One agent's layouts, and the spaces it shows."""
+
+    observation_layout: Layout
+    action_layout: ActionLayout
+    observation_space: Any
+    action_space: Any
+
+
+class AgentSpaces:
+    """What is known of the spaces of an environment's agents.
+
+    Args:
+        env: has ``observation_space(agent)`` and ``action_space(agent)``, or, as in old PettingZoo,
+            dictionaries ``observation_spaces`` and ``action_spaces``.
+        possible_agents: all agents there may be; None if unknown.
+        agents: those to make the common layouts for.
+        form, one_hot, max_len: see `shoal.emulate`.
+        pad: give every agent the common spaces; or a pair of spaces (observation, action) to make
+            common ones that hold at least these.
+
+    Attributes:
+        observation_layout, action_layout: the common layouts.
+        padded: every agent has the common spaces.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        possible_agents: list | None,
+        agents: Iterable,
+        form: str = "bytes",
+        one_hot: bool = False,
+        max_len: int | Mapping[str, int] | None = None,
+        pad: bool | tuple[Any, Any] = False,
+    ):
+        self.env = env
+        self.index = None
+        if possible_agents is not None:
+            self.index = {agent: i for i, agent in enumerate(possible_agents)}
+        self.padded = bool(pad)
+        self._rules = (form, one_hot, max_len)
+        self._members: dict[Any, Member] = {}
+        # By the identity of both spaces, which the entry keeps alive: agents often share them.
+        self._by_space: dict[tuple[int, int], tuple[Any, Member]] = {}
+        found = [self.layouts(agent) for agent in agents]
+        if isinstance(pad, tuple):
+            found.append(self._lay_out(*pad))
+        self.observation_layout, self.action_layout = common_layouts(found)
+
+    def slot(self, agent: Any) -> int:
+        """The row that belongs to `agent`; -1 if any free one will do.
+
+        Raises:
+            EmulationError: the environment never said that this agent was possible.
+        """
+        if self.index is None:
+            return -1
+        if agent not in self.index:
+            raise EmulationError(
+                f"agent {agent!r} is in env.agents, but not in env.possible_agents "
+                f"{list(self.index)}"
+            )
+        return self.index[agent]
+
+    def new_episode(self) -> None:
+        """Forget what may differ between episodes: unforeseen agents, and so their spaces."""
+        if self.index is None:
+            self._members.clear()
+            self._by_space.clear()
+
+    def layouts(self, agent: Any) -> Layouts:
+        """One agent's own layouts."""
+        member = self.member(agent)
+        return member.observation_layout, member.action_layout
+
+    def member(self, agent: Any) -> Member:
+        """One agent's own layouts and spaces; the same objects whenever asked."""
+        member = self._members.get(agent)
+        if member is None:
+            observation, action = self._own_space(agent, 0), self._own_space(agent, 1)
+            key = (id(observation), id(action))
+            if key not in self._by_space:
+                self._by_space[key] = ((observation, action), self._member(observation, action))
+            member = self._members[agent] = self._by_space[key][1]
+        return member
+
+    def _own_space(self, agent: Any, which: int) -> Any:
+        name = ("observation_space", "action_space")[which]
+        if callable(getattr(self.env, name, None)):
+            return getattr(self.env, name)(agent)
+        return getattr(self.env, name + "s")[agent]
+
+    def _member(self, observation: Any, action: Any) -> Member:
+        layouts = self._lay_out(observation, action)
+        # A space that is flat already is shown itself, so that seeding it has its old effect.
+        flat = (layouts[0].flat_space, layouts[1].flat_space)
+        shown = [
+            mine if mine == theirs else theirs for mine, theirs in zip((observation, action), flat)
+        ]
+        return Member(*layouts, *shown)
+
+    def _lay_out(self, observation: Any, action: Any) -> Layouts:
+        form, one_hot, max_len = self._rules
+        return (
+            Layout.from_space(observation, form, one_hot=one_hot, max_len=max_len, name="obs"),
+            ActionLayout.from_space(action, max_len),
+        )
+
+
+def common_layouts(layouts: list[Layouts]) -> Layouts:
+    """Layouts of rows that hold the observations and actions of all of `layouts`."""
+    observations, actions = zip(*layouts)
+    first = layouts[0]
+    return (
+        first[0]
+        if all(each == first[0] for each in observations)
+        else wide_observation(observations),
+        first[1]
+        if all(each.native == first[1].native for each in actions)
+        else wide_action(actions),
+    )
+
+
+def wide_observation(layouts: Iterable[Layout]) -> Layout:
+    """A vector that holds a row of any of `layouts` at its beginning."""
+    from gymnasium import spaces
+
+    layouts = list(layouts)
+    dtype = layouts[0].dtype
+    if any(layout.dtype != dtype for layout in layouts):
+        nbytes = max(layout.nbytes for layout in layouts)
+        wide: Any = spaces.Box(0, 255, (-(-nbytes // 8) * 8,), np.uint8)
+    else:
+        size = max(layout.zeros().size for layout in layouts)
+        low, high = np.zeros(size, dtype), np.zeros(size, dtype)
+        for layout in layouts:
+            floor, roof = (bound.reshape(-1) for bound in row_bounds(layout))
+            n = floor.size
+            # Where only some agents have an element, it is zero for the others.
+            low[:n] = np.minimum(low[:n], floor)
+            high[:n] = np.maximum(high[:n], roof)
+        wide = spaces.Box(low, high, dtype=dtype.type)
+    return Layout.from_space(wide, name="obs")
+
+
+def row_bounds(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Inclusive bounds of each element of a row, raw bytes included."""
+    if layout.form == "bytes" and any(leaf.dtype != layout.dtype.name for leaf in layout.leaves):
+        return np.zeros(layout.shape, np.uint8), np.full(layout.shape, 255, np.uint8)
+    return layout.flat_bounds()
+
+
+def wide_action(layouts: Iterable[ActionLayout]) -> ActionLayout:
+    """Actions of which any of `layouts` can use the first elements of each part."""
+    from gymnasium import spaces
+
+    layouts = list(layouts)
+    counts = longest([categories(layout)[1] for layout in layouts], np.int64)
+    bounds = [continuous(layout) for layout in layouts]
+    dtype = np.result_type(np.float32, *[low.dtype for low, _ in bounds])
+    low = -longest([-low for low, _ in bounds], dtype)
+    high = longest([high for _, high in bounds], dtype)
+    discrete: Any = spaces.MultiDiscrete(counts)
+    if len(counts) == 1 and all(layout.flat.shape == () for layout in layouts):
+        discrete = spaces.Discrete(int(counts[0]))
+    if not low.size:
+        return ActionLayout.from_space(discrete)
+    box = spaces.Box(low, high, dtype=dtype.type)
+    if not counts.size:
+        return ActionLayout.from_space(box)
+    return ActionLayout.from_space(spaces.Dict(continuous=box, discrete=discrete))
+
+
+def longest(vectors: list[np.ndarray], dtype: Any) -> np.ndarray:
+    """The largest of the vectors' values at each place, as long as the longest of them."""
+    size = max(vector.size for vector in vectors)
+    result = np.zeros(size, dtype)
+    for i in range(size):
+        result[i] = max(vector[i] for vector in vectors if i < vector.size)
+    return result
+
+
+def categories(layout: ActionLayout) -> tuple[np.ndarray, np.ndarray]:
+    """First category and number of categories of each discrete element of a flat action."""
+    found = [choices(leaf) for leaf in layout.flat.leaves if is_discrete(leaf)]
+    empty = np.zeros(0, np.int64)
+    return (
+        np.concatenate([empty, *[low for low, _ in found]]),
+        np.concatenate([empty, *[count for _, count in found]]),
+    )
+
+
+def continuous(layout: ActionLayout) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of each continuous element of a flat action."""
+    leaves = [leaf for leaf in layout.flat.leaves if not is_discrete(leaf)]
+    if not leaves:
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    (leaf,) = leaves
+    low, high = (np.broadcast_to(b, leaf.shape).reshape(-1) for b in (leaf.low, leaf.high))
+    return low.astype(np.result_type(np.float32, leaf.dtype)), high.astype(low.dtype)
+
+
+def widened(own: ActionLayout, common: ActionLayout) -> ActionLayout:
+    """One agent's actions, read from rows of the common layout."""
+    wide = copy.copy(own)
+    wide.flat = common.flat
+    wide.identity = False
+    return wide
+
+
+def widen_action(own: ActionLayout, common: ActionLayout, action: Any, out: np.ndarray) -> None:
+    """Write one agent's own flat action into one row (contiguous) of the common layout, checked.
+
+    Raises:
+        ActionError: the action is not in the agent's own flat space.
+    """
+    row = own.flat.zeros()
+    own.encode(action, row)
+    out[...] = 0
+    into = parts(common, out)
+    for name, values in parts(own, row).items():
+        if name == "discrete":
+            values = values - categories(own)[0]
+        into[name][: values.size] = values
+
+
+def parts(layout: ActionLayout, row: np.ndarray) -> dict[str, np.ndarray]:
+    """Views of the elements of each part of a flat row."""
+    memory = row.reshape(-1).view(np.uint8)
+    return {
+        "discrete" if is_discrete(leaf) else "continuous": memory[
+            leaf.offset : leaf.offset + leaf.nbytes
+        ].view(leaf.dtype)
+        for leaf in layout.flat.leaves
+    }
+
+
+def own_row(layout: Layout, row: Any) -> Any:
+    """An agent's own row at the beginning of each row of a common layout: (\\*batch, \\*shape).
+
+    A view where that is possible.
+    """
+    batch = row.shape[:-1]
+    flat = np.ascontiguousarray(row).view(np.uint8)[..., : layout.nbytes]
+    return flat.view(layout.dtype).reshape(*batch, *layout.shape)

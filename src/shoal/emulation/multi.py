@@ -1,0 +1,322 @@
+"""Multi-agent environments: PettingZoo environments whose agents are rows of fixed arrays.
+
+Each agent has a slot, one row of every array: its place in ``possible_agents``, or, in environments
+that don't know who may come, the lowest slot that was free when it joined. Invariants:
+
+- Parallel environments: ``acting`` is true exactly for the agents in ``env.agents`` after the step,
+  ``masks`` exactly for those that were in it before (after a reset: for those present).
+- Turn-based environments: ``acting`` is true for the one agent to move; ``masks`` for the agents
+  whose transition was completed in this step: the one to move, if it has moved before, and those
+  whose episode ended. An agent's reward is the sum since its last move.
+- A row never mixes two agents: a slot is freed at the step after the one that told of its agent's
+  end. An agent that leaves without a flag is truncated.
+- A row without an agent, or without an observation of it, is zero; its action mask is all True.
+- An episode is over when no agent is left, or when all that are left are flagged.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from shoal.emulation.actions import ActionLayout
+from shoal.emulation.agent_spaces import AgentSpaces, own_row
+from shoal.emulation.layout import Layout
+from shoal.emulation.loop import Buffers
+from shoal.emulation.multi_loop import MultiDriver
+from shoal.emulation.parallel import as_parallel
+from shoal.emulation.rows import zero_rows
+from shoal.emulation.single import unwrapped
+from shoal.errors import ActionError, EmulationError, LayoutError
+
+__all__ = ["EmulatedMultiEnv", "Group"]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Agents whose spaces are laid out alike.
+
+    Attributes:
+        agents, slots: who they are, and their rows in each environment's block.
+        observation_layout, action_layout: how their own observations and actions lie at the
+            beginning of the common rows.
+    """
+
+    agents: tuple
+    slots: tuple[int, ...]
+    observation_layout: Layout
+    action_layout: ActionLayout
+
+    def observations(self, rows: np.ndarray) -> np.ndarray:
+        """This group's part of an environment's observations, in its own layout.
+
+        Args:
+            rows: ``(agents_per_env, ...)``, one environment's observations.
+
+        Returns:
+            An array ``(len(slots), *observation_layout.shape)``: a view where the slots are
+            consecutive, else a copy.
+        """
+        first, n = self.slots[0], len(self.slots)
+        consecutive = self.slots == tuple(range(first, first + n))
+        part = rows[first : first + n] if consecutive else rows[list(self.slots)]
+        if part.dtype == self.observation_layout.dtype and (
+            part.shape[1:] == self.observation_layout.shape
+        ):
+            return part
+        return own_row(self.observation_layout, part)
+
+
+class EmulatedMultiEnv(ParallelEnv):
+    """A PettingZoo ``ParallelEnv`` whose observations and actions are flat arrays.
+
+    Made by `shoal.emulate` from a ``ParallelEnv`` or an ``AECEnv``. In a turn-based environment,
+    every live agent is in each step's dictionaries; only the action of the agent to move is used
+    (``rows["acting"]``), others are ignored and may be missing.
+
+    Attributes:
+        agents: the agents alive, as in the environment inside.
+        possible_agents: those of the environment inside; absent if it has none.
+        agents_per_env: number of slots: `max_agents`, or the number of possible agents.
+        observation_layout, action_layout: of a row. Where agents' spaces differ, a common one that
+            holds each agent's own (see `shoal.emulation.agent_spaces`).
+        rows: the arrays that hold the last step's results, one row for each slot: see
+            `shoal.emulation.rows.row_fields`.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        form: str = "bytes",
+        *,
+        one_hot: bool = False,
+        max_len: int | Mapping[str, int] | None = None,
+        max_agents: int | None = None,
+        pad: bool | tuple[Any, Any] = False,
+    ):
+        self._options: dict[str, Any] = {
+            "form": form,
+            "one_hot": one_hot,
+            "max_len": max_len,
+            "max_agents": max_agents,
+            "pad": pad,
+        }
+        possible = list(getattr(env, "possible_agents", None) or ()) or None
+        self.agents_per_env = count_slots(env, possible, max_agents)
+        if possible is not None:
+            self.possible_agents = possible
+            known = possible
+        else:  # only a reset shows what its agents are like
+            as_parallel(env).reset()
+            known = list(env.agents)
+        self._spaces = AgentSpaces(env, possible, known, form, one_hot, max_len, pad)
+        growable = possible is None and not pad
+        self._driver = MultiDriver(self._spaces, self.agents_per_env, growable)
+        self.agents: list = []
+        self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
+        self.render_mode = getattr(env, "render_mode", None)
+        self._take_layouts()
+
+    def driver(self) -> MultiDriver:
+        """What a compiled loop needs to step this environment."""
+        return MultiDriver(self._spaces, self.agents_per_env)
+
+    @property
+    def env(self) -> Any:
+        """The environment inside; may be replaced by a copy."""
+        return self._driver.env
+
+    @env.setter
+    def env(self, env: Any) -> None:
+        self._driver.env = env
+
+    def bind(self, rows: dict[str, np.ndarray]) -> None:
+        """Write results straight into these arrays from now on.
+
+        Args:
+            rows: for each name of `row_fields`, a C-contiguous array of `agents_per_env` rows.
+
+        Raises:
+            LayoutError: an array is missing or unsuitable.
+        """
+        buffers = Buffers(self.observation_layout, self.action_layout, rows)
+        if buffers.num_rows != self.agents_per_env:
+            raise LayoutError(
+                f"expected buffers of {self.agents_per_env} rows, got {buffers.num_rows}"
+            )
+        self._buffers, self.rows = buffers, rows
+
+    def _take_layouts(self) -> None:
+        """Make rows for the driver's layouts."""
+        self.observation_layout = self._driver.observation_layout
+        self.action_layout = self._driver.action_layout
+        # The same objects whenever asked, as PettingZoo wants them.
+        self._common = (self.observation_layout.flat_space, self.action_layout.flat_space)
+        self.bind(zero_rows(self.observation_layout, self.action_layout, self.agents_per_env))
+
+    @property
+    def groups(self) -> list[Group]:
+        """The agents by their layouts: all possible ones, or, where unknown, those present."""
+        if self._spaces.index is not None:
+            slots = self._spaces.index
+        else:
+            slots = {a: i for i, a in enumerate(self._driver.occupants) if a is not None}
+        found: dict[Any, list] = {}
+        for agent in slots:
+            observation, action = self._spaces.layouts(agent)
+            found.setdefault((observation, action.native), []).append(agent)
+        return [
+            Group(tuple(agents), tuple(slots[a] for a in agents), *self._spaces.layouts(agents[0]))
+            for agents in found.values()
+        ]
+
+    def observation_space(self, agent: Any) -> Any:
+        """The space of `agent`'s flat observations: its own, or the common one if padded."""
+        if self._spaces.padded:
+            return self._common[0]
+        return self._spaces.member(agent).observation_space
+
+    def action_space(self, agent: Any) -> Any:
+        """The space of `agent`'s flat actions: its own, or the common one if padded."""
+        if self._spaces.padded:
+            return self._common[1]
+        return self._spaces.member(agent).action_space
+
+    @property
+    def observation_spaces(self) -> dict:
+        """The observation space of every possible agent."""
+        return {agent: self.observation_space(agent) for agent in self.possible_agents}
+
+    @property
+    def action_spaces(self) -> dict:
+        """The action space of every possible agent."""
+        return {agent: self.action_space(agent) for agent in self.possible_agents}
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict, dict]:
+        """Begin an episode: (flat observations, infos), by agent. Observations are copies."""
+        self._driver.begin(seed, options)
+        self._deliver()
+        return self._observations(), self._infos()
+
+    def step(self, actions: Mapping[Any, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        """Take a flat action of each acting agent.
+
+        Returns:
+            Observations (copies), rewards, terminations, truncations and infos of every agent that
+            was alive before or is alive after the step.
+
+        Raises:
+            ActionError: an acting agent's action is missing, or not in its action space; the
+                environment was not stepped.
+        """
+        self._encode(actions)
+        self._driver.advance(self._buffers)
+        self._deliver()
+        return (
+            self._observations(),
+            self._by_agent("rewards"),
+            self._by_agent("terminations"),
+            self._by_agent("truncations"),
+            self._infos(),
+        )
+
+    def _deliver(self) -> None:
+        driver = self._driver
+        if (driver.observation_layout, driver.action_layout) != (
+            self.observation_layout,
+            self.action_layout,
+        ):
+            self._take_layouts()  # agents joined that nobody announced, and fit no row so far
+        self._driver.deliver(self._buffers)
+        self.agents = list(self._driver.agents)
+
+    def _encode(self, actions: Mapping[Any, Any]) -> None:
+        """Put the actions into the rows, all checked before anything is stepped."""
+        self._driver.encode(actions, self._buffers)
+        acting = self.rows["acting"]
+        try:
+            self.action_layout.check(self.rows["actions"][acting])
+        except ActionError:
+            for slot in np.flatnonzero(acting):  # again, to tell whose action it is
+                try:
+                    self.action_layout.check(self.rows["actions"][slot])
+                except ActionError as error:
+                    agent = self._driver.occupants[slot]
+                    raise ActionError(f"agent {agent!r}: {error}") from None
+
+    def _present(self) -> list[tuple[int, Any]]:
+        """(slot, agent) of every slot that is taken."""
+        return [(i, agent) for i, agent in enumerate(self._driver.occupants) if agent is not None]
+
+    def _observations(self) -> dict:
+        rows = self.rows["observations"].copy()
+        if self._spaces.padded or not self._driver.mixed:
+            return {agent: rows[slot] for slot, agent in self._present()}
+        return {
+            agent: own_row(self._spaces.layouts(agent)[0], rows[slot])
+            for slot, agent in self._present()
+        }
+
+    def _by_agent(self, name: str) -> dict:
+        values = self.rows[name].tolist()
+        return {agent: values[slot] for slot, agent in self._present()}
+
+    def _infos(self) -> dict:
+        infos: dict = {agent: {} for _, agent in self._present()}
+        return infos | self._driver.all_infos
+
+    def decode(self, agent: Any, observation: np.ndarray) -> Any:
+        """A flat observation of `agent` as the wrapped environment gave it."""
+        layout = self._spaces.layouts(agent)[0]
+        if self._spaces.padded and layout != self.observation_layout:
+            observation = own_row(layout, np.asarray(observation))
+        return layout.unpack(np.asarray(observation))
+
+    def render(self) -> Any:
+        """What the wrapped environment renders."""
+        return self.env.render()
+
+    def state(self) -> np.ndarray:
+        """The wrapped environment's global state."""
+        return self.env.state()
+
+    def close(self) -> None:
+        """Close the wrapped environment."""
+        self.env.close()
+
+    @property
+    def unwrapped(self) -> Any:
+        """The innermost environment."""
+        return unwrapped(self.env)
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles hold the environment as it is, and begin with a reset."""
+        return functools.partial(EmulatedMultiEnv, **self._options), (self.env,)
+
+    def __repr__(self) -> str:
+        return f"<EmulatedMultiEnv{self.env!r}>"
+
+
+def count_slots(env: Any, possible: list | None, max_agents: int | None) -> int:
+    """The number of rows for the agents of `env`."""
+    name = type(unwrapped(env)).__name__
+    if max_agents is None:
+        if possible is None:
+            raise EmulationError(
+                f"{name} has no possible_agents, so it doesn't say how many agents there may be; "
+                "give max_agents=N"
+            )
+        return len(possible)
+    least = 1 if possible is None else len(possible)
+    if not isinstance(max_agents, int) or max_agents < least:
+        raise EmulationError(
+            f"max_agents must be an integer of at least {least} for {name}, got {max_agents!r}"
+        )
+    return max_agents
