@@ -99,11 +99,60 @@ def vectorize(
     )
     restart = on_error == "restart"
     loop_mode = list(AutoresetMode).index(mode)
+    made: Any
     if backend == "serial":
         from shoal.vectorization.serial import SerialBackend
 
-        made: Any = SerialBackend(creators, emulation, loop_mode, seed, restart, profile)
+        if batch_size not in (None, num_envs) or num_workers not in (None, 0):
+            raise ValueError("the serial backend has no workers, and its batch is all environments")
+        made = SerialBackend(creators, emulation, loop_mode, seed, restart, profile)
+    else:
+        from shoal.vectorization.engine import usable_cores
+        from shoal.vectorization.workers import ProcessBackend
+
+        if num_workers is None:
+            num_workers = min(usable_cores(), num_envs)
+        if batch_size is None:
+            batch_size = max(1, num_envs // 2) if backend == "pool" else num_envs
+        check_counts(backend, num_envs, num_workers, batch_size, order)
+        made = ProcessBackend(
+            backend,
+            creators,
+            emulation,
+            loop_mode,
+            seed=seed,
+            num_workers=num_workers,
+            batch_size=batch_size,
+            order=order,
+            start_method=start_method,
+            restart=restart,
+            timeout=timeout,
+            affinity=affinity,
+            profile=profile,
+        )
     return Vector(made, autoreset=mode, copy=copy, seed=seed, debug=debug)
+
+
+def check_counts(
+    backend: str, num_envs: int, num_workers: int, batch_size: int, order: str
+) -> None:
+    """Raise ValueError unless these numbers fit together."""
+    if not 1 <= num_workers <= num_envs:
+        raise ValueError(
+            f"num_workers: expected 1 to num_envs ({num_envs}), for each worker has at least one "
+            f"environment; got {num_workers}"
+        )
+    if not 1 <= batch_size <= num_envs:
+        raise ValueError(f"batch_size: expected 1 to num_envs ({num_envs}), got {batch_size}")
+    if backend == "multiprocess" and batch_size != num_envs:
+        raise ValueError(
+            f'batch_size is {batch_size}, but a batch of backend="multiprocess" is all {num_envs} '
+            'environments; use backend="pool"'
+        )
+    if order == "fixed" and num_envs % batch_size:
+        raise ValueError(
+            f'order="fixed" needs a batch_size that divides num_envs ({num_envs}), got {batch_size}'
+        )
 
 
 def make_creators(

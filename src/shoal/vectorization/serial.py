@@ -12,16 +12,6 @@ from shoal.vectorization.envs import EnvGroup, seed_globals
 from shoal.vectorization.stepper import Stepper
 
 
-def add_info(infos, info, row, n):
-    from types import SimpleNamespace
-
-    from gymnasium.vector import VectorEnv
-
-    ns = SimpleNamespace(num_envs=n)
-    ns._add_info = lambda *a: VectorEnv._add_info(ns, *a)
-    ns._add_info(infos, info, row)
-
-
 __all__ = ["SerialBackend"]
 
 # The batch just received, the one before it, and the one being made.
@@ -94,11 +84,7 @@ class SerialBackend:
 
     def infos(self, block: int) -> dict[str, Any]:
         """The infos of a block, as Gymnasium's vector environments give them."""
-        infos: dict[str, Any] = {}
-        first = block * self.num_envs
-        for place, info in self.stepper.take_infos():
-            add_info(infos, info, place - first, self.num_envs)
-        return infos
+        return self.stepper.take_infos(block * self.arena.batch_rows, self.arena.batch_rows)
 
     def call(self, method: str, arguments: Sequence[tuple]) -> list[Any]:
         """Call a method of the group for each environment: ``method(i, *arguments[i])``."""

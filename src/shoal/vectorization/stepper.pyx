@@ -10,26 +10,58 @@ place for each when its step has returned, and report it.
 """
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
-from libc.stdint cimport int64_t, uint8_t
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from shoal.emulation.loop cimport Buffers, EnvLoop, Rows
+from shoal.vectorization.engine cimport (
+    SHOAL_COMMAND,
+    SHOAL_INTERRUPTED,
+    SHOAL_OK,
+    shoal_claim,
+    shoal_complete,
+    shoal_entry_env,
+    shoal_entry_op,
+    shoal_fail,
+    shoal_finish,
+    shoal_next,
+    shoal_wait_work,
+    shoal_worker,
+    shoal_worker_attach,
+)
+from shoal.vectorization.info cimport InfoWriter
 
-__all__ = ["Stepper", "STEP", "RESET", "KEEP"]
+from shoal.vectorization.info import add_info
 
+__all__ = [
+    "Stepper",
+    "serve",
+    "lose_places",
+    "CALL",
+    "GOOD_STEPS",
+    "KEEP",
+    "MOST_FAILURES",
+    "RESET",
+    "STEP",
+]
+
+# What an environment can be told to do. KEEP: deliver once more what it returned last.
 STEP, RESET, KEEP = 0, 1, 2
 cdef enum:
     OP_STEP = 0
     OP_RESET = 1
-    OP_KEEP = 2
+
+CALL = 0  # the one command that a worker knows
 
 # An environment that fails this often in a row, with fewer than GOOD_STEPS steps between, is not
 # worth restarting.
-cdef int MOST_FAILURES = 5
-cdef int GOOD_STEPS = 10
+MOST_FAILURES = 5
+GOOD_STEPS = 10
 
 
 cdef class Stepper:
@@ -44,7 +76,7 @@ cdef class Stepper:
 
     Attributes:
         failure: the first exception that an environment raised, with a note on where; or None.
-        infos: (row of the arena, info) of what was written since the list was last taken.
+        infos: (row of the arena, info) of what was delivered since the list was last taken.
     """
 
     cdef readonly object group, arena
@@ -93,9 +125,13 @@ cdef class Stepper:
             self.advance(ops[env] if op < 0 else op, env, requests)
             self.deliver(env, first_place + env - self.first)
 
-    def take_infos(self):
-        """The infos written since the last call: a list of (row, info)."""
-        infos, self.infos = self.infos, []
+    def take_infos(self, Py_ssize_t first_row, Py_ssize_t num_rows):
+        """The infos delivered since the last call, as Gymnasium's vectors give them."""
+        infos = {}
+        for row, info in self.infos:
+            if info:
+                add_info(infos, info, row - first_row, num_rows)
+        self.infos.clear()
         return infos
 
     cdef int advance(self, int op, Py_ssize_t env, dict requests) except -1:
@@ -138,9 +174,18 @@ cdef class Stepper:
     cdef int _keep_infos(self, Py_ssize_t i, Py_ssize_t place) except -1:
         infos, final_infos = self.loop.take_infos()
         info = infos[i] if infos is not None else None
-        if final_infos is not None:
-            info = {"final_info": final_infos[i], **(info or {})}
-        self.infos.append((place, info))
+        final = final_infos[i] if final_infos is not None else None
+        if self.agents == 1:
+            if final is not None:
+                info = {"final_info": final, **(info or {})}
+            self.infos.append((place, info))
+            return 0
+        # Multi-agent environments have an info for each slot that has one.
+        each = dict(info or {})
+        for slot, one in (final or {}).items():
+            each[slot] = {"final_info": one, **each.get(slot, {})}
+        for slot, one in each.items():
+            self.infos.append((place * self.agents + slot, one))
         return 0
 
     cdef int _failed(self, Py_ssize_t i, error) except -1:
@@ -182,3 +227,90 @@ cdef void lose_rows(Rows* to, Py_ssize_t row, Py_ssize_t count) noexcept:
         to.agent_ids[i] = -1
         to.episode_returns[i] = 0
         to.episode_lengths[i] = 0
+
+
+def lose_places(arena, Py_ssize_t place):
+    """Fill the rows of a place with what `on_error="restart"` delivers for a lost step."""
+    lose_rows(&(<Buffers>arena.buffers).rows, place * <Py_ssize_t>arena.agents_per_env,
+              arena.agents_per_env)
+
+
+def serve(
+    Stepper stepper,
+    memory,
+    int worker,
+    command: Callable[[int], None],
+    requests: Callable[[], dict],
+    spill: Callable[[int, bytes], None],
+    failed: Callable[[Exception], None],
+):
+    """Do what the parent posts, until it closes the vector or is gone.
+
+    Args:
+        stepper: has the environments of this worker.
+        memory: the arena's, which begins with the control block.
+        worker: this worker's index.
+        command: called with the argument of each command.
+        requests: receives the (seed, options) of environments that are to be reset.
+        spill: called with a row of the arena and a message that its info slot can't hold.
+        failed: called with what an environment has raised.
+    """
+    cdef shoal_worker me
+    cdef uint64_t entry
+    cdef uint32_t place
+    cdef int code, op
+    cdef Py_ssize_t env, row, agents = stepper.agents
+    cdef uint8_t[::1] bytes_ = memory
+    cdef InfoWriter writer = InfoWriter(stepper.arena.arrays["infos"], worker)
+    cdef int64_t start
+    cdef dict known = {}
+    cdef list infos
+    shoal_worker_attach(&me, &bytes_[0], worker)
+    while True:
+        start = time.perf_counter_ns() if stepper.profile else 0
+        with nogil:
+            code = shoal_wait_work(&me)
+        if stepper.profile:
+            stepper.counters[2] += time.perf_counter_ns() - start
+        if code == SHOAL_INTERRUPTED:
+            PyErr_CheckSignals()
+            continue
+        if code != SHOAL_OK:
+            return
+        while True:
+            code = shoal_next(&me, &entry)
+            if code == SHOAL_INTERRUPTED:
+                break
+            if code != SHOAL_OK:
+                return
+            op = shoal_entry_op(entry)
+            env = shoal_entry_env(entry)
+            if op >= SHOAL_COMMAND:
+                command(env)
+                shoal_finish(&me)
+                continue
+            if op == OP_RESET and env not in known:
+                known.update(requests())
+            stepper.advance(op, env, known)
+            if op == OP_RESET:
+                del known[env]
+            place = shoal_claim(&me, entry)
+            stepper.deliver(env, place)
+            infos = stepper.infos
+            if agents == 1:
+                message = writer.write(infos[0][1] if infos else None, place)
+                if message is not None:
+                    spill(place, message)
+            else:
+                by_row = dict(infos)
+                for row in range(place * agents, place * agents + agents):
+                    message = writer.write(by_row.get(row), row)
+                    if message is not None:
+                        spill(row, message)
+            if infos:
+                infos.clear()
+            if stepper.failure is not None:
+                failed(stepper.failure)
+                stepper.failure = None
+                shoal_fail(&me, 1)
+            shoal_complete(&me, place)
