@@ -2,24 +2,8 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 
 cdef extern from "c/sync.h" nogil:
-    enum:
-        SHOAL_FIXED
-        SHOAL_FIRST
-        SHOAL_COMMAND
-        SHOAL_OK
-        SHOAL_INTERRUPTED
-        SHOAL_TIMEOUT
-        SHOAL_DEAD
-        SHOAL_FAILED
-        SHOAL_CLOSED
-        SHOAL_NO_PLACE
-        SHOAL_BUSY
-        SHOAL_FULL
-        SHOAL_NO_ENV
-
     ctypedef struct shoal_config:
-        uint32_t num_workers, num_envs, batch_size, num_blocks
-        uint32_t mode, cores
+        uint32_t num_workers, num_envs, batch_size, num_blocks, mode, cores
         int32_t parent_pid
         uint32_t epoch
 
@@ -29,30 +13,29 @@ cdef extern from "c/sync.h" nogil:
     ctypedef struct shoal_worker:
         pass
 
-    uint32_t shoal_entry_env(uint64_t entry)
-    uint32_t shoal_entry_op(uint64_t entry)
-    uint32_t shoal_num_blocks(uint32_t num_envs, uint32_t batch_size)
-    size_t shoal_size(const shoal_config* config)
-    void shoal_init(void* memory, const shoal_config* config)
-    void shoal_parent_attach(shoal_parent* parent, void* memory)
-    void shoal_set_peer(shoal_parent* parent, uint32_t worker, int32_t pid, int32_t pidfd)
-    int shoal_post(shoal_parent* parent, const int32_t* envs, uint32_t count, uint32_t op)
-    int shoal_command(shoal_parent* parent, uint32_t worker, uint32_t command, uint32_t argument)
-    void shoal_close(shoal_parent* parent)
-    int shoal_wait_block(shoal_parent* parent, int64_t deadline, uint32_t* block)
-    void shoal_block_envs(const shoal_parent* parent, uint32_t block, int32_t* envs)
-    uint32_t shoal_current_env(const shoal_parent* parent, uint32_t worker)
-    void shoal_bury(shoal_parent* parent, uint32_t worker)
-    uint32_t shoal_outstanding(const shoal_parent* parent, uint32_t worker, int32_t* envs)
-    uint32_t shoal_place_of(shoal_parent* parent, uint32_t env)
-    void shoal_complete_for(shoal_parent* parent, uint32_t env)
-    int shoal_revive(shoal_parent* parent, uint32_t worker, int32_t pid, int32_t pidfd)
-    void shoal_worker_attach(shoal_worker* worker, void* memory, uint32_t id)
-    int shoal_wait_work(shoal_worker* worker)
-    int shoal_next(shoal_worker* worker, uint64_t* entry)
-    uint32_t shoal_claim(shoal_worker* worker, uint64_t entry)
-    void shoal_complete(shoal_worker* worker, uint32_t place)
-    void shoal_finish(shoal_worker* worker)
-    void shoal_fail(shoal_worker* worker, uint32_t code)
-    int64_t shoal_clock()
-    int shoal_die_with_parent(int signal_number)
+
+cdef class Parent:
+    cdef shoal_parent c
+    cdef shoal_config config
+    cdef unsigned char[::1] memory
+    cdef bint waiting
+    cdef readonly str mode
+    cdef int check(self) except -1
+    cdef int check_worker(self, Py_ssize_t worker) except -1
+
+
+cdef class Worker:
+    """For compiled loops: these work without the interpreter, and must not run after `release`."""
+
+    cdef shoal_worker c
+    cdef unsigned char[::1] memory
+    cdef readonly int op            # of the entry that `next` took
+    cdef readonly Py_ssize_t env    # of that entry; a command's argument
+    cdef uint64_t entry
+    cdef int wait(self) noexcept nogil          # OK, INTERRUPTED, DEAD or CLOSED
+    cdef int next(self) noexcept nogil          # OK, INTERRUPTED (nothing now) or CLOSED
+    cdef Py_ssize_t claim(self) noexcept nogil  # the place for the entry's result
+    cdef void complete(self, Py_ssize_t place) noexcept nogil
+    cdef void finish(self) noexcept nogil       # the command is carried out
+    cdef void fail(self, uint32_t code) noexcept nogil
+    cdef int check(self) except -1

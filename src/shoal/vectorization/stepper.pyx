@@ -15,31 +15,23 @@ from collections.abc import Callable
 import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
+cimport numpy as cnp
+
 from shoal.emulation.loop cimport Buffers, EnvLoop, Rows
-from shoal.vectorization.engine cimport (
-    SHOAL_COMMAND,
-    SHOAL_INTERRUPTED,
-    SHOAL_OK,
-    shoal_claim,
-    shoal_complete,
-    shoal_entry_env,
-    shoal_entry_op,
-    shoal_fail,
-    shoal_finish,
-    shoal_next,
-    shoal_wait_work,
-    shoal_worker,
-    shoal_worker_attach,
-)
+from shoal.vectorization.engine cimport Worker
 from shoal.vectorization.info cimport InfoWriter
 
+from shoal.vectorization.engine import COMMAND, INTERRUPTED, OK
 from shoal.vectorization.info import add_info
+
+cnp.import_array()
 
 __all__ = [
     "Stepper",
+    "collect",
     "serve",
     "lose_places",
     "CALL",
@@ -255,46 +247,41 @@ def serve(
         spill: called with a row of the arena and a message that its info slot can't hold.
         failed: called with what an environment has raised.
     """
-    cdef shoal_worker me
-    cdef uint64_t entry
-    cdef uint32_t place
-    cdef int code, op
-    cdef Py_ssize_t env, row, agents = stepper.agents
-    cdef uint8_t[::1] bytes_ = memory
+    cdef Worker me = Worker(memory, worker)
+    cdef int code, op, ok = OK, interrupted = INTERRUPTED, first_command = COMMAND
+    cdef Py_ssize_t env, row, place, agents = stepper.agents
     cdef InfoWriter writer = InfoWriter(stepper.arena.arrays["infos"], worker)
     cdef int64_t start
     cdef dict known = {}
     cdef list infos
-    shoal_worker_attach(&me, &bytes_[0], worker)
     while True:
         start = time.perf_counter_ns() if stepper.profile else 0
         with nogil:
-            code = shoal_wait_work(&me)
+            code = me.wait()
         if stepper.profile:
             stepper.counters[2] += time.perf_counter_ns() - start
-        if code == SHOAL_INTERRUPTED:
+        if code == interrupted:
             PyErr_CheckSignals()
             continue
-        if code != SHOAL_OK:
+        if code != ok:
             return
         while True:
-            code = shoal_next(&me, &entry)
-            if code == SHOAL_INTERRUPTED:
+            code = me.next()
+            if code == interrupted:
                 break
-            if code != SHOAL_OK:
+            if code != ok:
                 return
-            op = shoal_entry_op(entry)
-            env = shoal_entry_env(entry)
-            if op >= SHOAL_COMMAND:
+            op, env = me.op, me.env
+            if op >= first_command:
                 command(env)
-                shoal_finish(&me)
+                me.finish()
                 continue
             if op == OP_RESET and env not in known:
                 known.update(requests())
             stepper.advance(op, env, known)
             if op == OP_RESET:
                 del known[env]
-            place = shoal_claim(&me, entry)
+            place = me.claim()
             stepper.deliver(env, place)
             infos = stepper.infos
             if agents == 1:
@@ -312,5 +299,27 @@ def serve(
             if stepper.failure is not None:
                 failed(stepper.failure)
                 stepper.failure = None
-                shoal_fail(&me, 1)
-            shoal_complete(&me, place)
+                me.fail(1)
+            me.complete(place)
+
+
+def collect(dict block):
+    """What the caller of `recv` gets for his own: copies of a block's small arrays.
+
+    Returns:
+        (rewards, terminations, truncations, masks, whether an episode has ended in any row).
+    """
+    cdef cnp.ndarray terminations = block["terminations"], truncations = block["truncations"]
+    cdef const uint8_t* first = <const uint8_t*>cnp.PyArray_BYTES(terminations)
+    cdef const uint8_t* second = <const uint8_t*>cnp.PyArray_BYTES(truncations)
+    cdef Py_ssize_t row
+    cdef uint8_t ended = 0
+    for row in range(cnp.PyArray_DIM(terminations, 0)):
+        ended |= first[row] | second[row]
+    return (
+        cnp.PyArray_NewCopy(block["rewards"], cnp.NPY_CORDER),
+        cnp.PyArray_NewCopy(terminations, cnp.NPY_CORDER),
+        cnp.PyArray_NewCopy(truncations, cnp.NPY_CORDER),
+        cnp.PyArray_NewCopy(block["masks"], cnp.NPY_CORDER),
+        ended != 0,
+    )

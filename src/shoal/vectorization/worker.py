@@ -81,7 +81,7 @@ def run_worker(socket_fd: int, arena_fd: int, outbox_fd: int) -> None:
     try:
         setup = pickle.loads(connection.recv_bytes())
         if setup["die_with_thread"]:
-            die_with_parent()
+            die_with_parent(signal.SIGKILL)
         if setup["affinity"] is not None:
             os.sched_setaffinity(0, setup["affinity"])
         sys.path[:] = setup["path"]

@@ -31,9 +31,9 @@ from shoal.emulation.layout import Layout
 from shoal.errors import EmulationError, StepTimeoutError, WorkerDied
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import (
-    FIRST,
-    FIXED,
-    Control,
+    DEAD,
+    FAILED,
+    Parent,
     control_nbytes,
     create_memory,
     map_memory,
@@ -85,6 +85,7 @@ class ProcessBackend:
         self.restarts = 0
         self._pid = os.getpid()
         self._closed = False
+        self._all = np.arange(self.num_envs)
         method = start_method or ("forkserver" if sys.platform == "linux" else "spawn")
         if method not in START_METHODS:
             raise ValueError(f"start_method: expected one of {START_METHODS}, got {method!r}")
@@ -107,7 +108,7 @@ class ProcessBackend:
             }
             for w in range(num_workers)
         ]
-        self._memory_fd, self._outbox_fd = create_memory(), create_memory()
+        self._memory_fd, self._outbox_fd = create_memory(0), create_memory(0)
         self._outbox = Outbox(self._outbox_fd)
         self._processes: list[Process] = []
         self._starter: Starter | None = None
@@ -133,15 +134,14 @@ class ProcessBackend:
         known = json.loads(self.description)
         agents = known["agents_per_env"]
         self._agents = agents
+        mode = "first" if order == "first" and self.batch_size < self.num_envs else "fixed"
+        counts = self.num_workers, self.num_envs, self.batch_size, mode
         geometry = {
             "num_envs": self.num_envs,
             "batch_size": self.batch_size,
             "num_blocks": num_blocks(self.num_envs, self.batch_size),
             "num_workers": self.num_workers,
-            "control_nbytes": control_nbytes(
-                self.num_workers, self.num_envs, self.batch_size,
-                num_blocks(self.num_envs, self.batch_size),
-            ),
+            "control_nbytes": control_nbytes(*counts),
         }
         self._geometry = pickle.dumps({"arena": geometry})
         self.arena = Arena(
@@ -153,16 +153,7 @@ class ProcessBackend:
         os.ftruncate(self._memory_fd, self.arena.nbytes)
         memory = map_memory(self._memory_fd, self.arena.nbytes)
         self.arena.attach(memory)
-        self._control = Control(
-            memory,
-            num_workers=self.num_workers,
-            num_envs=self.num_envs,
-            batch_size=self.batch_size,
-            num_blocks=self.arena.num_blocks,
-            mode=FIRST if order == "first" and self.batch_size < self.num_envs else FIXED,
-            cores=usable_cores(),
-            parent_pid=os.getpid(),
-        )
+        self._control = Parent(memory, *counts, cores=usable_cores())
         for w, process in enumerate(self._processes):
             self._control.set_peer(w, process.pid, process.pidfd)
             process.connection.send_bytes(self._geometry)
@@ -203,11 +194,13 @@ class ProcessBackend:
 
     def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
         """Give environments their next operation: one for all, or one each."""
-        if isinstance(ops, int):
-            self._control.post(env_ids, ops)
-        else:
+        if not isinstance(ops, int):
             for op in np.unique(ops):
                 self._control.post(np.flatnonzero(ops == op), int(op))
+        elif env_ids is None:
+            self._control.post_all(ops)
+        else:
+            self._control.post(env_ids, ops)
         if requests is None:
             return
         # After posting, so that every worker is reading when a large message is written.
@@ -233,15 +226,16 @@ class ProcessBackend:
         deadline = None if limit is None else time.monotonic() + limit
         while True:
             left = None if deadline is None else deadline - time.monotonic()
-            code, detail = self._control.wait_block(left)
-            if code == "ok":
+            block = self._control.wait_block(left)
+            if block >= 0:
                 self._received += 1
-                return detail
-            if code == "failed":
-                raise unpack_error(self._outbox.get(self.arena.num_rows + detail))
-            if code == "timeout":
+                return block
+            worker = self._control.culprit
+            if block == -FAILED:
+                raise unpack_error(self._outbox.get(self.arena.num_rows + worker))
+            if block != -DEAD:
                 raise self._late(limit)
-            self._bury(detail)
+            self._bury(worker)
 
     def _late(self, limit: float | None) -> StepTimeoutError:
         stuck = [self._control.current_env(w) for w in range(self.num_workers)]
@@ -281,7 +275,11 @@ class ProcessBackend:
 
     def env_ids(self, block: int) -> np.ndarray:
         """The environment in each slot of a block."""
-        return self._control.block_envs(block)
+        if self.batch_size == self.num_envs:
+            return self._all
+        env_ids = np.empty(self.batch_size, np.int64)
+        self._control.block_envs(block, env_ids)
+        return env_ids
 
     def infos(self, block: int) -> dict[str, Any]:
         """The infos of a block, as Gymnasium's vector environments give them."""

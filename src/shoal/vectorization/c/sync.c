@@ -295,13 +295,13 @@ static void push(shoal_sync *sync, uint32_t worker, uint64_t entry) {
     peer->tail++;
 }
 
-int shoal_post(shoal_parent *parent, const int32_t *envs, uint32_t count, uint32_t op) {
+int shoal_post(shoal_parent *parent, const int64_t *envs, uint32_t count, uint32_t op) {
     shoal_sync *sync = &parent->sync;
     const shoal_config *config = &sync->config;
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t e = envs ? (uint32_t)envs[i] : i;
+        uint64_t e = envs ? (uint64_t)envs[i] : i;
         int wrong = SHOAL_OK;
-        parent->culprit = e;
+        parent->culprit = e < UINT32_MAX ? (uint32_t)e : UINT32_MAX;
         if (e >= config->num_envs) {
             wrong = SHOAL_NO_PLACE;
         } else if (sync->envs[e].state != SHOAL_IDLE) {
@@ -312,7 +312,7 @@ int shoal_post(shoal_parent *parent, const int32_t *envs, uint32_t count, uint32
         }
         if (wrong) {
             while (i--)
-                sync->envs[envs ? (uint32_t)envs[i] : i].state = SHOAL_IDLE;
+                sync->envs[envs ? (uint64_t)envs[i] : i].state = SHOAL_IDLE;
             return wrong;
         }
         sync->envs[e].state = SHOAL_IN_FLIGHT;
@@ -333,6 +333,7 @@ int shoal_post(shoal_parent *parent, const int32_t *envs, uint32_t count, uint32
         }
         given[env->worker / 64] |= UINT64_C(1) << env->worker % 64;
     }
+    parent->in_flight += count;
     note_parent_cpu(sync);
     for (uint32_t i = 0; i < WORDS(config->num_workers); i++)
         for (uint64_t bits = given[i]; bits; bits &= bits - 1) {
@@ -382,6 +383,10 @@ static int is_done(const shoal_sync *sync, uint32_t e) {
     return env->state == SHOAL_FILLED || (int32_t)(head - env->position) > 0;
 }
 
+static int is_outstanding(const shoal_sync *sync, uint32_t e) {
+    return sync->envs[e].state == SHOAL_IN_FLIGHT && !is_done(sync, e);
+}
+
 /* Is the next block complete? */
 static int is_ready(shoal_parent *parent) {
     shoal_sync *sync = &parent->sync;
@@ -393,6 +398,18 @@ static int is_ready(shoal_parent *parent) {
         if (slot >> 32 != parent->lap || !is_done(sync, (uint32_t)slot))
             return 0;
     }
+    return 1;
+}
+
+/* Has everything been posted that the next block needs? If not, it would never be complete. */
+static int is_posted(const shoal_parent *parent) {
+    const shoal_sync *sync = &parent->sync;
+    uint32_t size = sync->config.batch_size;
+    if (sync->config.mode == SHOAL_FIRST)
+        return parent->in_flight >= size;
+    for (uint32_t place = parent->next * size; place < (parent->next + 1) * size; place++)
+        if (LOAD(&sync->slots[place], relaxed) >> 32 != parent->lap)
+            return 0;
     return 1;
 }
 
@@ -423,6 +440,7 @@ static int receive(shoal_parent *parent, uint32_t *block) {
     for (uint32_t place = b * size; place < (b + 1) * size; place++)
         sync->envs[(uint32_t)LOAD(&sync->slots[place], relaxed)].state = SHOAL_IDLE;
     STORE(&sync->blocks[b].remaining, size, relaxed);
+    parent->in_flight -= size;
     if (parent->recovering && --parent->recovering == 0)
         STORE(&sync->header->recovering, 0, seq_cst);
     if (++parent->next == sync->config.num_blocks) {
@@ -449,19 +467,17 @@ static int is_alive(const shoal_peer *peer) {
     return 1;
 }
 
-/* From now on remaining[] may be wrong (I6), until every block has been received once. */
-static void start_recovering(shoal_parent *parent) {
-    parent->recovering = parent->sync.config.num_blocks;
-    STORE(&parent->sync.header->recovering, 1, seq_cst);
-}
-
 void shoal_bury(shoal_parent *parent, uint32_t worker) {
     shoal_sync *sync = &parent->sync;
+    if (sync->peers[worker].dead)
+        return;
     sync->peers[worker].dead = 1;
     parent->num_dead++;
     /* Asleep for ever, so that others may spin on its core. */
     OR(&sync->header->sleepers[worker / 64], UINT64_C(1) << worker % 64, acq_rel);
-    start_recovering(parent);
+    /* From now on remaining[] may be wrong, until every block has been received once (I6). */
+    parent->recovering = sync->config.num_blocks;
+    STORE(&sync->header->recovering, 1, seq_cst);
 }
 
 /* DEAD and the worker in `culprit`, or OK. */
@@ -489,6 +505,8 @@ int shoal_wait_block(shoal_parent *parent, int64_t deadline, uint32_t *block) {
             return SHOAL_DEAD;
     if (is_ready(parent))
         return receive(parent, block);
+    if (!is_posted(parent))
+        return SHOAL_STARVED;
     if (sync->config.cores > sync->config.num_workers) { /* a core is left for the parent */
         int64_t end = now + parent->spin < deadline ? now + parent->spin : deadline;
         for (uint32_t i = 1; i % 16 || shoal_clock() < end; i++) {
@@ -532,7 +550,7 @@ int shoal_wait_block(shoal_parent *parent, int64_t deadline, uint32_t *block) {
     }
 }
 
-void shoal_block_envs(const shoal_parent *parent, uint32_t block, int32_t *envs) {
+void shoal_block_envs(const shoal_parent *parent, uint32_t block, int64_t *envs) {
     uint32_t size = parent->sync.config.batch_size;
     for (uint32_t i = 0; i < size; i++)
         envs[i] = (int32_t)(uint32_t)LOAD(&parent->sync.slots[block * size + i], relaxed);
@@ -552,12 +570,12 @@ uint32_t shoal_current_env(const shoal_parent *parent, uint32_t worker) {
     return shoal_entry_op(entry) < SHOAL_COMMAND ? shoal_entry_env(entry) : (uint32_t)SHOAL_NO_ENV;
 }
 
-uint32_t shoal_outstanding(const shoal_parent *parent, uint32_t worker, int32_t *envs) {
+uint32_t shoal_outstanding(const shoal_parent *parent, uint32_t worker, int64_t *envs) {
     const shoal_sync *sync = &parent->sync;
     uint32_t count = 0, end = shoal_first_env(&sync->config, worker + 1);
     for (uint32_t e = shoal_first_env(&sync->config, worker); e < end; e++)
-        if (sync->envs[e].state == SHOAL_IN_FLIGHT && !is_done(sync, e))
-            envs[count++] = (int32_t)e;
+        if (is_outstanding(sync, e))
+            envs[count++] = e;
     return count;
 }
 
@@ -578,7 +596,6 @@ uint32_t shoal_place_of(shoal_parent *parent, uint32_t env) {
 
 void shoal_complete_for(shoal_parent *parent, uint32_t env) {
     parent->sync.envs[env].state = SHOAL_FILLED;
-    start_recovering(parent); /* its block is complete without remaining[] saying so */
 }
 
 int shoal_revive(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pidfd) {
@@ -586,11 +603,11 @@ int shoal_revive(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pid
     shoal_line *line = &sync->lines[worker];
     shoal_peer *peer = &sync->peers[worker];
     uint32_t end = shoal_first_env(&sync->config, worker + 1);
+    if (!peer->dead)
+        return SHOAL_BUSY;
     for (uint32_t e = shoal_first_env(&sync->config, worker); e < end; e++)
-        if (sync->envs[e].state == SHOAL_IN_FLIGHT && !is_done(sync, e)) {
-            parent->culprit = e;
+        if (is_outstanding(sync, e))
             return SHOAL_BUSY;
-        }
     STORE(&line->error, 0, relaxed);
     STORE(&line->current, peer->tail, relaxed);
     STORE(&line->head, peer->tail, release); /* its commands are dropped */
