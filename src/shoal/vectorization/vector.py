@@ -22,7 +22,7 @@ from shoal.errors import (
     ResetNeededError,
     StepTimeoutError,
 )
-from shoal.vectorization.stepper import KEEP, RESET, STEP
+from shoal.vectorization.stepper import KEEP, RESET, STEP, collect
 
 __all__ = ["Batch", "Vector"]
 
@@ -106,7 +106,10 @@ class Vector(VectorEnv):
         self._seed = seed
         self._arrays: dict[str, np.ndarray] = {}  # of the last batch
         self._needs_reset = np.ones(self.num_envs, bool)  # DISABLED: episode over, or never begun
-        self._in_flight = np.zeros(self.num_envs, bool)
+        self._num_in_flight = 0  # environments that have been posted and not received
+        self._in_flight = np.zeros(self.num_envs, bool)  # which; kept up in pools only
+        self._debug = debug
+        self._held: list[int] = []  # debug: blocks of the last two batches, the older one first
         self._pending: str | None = None  # what the next recv is waiting for
         self._ended: str | None = None  # why nothing works any more
         self._rows = np.arange(self.num_agents).reshape(self.num_envs, self.agents_per_env)
@@ -156,7 +159,7 @@ class Vector(VectorEnv):
         """
         self._whole("step")
         self.send(actions)
-        return self.recv()[:5]
+        return self._receive(None)[:5]
 
     def _whole(self, name: str) -> None:
         if self.batch_size != self.num_envs:
@@ -176,7 +179,7 @@ class Vector(VectorEnv):
     ) -> None:
         """Reset every environment, see `reset`; `recv` returns their first observations."""
         self._usable()
-        if self._in_flight.any():
+        if self._num_in_flight:
             raise PendingCallError(
                 f"reset: a {self._pending} is pending; call recv until all of its "
                 "environments have answered",
@@ -211,25 +214,24 @@ class Vector(VectorEnv):
             PendingCallError: one of the environments has not answered its last call.
         """
         self._usable()
-        if self._pending is not None and self.batch_size == self.num_envs:
-            raise PendingCallError(
-                f"step: a {self._pending} is pending; call recv first", self._pending
-            )
-        if not self._arrays and self._pending is None:
+        if env_ids is None and self.batch_size == self.num_envs:
+            if self._pending is not None:
+                raise PendingCallError(
+                    f"step: a {self._pending} is pending; call recv first", self._pending
+                )
+            envs, rows = None, slice(None)
+        else:
+            envs = self.env_ids if env_ids is None else self._check_env_ids(env_ids)
+            if self._in_flight[envs].any():
+                busy = envs[self._in_flight[envs]].tolist()
+                raise PendingCallError(f"step: environments {busy} have not answered yet", "step")
+            rows = self._rows[envs].reshape(-1)
+        if not self._arrays:
             raise PendingCallError("step: reset the environments first", "reset")
-        whole = env_ids is None and self.batch_size == self.num_envs
-        envs = self.env_ids if env_ids is None else self._check_env_ids(env_ids)
-        if not whole and self._in_flight[envs].any():
-            busy = envs[self._in_flight[envs]].tolist()
-            raise PendingCallError(f"step: environments {busy} have not answered yet", "step")
-        if self.autoreset is AutoresetMode.DISABLED and self._needs_reset[envs].any():
-            over = envs[self._needs_reset[envs]].tolist()
-            raise ResetNeededError(
-                f"step: the episodes of environments {over} are over, and autoreset is disabled; "
-                'reset them with options={"reset_mask": ...}'
-            )
-        self._write_actions(actions, slice(None) if whole else self._rows[envs].reshape(-1))
-        self._post("step", STEP, None if whole else envs, None)
+        if self.autoreset is AutoresetMode.DISABLED:
+            self._check_not_over(self.env_ids if envs is None else envs)
+        self._write_actions(actions, rows)
+        self._post("step", STEP, envs, None)
 
     def recv(self, timeout: float | None = None) -> Batch:
         """Wait for the next batch: all environments, or the `batch_size` that are ready first.
@@ -243,41 +245,45 @@ class Vector(VectorEnv):
             WorkerDied: a worker process has ended.
             Exception: whatever an environment raised, with a note on where.
         """
+        observations, rewards, terminations, truncations, infos, masks = self._receive(timeout)
+        agent_ids = self._rows[self.env_ids].reshape(-1)
+        return Batch(observations, rewards, terminations, truncations, infos, agent_ids, masks)
+
+    def _receive(self, timeout: float | None) -> tuple:
         self._usable()
-        if int(self._in_flight.sum()) < self.batch_size:
+        if self._num_in_flight < self.batch_size:
             raise PendingCallError(
-                f"recv: {int(self._in_flight.sum())} environments are on their way, and a batch "
-                f"takes {self.batch_size}; send actions first",
+                f"recv: {self._num_in_flight} environments are on their way, and a batch takes "
+                f"{self.batch_size}; send actions first",
                 "step",
             )
+        if self._debug and len(self._held) == 2:  # the call of this recv ends the older one's life
+            self._backend.arena.poison(self._held.pop(0))
         try:
             block = self._backend.wait(timeout)
+            infos = self._backend.infos(block)
         except (StepTimeoutError, KeyboardInterrupt):
             raise
         except Exception as error:
             self._ended = f"ended by an earlier error: {type(error).__name__}: {error}"
             self._finalizer()
             raise
+        if self._debug:
+            self._held.append(block)
         arrays = self._arrays = self._backend.arena.blocks[block]
-        envs = self.env_ids = self._backend.env_ids(block)
-        self._in_flight[envs] = False
-        if not self._in_flight.any():
+        self._num_in_flight -= self.batch_size
+        if self.batch_size != self.num_envs:
+            self.env_ids = self._backend.env_ids(block)
+            self._in_flight[self.env_ids] = False
+        if not self._num_in_flight:
             self._pending = None
-        infos = self._backend.infos(block)
-        terminations, truncations = arrays["terminations"].copy(), arrays["truncations"].copy()
-        ended = terminations | truncations
-        if ended.any():
-            self._end_episodes(arrays, infos, ended)
+        rewards, terminations, truncations, masks, ended = collect(arrays)
+        if ended:
+            self._end_episodes(arrays, infos, terminations | truncations)
         observations = arrays["observations"]
-        return Batch(
-            observations.copy() if self.copy else observations,
-            arrays["rewards"].copy(),
-            terminations,
-            truncations,
-            infos,
-            self._rows[envs].reshape(-1),
-            arrays["masks"].copy(),
-        )
+        if self.copy:
+            observations = observations.copy()
+        return observations, rewards, terminations, truncations, infos, masks
 
     # -- the last batch -----------------------------------------------------------------------
 
@@ -407,6 +413,14 @@ class Vector(VectorEnv):
             raise ValueError(f"env_ids: an environment is named twice in {env_ids!r}")
         return envs
 
+    def _check_not_over(self, envs: np.ndarray) -> None:
+        if self._needs_reset[envs].any():
+            over = envs[self._needs_reset[envs]].tolist()
+            raise ResetNeededError(
+                f"step: the episodes of environments {over} are over, and autoreset is disabled; "
+                'reset them with options={"reset_mask": ...}'
+            )
+
     def _write_actions(self, actions: Any, rows: Any) -> None:
         """Check actions, and only then put them where the environments find them."""
         layout = self.action_layout.flat
@@ -426,7 +440,9 @@ class Vector(VectorEnv):
 
     def _post(self, name: str, ops: Any, envs: np.ndarray | None, requests: Any) -> None:
         self._backend.post(ops, envs, requests)
-        self._in_flight[slice(None) if envs is None else envs] = True
+        self._num_in_flight += self.num_envs if envs is None else len(envs)
+        if self.batch_size != self.num_envs:
+            self._in_flight[slice(None) if envs is None else envs] = True
         self._pending = name
 
     def _end_episodes(self, arrays: dict, infos: dict[str, Any], ended: np.ndarray) -> None:

@@ -28,8 +28,9 @@ from typing import Any
 import cloudpickle
 
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.engine import die_with_parent, map_memory
+from shoal.vectorization.engine import die_with_parent
 from shoal.vectorization.envs import EnvGroup, seed_globals
+from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import Stepper, serve
 
 __all__ = ["Outbox", "THREAD_LIMITS", "fork_server", "run_worker"]

@@ -36,11 +36,11 @@ from shoal.vectorization.engine import (
     Parent,
     control_nbytes,
     create_memory,
-    map_memory,
     num_blocks,
     usable_cores,
 )
 from shoal.vectorization.info import InfoReader
+from shoal.vectorization.memory import map_memory
 from shoal.vectorization.processes import START_METHODS, Process, Starter, in_main_thread
 from shoal.vectorization.stepper import CALL, MOST_FAILURES, RESET, GOOD_STEPS, lose_places
 from shoal.vectorization.worker import Outbox
