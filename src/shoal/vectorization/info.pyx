@@ -1,0 +1,797 @@
+"""Infos: the dicts that environments return, from workers to the parent, as one dict of arrays.
+
+A worker writes the info of each environment into a slot: a fixed number of bytes of the arena. Most
+environments return the same keys with the same types of values every step. The order of keys and
+the types are a *schema*; a slot then holds the schema's number and the bare values. An info that
+has no schema (yet), or does not fit, is *spilled*: its slot says so, and a message (bytes, sent by
+other means) carries the whole dict. The message in which a schema was first used announces it to
+the reader.
+
+    slot      uint32 tag, uint32 worker, then at fixed offsets 8 bytes for each number, the bytes
+              of each array, and what each text or constant needs, then the text itself
+    tag       EMPTY, SPILLED or FIRST_SCHEMA + the worker's number of the schema
+    message   uint32 length of the announcements, announcements (a pickle), info (a pickle)
+
+Invariants:
+- A slot has one writer at a time, and the engine orders its bytes (release) before the batch that
+  the reader takes (acquire): nothing here is atomic.
+- An empty info does not touch a slot that is empty already, so its cache line stays shared.
+- A schema or constant never changes its number, so a slot may be read long after it was written,
+  provided that every message that the worker sent until then was read or `InfoReader.learn`ed.
+- Values that may change while they stay the same object (lists, unknown classes) are never
+  constants.
+- The assembled dict is that of `gymnasium.vector.VectorEnv._add_info` called in the order of rows.
+  The quick way (`store`) serves arrays that match the schema; all else goes through `add_info`.
+"""
+
+from cpython.dict cimport PyDict_CheckExact
+from cpython.exc cimport PyErr_Clear
+from cpython.float cimport PyFloat_FromDouble
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.long cimport PyLong_FromLongLong
+from cpython.object cimport Py_TYPE, PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+cimport numpy as cnp
+
+import io
+import math
+import pickle
+import warnings
+from enum import Enum
+
+import cloudpickle
+import numpy as np
+
+from shoal.errors import EmulationError, ShoalError
+
+cnp.import_array()
+
+__all__ = ["InfoReader", "InfoWriter", "add_info"]
+
+cdef extern from "Python.h":
+    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
+    Py_ssize_t PyDict_GET_SIZE(PyObject* mapping)
+    bint PyDict_Next(PyObject* mapping, Py_ssize_t* at, PyObject** key, PyObject** value)
+    int Py_EnterRecursiveCall(const char* where) except -1
+    void Py_LeaveRecursiveCall()
+    double PyFloat_AS_DOUBLE(PyObject* value)
+    long long PyLong_AsLongLongAndOverflow(PyObject* value, int* overflow) except? -1
+    bint PyUnicode_CheckExact(PyObject* value)
+    int PyUnicode_Compare(PyObject* left, PyObject* right)
+    const char* PyUnicode_AsUTF8AndSize(PyObject* value, Py_ssize_t* size)
+
+cdef extern from "numpy/arrayobject.h":
+    # Declared again for borrowed pointers: with objects, each use would count references.
+    ctypedef struct PyArrayObject:
+        pass
+    bint PyArray_CheckExact(PyObject* value)
+    int PyArray_TYPE(PyArrayObject* array)
+    int PyArray_NDIM(PyArrayObject* array)
+    cnp.npy_intp* PyArray_DIMS(PyArrayObject* array)
+    char* PyArray_BYTES(PyArrayObject* array)
+    bint PyArray_ISCARRAY(PyArrayObject* array)
+    bint PyArray_IS_C_CONTIGUOUS(PyArrayObject* array)
+    bint PyArray_ISNOTSWAPPED(PyArrayObject* array)
+    void PyArray_ScalarAsCtype(PyObject* scalar, void* out)
+    object PyArray_Scalar(void* data, cnp.dtype dtype, object base)
+
+cdef extern from "numpy/arrayscalars.h":
+    ctypedef struct PyDoubleScalarObject:
+        double obval
+
+cdef enum:
+    # What a value is; with the type and shape, that is a field of a signature.
+    INFO, FLOAT, INT, BOOL, NUMBER, ARRAY, TEXT, CONSTANT
+
+cdef enum:
+    # Tags of slots.
+    EMPTY, SPILLED, FIRST_SCHEMA
+
+cdef enum:
+    HEADER = 8          # bytes
+    MAX_DEPTH = 16      # of dicts in dicts
+    # Per worker. They bound what environments can make grow that invent keys or constants.
+    MAX_FIELDS = 1024
+    MAX_SCHEMAS = 64
+    MAX_CONSTANTS = 256
+
+cdef dict TYPES = {
+    INFO: dict, FLOAT: float, INT: int, BOOL: bool, ARRAY: np.ndarray, TEXT: str
+}
+cdef object NUMBERS = frozenset(np.dtype(char).type for char in "bBhHiIlLqQefdgFDG")
+cdef object ARRAY_CHARS = frozenset("?bBhHiIlLqQefdgFDG")
+cdef object DOUBLE = np.float64
+cdef object FINAL_OBS = "final_obs"
+
+
+cdef class Schema:
+    """Where the values of infos with one signature lie in a slot.
+
+    A signature is a tuple of fields (key, kind, dtype character, shape), depth first. Those of
+    kind INFO, of which the first stands for the info itself, have their number of entries in
+    place of a shape.
+    """
+
+    def __cinit__(self, tuple signature):
+        cdef Py_ssize_t i, j
+        cdef Field* field
+        self.signature = signature
+        self.num_fields = len(signature)
+        self.fields = <Field*>calloc(self.num_fields, sizeof(Field))
+        if self.fields == NULL:
+            raise MemoryError
+        self.nbytes = HEADER
+        self.keep = []
+        for i, (key, kind, char, shape) in enumerate(signature):
+            field = &self.fields[i]
+            mask_key = f"_{key}"
+            self.keep.append(mask_key)
+            field.kind = kind
+            field.key = <PyObject*>key
+            field.mask_key = <PyObject*>mask_key
+            field.offset = self.nbytes
+            if kind != CONSTANT:
+                value_type = np.dtype(char).type if kind == NUMBER else TYPES[kind]
+                field.type = <PyObject*>value_type
+            if kind == INFO:
+                field.count = shape
+            elif kind == TEXT or kind == CONSTANT:
+                field.type_num = cnp.NPY_OBJECT
+                field.nbytes = 8
+            else:
+                dtype = np.dtype(char)
+                field.type_num = dtype.num
+                field.ndim = len(shape)
+                for j in range(field.ndim):
+                    field.shape[j + 1] = shape[j]
+                field.nbytes = dtype.itemsize * math.prod(shape)
+            self.nbytes += (field.nbytes + 7) // 8 * 8
+
+    def __dealloc__(self):
+        free(self.fields)
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+cdef class InfoWriter:
+    """Puts infos into slots: one writer for each worker.
+
+    Args:
+        slots: ``(num_slots, capacity)`` uint8, each slot contiguous and aligned to 8 bytes;
+            `capacity` is a multiple of 8, at least 8. Kept alive, not copied.
+        worker: index of this worker, written into each slot.
+    """
+
+    def __cinit__(self, slots, Py_ssize_t worker=0):
+        self.slots = check_slots(slots, True)
+        self.slots_array = slots
+        self.num_slots, self.capacity = slots.shape
+        self.stride = slots.strides[0]
+        self.worker = worker
+        self.schemas, self.constants = [], []
+        self.new_schemas, self.new_constants, self.notes = [], [], []
+        self.fits = {}
+        self.noted = set()
+
+    cpdef object write(self, object info, Py_ssize_t slot):
+        """Write `info` (a dict, or None for an empty one) into a slot.
+
+        Returns:
+            None; or, where the slot can't hold the info, bytes that must reach the reader before
+            this slot and any written later are read.
+
+        Raises:
+            EmulationError: `info` is no dict.
+        """
+        cdef Py_ssize_t number
+        cdef char* at
+        if not 0 <= slot < self.num_slots:
+            raise IndexError(f"slot: expected one of {self.num_slots}, got {slot}")
+        at = self.slots + slot * self.stride
+        if info is None or (
+            PyDict_CheckExact(info) and PyDict_GET_SIZE(<PyObject*>info) == 0
+        ):
+            if (<uint32_t*>at)[0] != EMPTY:
+                (<uint32_t*>at)[0] = EMPTY
+            return None
+        (<uint32_t*>at)[0] = SPILLED
+        (<uint32_t*>at)[1] = <uint32_t>self.worker
+        if PyDict_CheckExact(info):
+            number = self._match(<PyObject*>info, at)
+            if number >= 0:
+                (<uint32_t*>at)[0] = <uint32_t>(FIRST_SCHEMA + number)
+                return None
+            self._learn(info)
+        else:
+            info = dict(items_of(info))
+        return self._message(info)
+
+    cdef Py_ssize_t _match(self, PyObject* info, char* slot) except -2:
+        """Fill the slot by the first schema that fits; its number, or -1."""
+        cdef Py_ssize_t i, number, end, num_schemas = PyList_GET_SIZE(self.schemas)
+        cdef Schema schema
+        for i in range(num_schemas):
+            # The one that fitted last goes first, and the first in its place.
+            number = self.last if i == 0 else 0 if i == self.last else i
+            schema = <Schema>PyList_GET_ITEM(self.schemas, number)
+            end = schema.nbytes
+            if self._fill(schema, 0, info, slot, &end):
+                self.last = number
+                return number
+        return -1
+
+    cdef Py_ssize_t _fill(
+        self, Schema schema, Py_ssize_t at, PyObject* mapping, char* slot, Py_ssize_t* end
+    ) except -1:
+        """Write the values of `mapping`, which is field `at`; the next field, or 0 if none fits."""
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef Field* field
+        cdef char* to
+        cdef const char* text
+        cdef Py_ssize_t size, position = 0
+        cdef int overflow = 0
+        if PyDict_GET_SIZE(mapping) != schema.fields[at].count:
+            return 0
+        at += 1
+        while PyDict_Next(mapping, &position, &key, &value):
+            field = &schema.fields[at]
+            if key != field.key and not (
+                PyUnicode_CheckExact(key) and PyUnicode_Compare(key, field.key) == 0
+            ):
+                return 0
+            if field.type != NULL and <PyObject*>Py_TYPE(<object>value) != field.type:
+                return 0
+            to = slot + field.offset
+            if field.kind == INFO:
+                at = self._fill(schema, at, value, slot, end)
+                if at == 0:
+                    return 0
+                continue
+            at += 1
+            if field.kind == FLOAT:
+                (<double*>to)[0] = PyFloat_AS_DOUBLE(value)
+            elif field.kind == NUMBER:
+                if field.nbytes <= 8:  # where it lies does not depend on the type
+                    memcpy(to, &(<PyDoubleScalarObject*>value).obval, field.nbytes)
+                else:
+                    PyArray_ScalarAsCtype(value, to)
+            elif field.kind == INT:
+                (<int64_t*>to)[0] = PyLong_AsLongLongAndOverflow(value, &overflow)
+                if overflow:
+                    return 0
+            elif field.kind == BOOL:
+                (<uint8_t*>to)[0] = <object>value is True
+            elif field.kind == ARRAY:
+                if not array_fits(field, <PyArrayObject*>value):
+                    return 0
+                memcpy(to, PyArray_BYTES(<PyArrayObject*>value), field.nbytes)
+            elif field.kind == TEXT:
+                text = PyUnicode_AsUTF8AndSize(value, &size)
+                if text == NULL:  # lone surrogates
+                    PyErr_Clear()
+                    return 0
+                if size > self.capacity - end[0]:
+                    return 0
+                memcpy(slot + end[0], text, size)
+                (<uint32_t*>to)[0] = <uint32_t>end[0]
+                (<uint32_t*>to)[1] = <uint32_t>size
+                end[0] += size
+            else:
+                if value != field.constant:
+                    size = index_of(self.constants, value)
+                    if size < 0:
+                        return 0
+                    field.constant, field.number = value, size
+                (<int64_t*>to)[0] = field.number
+        return at
+
+    cdef int _learn(self, dict info) except -1:
+        """Give an info's schema and constants numbers, if it is one that slots can hold."""
+        fields, values, constants = [], [], []
+        if not describe(None, info, fields, values, 0):
+            return 0
+        for value in values:
+            if index_of(self.constants, <PyObject*>value) < 0:
+                if index_of(constants, <PyObject*>value) < 0:
+                    constants.append(value)
+        if len(self.constants) + len(constants) > MAX_CONSTANTS:
+            return 0
+        signature = tuple(fields)
+        if signature not in self.fits:
+            if len(self.fits) == MAX_SCHEMAS:
+                return 0
+            schema = Schema(signature)
+            self.fits[signature] = schema.nbytes <= self.capacity
+            if self.fits[signature]:
+                self.new_schemas.append((len(self.schemas), signature))
+                self.schemas.append(schema)
+        if self.fits[signature]:
+            for value in constants:
+                self.new_constants.append((len(self.constants), value))
+                self.constants.append(value)
+        return 0
+
+    def _message(self, info):
+        """An info whole, with the announcements that are due."""
+        data = self._dump(info)
+        announcements = b""
+        if self.new_schemas or self.new_constants or self.notes:
+            announcements = pickle.dumps((
+                self.worker,
+                self.new_schemas,
+                [(number, self._dump(value)) for number, value in self.new_constants],
+                self.notes,
+            ))
+            self.new_schemas, self.new_constants, self.notes = [], [], []
+        return len(announcements).to_bytes(4, "little") + announcements + data
+
+    def _dump(self, value):
+        try:
+            return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        except Exception:
+            return cloudpickle.dumps(self._picklable(value, "info", 0))
+
+    def _picklable(self, value, path, depth):
+        """`value`, or its repr where it can't be pickled; in dicts, of each value by itself."""
+        if type(value) is dict and depth < MAX_DEPTH:
+            return {
+                self._picklable(key, f"key of {path}", MAX_DEPTH): self._picklable(
+                    item, f"{path}[{key!r}]", depth + 1
+                )
+                for key, item in value.items()
+            }
+        try:
+            cloudpickle.dumps(value)
+            return value
+        except Exception as error:
+            kind = type(value)
+            if (path, kind) not in self.noted:
+                self.noted.add((path, kind))
+                self.notes.append(
+                    f"{path}: {kind.__module__}.{kind.__qualname__} cannot be pickled and is "
+                    f"replaced by its repr: {error}"
+                )
+            return repr(value)
+
+
+cdef Py_ssize_t index_of(list values, PyObject* value) noexcept:
+    """Where this very object is, or -1."""
+    cdef Py_ssize_t i
+    for i in range(PyList_GET_SIZE(values)):
+        if <PyObject*>PyList_GET_ITEM(values, i) == value:
+            return i
+    return -1
+
+
+cdef bint array_fits(Field* field, PyArrayObject* array) noexcept:
+    """Whether the array's bytes are those that the field holds."""
+    cdef int i
+    cdef cnp.npy_intp* dims = PyArray_DIMS(array)
+    if PyArray_TYPE(array) != field.type_num or PyArray_NDIM(array) != field.ndim:
+        return False
+    for i in range(field.ndim):
+        if dims[i] != field.shape[i + 1]:
+            return False
+    return PyArray_IS_C_CONTIGUOUS(array) and PyArray_ISNOTSWAPPED(array)
+
+
+cdef bint describe(key, value, list fields, list constants, int depth) except -1:
+    """Append the fields of a value, and its constants; False if it has no place in a slot."""
+    kind = type(value)
+    if len(fields) == MAX_FIELDS:
+        return False
+    if kind is dict:
+        fields.append((key, INFO, "", len(value)))
+        for name, item in value.items():
+            # A key that may be another's mask, and the key that Gymnasium treats as no other, are
+            # left to `add_info`.
+            if type(name) is not str or name.startswith("_") or name == FINAL_OBS:
+                return False
+            if depth == MAX_DEPTH or not describe(name, item, fields, constants, depth + 1):
+                return False
+        return True
+    if kind is float:
+        field = (key, FLOAT, "d", ())
+    elif kind is bool:
+        field = (key, BOOL, "?", ())
+    elif kind is int and -(2**63) <= value < 2**63:
+        field = (key, INT, np.dtype(np.int64).char, ())
+    elif kind in NUMBERS:
+        field = (key, NUMBER, np.dtype(kind).char, ())
+    elif kind is np.ndarray:
+        dtype = value.dtype
+        if not (dtype.char in ARRAY_CHARS and dtype.isnative and value.flags.c_contiguous):
+            return False
+        if value.ndim > MAX_NDIM:
+            return False
+        field = (key, ARRAY, dtype.char, value.shape)
+    elif kind is str:
+        field = (key, TEXT, "", ())
+    elif value is None or kind is np.bool_ or (
+        isinstance(value, Enum) and not isinstance(value, (dict, np.ndarray, np.number))
+    ):
+        field = (key, CONSTANT, "", ())
+        constants.append(value)
+    else:
+        return False
+    fields.append(field)
+    return True
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+cdef class InfoReader:
+    """Assembles what the `InfoWriter`s of `num_workers` workers wrote."""
+
+    def __cinit__(self, Py_ssize_t num_workers):
+        self.schemas = {}
+        self.worker_schemas = [[None] * MAX_SCHEMAS for _ in range(num_workers)]
+        self.worker_constants = [[None] * MAX_CONSTANTS for _ in range(num_workers)]
+
+    def forget(self, Py_ssize_t worker):
+        """Start anew with a worker whose place another process (with a new writer) has taken."""
+        self.worker_schemas[worker] = [None] * MAX_SCHEMAS
+        self.worker_constants[worker] = [None] * MAX_CONSTANTS
+
+    cpdef object learn(self, bytes message):
+        """Take note of what a message announces; returns the pickle of its info.
+
+        `read` does this. It is for messages of batches that are thrown away.
+        """
+        data = memoryview(message)
+        end = 4 + int.from_bytes(data[:4], "little")
+        if end > 4:
+            worker, schemas, constants, notes = pickle.loads(data[4:end])
+            for number, signature in schemas:
+                schema = self.schemas.setdefault(signature, Schema(signature))
+                self.worker_schemas[worker][number] = schema
+            for number, constant in constants:
+                self.worker_constants[worker][number] = load(constant, None)
+            for note in notes:
+                warnings.warn(note, RuntimeWarning)
+        return data[end:]
+
+    cpdef dict read(
+        self, cnp.ndarray slots, dict messages=None, dict infos=None, cnp.ndarray rows=None
+    ):
+        """The infos in `slots`, one row each, as Gymnasium's dict of arrays with ``_key`` masks.
+
+        Args:
+            slots: ``(num_rows, capacity)`` uint8, of the layout that `InfoWriter` takes.
+            messages: row -> what `InfoWriter.write` returned for it, of the rows that were spilled.
+            infos: the dict to add to; default a new one.
+            rows: ``(num_rows,)`` bool: which rows to read; default all.
+
+        Returns:
+            `infos`, whose arrays are new and have `num_rows` rows.
+
+        Raises:
+            ShoalError: a message is missing.
+            Exception: as NumPy raises it where a row's value can't be stored into the array that
+                an earlier row's value determined.
+        """
+        cdef Py_ssize_t row, worker, number, stride, num_rows = len(slots)
+        cdef const char* slot = check_slots(slots, False)
+        cdef const uint8_t* chosen = NULL
+        cdef uint32_t tag
+        cdef Schema schema
+        cdef list schemas, constants
+        if infos is None:
+            infos = {}
+        if rows is not None:
+            if rows.dtype != np.bool_ or (<object>rows).shape != (num_rows,):
+                raise ValueError(f"rows: expected bool ({num_rows},), got {rows!r}")
+            rows = np.ascontiguousarray(rows)
+            chosen = <const uint8_t*>cnp.PyArray_BYTES(rows)
+        spilled = {}
+        if messages:
+            for place, message in messages.items():
+                spilled[place] = self.learn(message)
+        self.batch += 1
+        stride = cnp.PyArray_STRIDE(slots, 0)
+        slot -= stride
+        for row in range(num_rows):
+            slot += stride
+            tag = (<const uint32_t*>slot)[0]
+            if tag == EMPTY or (chosen != NULL and not chosen[row]):
+                continue
+            if tag == SPILLED:
+                if row not in spilled:
+                    raise ShoalError(f"infos: the message with the info of row {row} is missing")
+                add_info(infos, load(spilled[row], {}), row, num_rows)
+                continue
+            worker = (<const uint32_t*>slot)[1]
+            number = tag - FIRST_SCHEMA
+            if worker >= PyList_GET_SIZE(self.worker_schemas):
+                raise ShoalError(f"infos: row {row} was written by an unknown worker, {worker}")
+            schemas = <list>PyList_GET_ITEM(self.worker_schemas, worker)
+            if number >= MAX_SCHEMAS or schemas[number] is None:
+                raise ShoalError(
+                    f"infos: row {row} has schema {number} of worker {worker}, which no message "
+                    "has announced"
+                )
+            schema = <Schema>PyList_GET_ITEM(schemas, number)
+            constants = <list>PyList_GET_ITEM(self.worker_constants, worker)
+            if schema.batch != self.batch:
+                schema.batch = self.batch
+                schema.direct = prepare(schema, 0, infos, num_rows) > 0
+            if schema.direct:
+                store(schema, constants, slot, row)
+            else:
+                info = {}
+                rebuild(schema, 0, info, constants, slot)
+                add_info(infos, info, row, num_rows)
+        return infos
+
+
+cdef Py_ssize_t prepare(
+    Schema schema, Py_ssize_t at, dict infos, Py_ssize_t num_rows
+) except -1:
+    """Find or make the columns of field `at`, a dict; the next field, or 0 if one doesn't match."""
+    cdef Py_ssize_t i, count = schema.fields[at].count
+    cdef Field* field
+    cdef PyObject* found
+    cdef PyObject* mask
+    at += 1
+    for i in range(count):
+        field = &schema.fields[at]
+        found = PyDict_GetItemWithError(<PyObject*>infos, field.key)
+        mask = PyDict_GetItemWithError(<PyObject*>infos, field.mask_key)
+        if (found == NULL) != (mask == NULL):
+            return 0
+        field.shape[0] = num_rows
+        if found == NULL:
+            if field.kind == INFO:
+                column = {}
+            elif field.type_num == cnp.NPY_OBJECT:
+                column = cnp.PyArray_EMPTY(1, field.shape, cnp.NPY_OBJECT, 0)  # full of None
+            else:
+                column = cnp.PyArray_ZEROS(field.ndim + 1, field.shape, field.type_num, 0)
+            masks = cnp.PyArray_ZEROS(1, field.shape, cnp.NPY_BOOL, 0)
+            infos[<object>field.key] = column
+            infos[<object>field.mask_key] = masks
+            found, mask = <PyObject*>column, <PyObject*>masks
+        if not is_column(mask, cnp.NPY_BOOL, 1, field.shape):
+            return 0
+        field.mask = <uint8_t*>PyArray_BYTES(<PyArrayObject*>mask)
+        if field.kind == INFO:
+            if not PyDict_CheckExact(<object>found):
+                return 0
+            at = prepare(schema, at, <dict>found, num_rows)
+            if at == 0:
+                return 0
+            continue
+        if not is_column(found, field.type_num, field.ndim + 1, field.shape):
+            return 0
+        field.column = PyArray_BYTES(<PyArrayObject*>found)
+        at += 1
+    return at
+
+
+cdef int store(Schema schema, list constants, const char* slot, Py_ssize_t row) except -1:
+    """Store a slot's values into the columns, which `prepare` has found to match."""
+    cdef Py_ssize_t i
+    cdef Field* field
+    cdef const char* source
+    cdef PyObject** entry
+    for i in range(1, schema.num_fields):
+        field = &schema.fields[i]
+        source = slot + field.offset
+        field.mask[row] = True
+        if field.kind == INFO:
+            continue
+        if field.type_num == cnp.NPY_OBJECT:
+            value = object_at(field, constants, slot)
+            entry = <PyObject**>field.column + row
+            Py_INCREF(value)
+            Py_XDECREF(entry[0])
+            entry[0] = <PyObject*>value
+        elif field.nbytes == 8:
+            memcpy(field.column + row * 8, source, 8)
+        else:
+            memcpy(field.column + row * field.nbytes, source, field.nbytes)
+    return 0
+
+
+cdef bint is_column(PyObject* value, int type_num, int ndim, cnp.npy_intp* shape) noexcept:
+    cdef int i
+    cdef PyArrayObject* array = <PyArrayObject*>value
+    if not PyArray_CheckExact(value) or not PyArray_ISCARRAY(array):
+        return False
+    if PyArray_TYPE(array) != type_num or PyArray_NDIM(array) != ndim:
+        return False
+    for i in range(ndim):
+        if PyArray_DIMS(array)[i] != shape[i]:
+            return False
+    return True
+
+
+cdef Py_ssize_t rebuild(
+    Schema schema, Py_ssize_t at, dict info, list constants, const char* slot
+) except -1:
+    """Make again the dict that was written into a slot, from field `at`; the next field."""
+    cdef Py_ssize_t i, count = schema.fields[at].count
+    cdef Field* field
+    at += 1
+    for i in range(count):
+        field = &schema.fields[at]
+        if field.kind == INFO:
+            value = {}
+            at = rebuild(schema, at, value, constants, slot)
+        else:
+            value = object_at(field, constants, slot)
+            at += 1
+        info[<object>field.key] = value
+    return at
+
+
+cdef object object_at(Field* field, list constants, const char* slot):
+    """The value of a field, any but a dict."""
+    cdef const char* at = slot + field.offset
+    if field.kind == FLOAT:
+        return PyFloat_FromDouble((<const double*>at)[0])
+    if field.kind == INT:
+        return PyLong_FromLongLong((<const int64_t*>at)[0])
+    if field.kind == BOOL:
+        return at[0] != 0
+    if field.kind == NUMBER:
+        return PyArray_Scalar(<void*>at, cnp.PyArray_DescrFromType(field.type_num), None)
+    if field.kind == ARRAY:
+        array = cnp.PyArray_SimpleNew(field.ndim, &field.shape[1], field.type_num)
+        memcpy(cnp.PyArray_BYTES(array), at, field.nbytes)
+        return array
+    if field.kind == TEXT:
+        return PyUnicode_DecodeUTF8(
+            slot + (<const uint32_t*>at)[0], (<const uint32_t*>at)[1], NULL
+        )
+    return constants[(<const int64_t*>at)[0]]
+
+
+cdef char* check_slots(slots, bint write) except NULL:
+    cdef char* start
+    if isinstance(slots, cnp.ndarray):
+        start = cnp.PyArray_BYTES(slots)
+        if cnp.PyArray_NDIM(slots) == 2 and cnp.PyArray_TYPE(slots) == cnp.NPY_UINT8 and (
+            cnp.PyArray_DIM(slots, 1) >= HEADER and cnp.PyArray_STRIDE(slots, 1) == 1
+            and (not write or cnp.PyArray_ISWRITEABLE(slots))
+        ):
+            if (<size_t>start | cnp.PyArray_DIM(slots, 1) | cnp.PyArray_STRIDE(slots, 0)) % 8 == 0:
+                return start
+    got = f"{slots.dtype} {slots.shape}" if isinstance(slots, np.ndarray) else type(slots)
+    raise ValueError(
+        f"slots: expected {'writeable ' * write}uint8 (num_slots, a multiple of 8), each slot "
+        f"contiguous and aligned to 8 bytes; got {got}"
+    )
+
+
+def load(data, default):
+    """Unpickle. Objects of classes that can't be imported here become text; at worst `default`."""
+    try:
+        return pickle.loads(data)
+    except Exception as error:
+        warnings.warn(f"infos: a worker sent what cannot be read here ({error})", RuntimeWarning)
+    try:
+        return LenientUnpickler(io.BytesIO(data)).load()
+    except Exception:
+        return default
+
+
+class LenientUnpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        try:
+            return super().find_class(module, name)
+        except Exception:
+            return type(name, (UnknownObject,), {"__module__": module})
+
+
+class UnknownObject(str):
+    """An object of a class that can't be imported here: the class and what it was made from."""
+
+    def __new__(cls, *arguments):
+        text = ", ".join(map(repr, arguments))
+        return super().__new__(cls, f"{cls.__module__}.{cls.__name__}({text})")
+
+    def __setstate__(self, state):
+        pass
+
+
+# -- one info at a time ----------------------------------------------------------------------------
+
+
+cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows) except -1:
+    """Add one environment's info to the infos of all, exactly as Gymnasium's vectors do.
+
+    Every key of `info` becomes an array of `num_rows` entries, and ``_key`` a mask of the rows that
+    have it. The array's dtype and shape are those of the first value: a Python or NumPy number's,
+    an array's, else object. Dicts are assembled in the same way, one level down. Whole values under
+    ``"final_obs"`` go into an object array.
+
+    Raises:
+        EmulationError: `info` is no dict, or a key holds a dict in one row and not in another.
+        Exception: as NumPy raises it where a value can't be stored into the array of its key.
+    """
+    cdef PyObject* found
+    cdef PyObject* mask
+    cdef cnp.npy_intp length = num_rows
+    for key, value in (info if PyDict_CheckExact(info) else dict(items_of(info))).items():
+        mask_key = f"_{key}"
+        found = PyDict_GetItemWithError(<PyObject*>infos, <PyObject*>key)
+        if isinstance(value, dict) and key != FINAL_OBS:
+            array = {} if found == NULL else <object>found
+            if type(array) is dict:
+                Py_EnterRecursiveCall(" in an info")
+                try:
+                    add_info(array, value, row, num_rows)
+                finally:
+                    Py_LeaveRecursiveCall()
+            elif value:
+                raise EmulationError(
+                    f"infos: {key!r} is a dict in row {row}, but not in an earlier row"
+                )
+        else:
+            array = new_column(key, value, num_rows) if found == NULL else <object>found
+            assign(array, row, value)
+        if found == NULL:
+            infos[key] = array
+        mask = PyDict_GetItemWithError(<PyObject*>infos, <PyObject*>mask_key)
+        if mask == NULL:
+            masks = cnp.PyArray_ZEROS(1, &length, cnp.NPY_BOOL, 0)
+            assign(masks, row, True)
+            infos[mask_key] = masks
+        else:
+            assign(<object>mask, row, True)
+    return 0
+
+
+cdef object items_of(info):
+    try:
+        return info.items()
+    except AttributeError:
+        raise EmulationError(f"info: expected a dict, got {type(info).__name__}") from None
+
+
+cdef object new_column(key, value, cnp.npy_intp num_rows):
+    kind = type(value)
+    if key != FINAL_OBS:
+        if kind is float:
+            return cnp.PyArray_ZEROS(1, &num_rows, cnp.NPY_DOUBLE, 0)
+        if kind is int or kind is bool or issubclass(kind, np.number):
+            return np.zeros(num_rows, kind)
+        if isinstance(value, np.ndarray):
+            return np.zeros((num_rows, *value.shape), value.dtype)
+    return cnp.PyArray_EMPTY(1, &num_rows, cnp.NPY_OBJECT, 0)  # full of None
+
+
+cdef int assign(array, Py_ssize_t row, value) except -1:
+    """``array[row] = value``, with short ways for the common numbers."""
+    cdef PyArrayObject* to = <PyArrayObject*>array
+    cdef int type_num, overflow = 0
+    cdef long long number
+    kind = type(value)
+    if PyArray_CheckExact(<PyObject*>array) and PyArray_ISCARRAY(to) and PyArray_NDIM(to) == 1 and (
+        0 <= row < PyArray_DIMS(to)[0]
+    ):
+        type_num = PyArray_TYPE(to)
+        if type_num == cnp.NPY_BOOL:
+            if kind is bool:
+                PyArray_BYTES(to)[row] = value is True
+                return 0
+        elif type_num == cnp.NPY_DOUBLE:
+            if kind is float or kind is DOUBLE:
+                (<double*>PyArray_BYTES(to))[row] = PyFloat_AS_DOUBLE(<PyObject*>value)
+                return 0
+        elif type_num == cnp.NPY_INT64 and kind is int:
+            number = PyLong_AsLongLongAndOverflow(<PyObject*>value, &overflow)
+            if not overflow:
+                (<int64_t*>PyArray_BYTES(to))[row] = number
+                return 0
+    array[row] = value
+    return 0
