@@ -63,7 +63,7 @@ class Pipe:
         self.slots = self.memory[:, :capacity]
         self.slots[:] = 0
         self.writers = [InfoWriter(self.slots, worker) for worker in range(num_workers)]
-        self.reader = InfoReader(num_workers)
+        self.reader = InfoReader()
 
     def write(self, infos, workers=None):
         """Write row -> info; returns the messages. Rows without an info become empty."""
@@ -77,7 +77,7 @@ class Pipe:
         return messages
 
     def send(self, infos, workers=None):
-        return self.reader.read(self.slots, self.write(infos, workers))
+        return self.reader.read(self.slots, self.write(infos, workers).get)
 
 
 class Colour(enum.Enum):
@@ -200,7 +200,7 @@ def test_any_stream_gives_what_gymnasium_gives(stream, capacity):
         before = copy.deepcopy(infos)
         expected, expected_error = outcome(gymnasium_infos, infos, NUM_ROWS)
         messages = pipe.write(infos, workers)
-        got = outcome(pipe.reader.read, pipe.slots, messages)
+        got = outcome(pipe.reader.read, pipe.slots, messages.get)
         check_outcome(*got, expected, expected_error)
         check_outcome(*outcome(one_by_one, infos, NUM_ROWS), expected, expected_error)
         assert_same(infos, before)
@@ -240,7 +240,7 @@ def test_values_differ_by_row_and_step():
         workers = [int(rng.integers(2)) for _ in range(6)]
         messages = pipe.write(infos, workers)
         assert step < 10 or not messages  # by then both workers have seen every constant
-        assert_same(pipe.reader.read(pipe.slots, messages), gymnasium_infos(infos, 6))
+        assert_same(pipe.reader.read(pipe.slots, messages.get), gymnasium_infos(infos, 6))
 
 
 def make(name):
@@ -275,7 +275,7 @@ def test_infos_of_real_environments(name, empty):
     for _ in range(30):
         messages = pipe.write(infos)
         num_messages.append(len(messages))
-        got = pipe.reader.read(pipe.slots, messages)
+        got = pipe.reader.read(pipe.slots, messages.get)
         assert_same(got, gymnasium_infos(infos, 3))
         assert (not got) == empty
         infos = {}
@@ -296,36 +296,6 @@ def test_a_known_schema_needs_no_message_whatever_objects_its_keys_are():
     assert set(pipe.write({0: {"speed": 1}})) == {0}
     assert set(pipe.write({0: {"speed": np.float64(1)}})) == {0}
     assert set(pipe.write({0: {"speed": 1.0, "more": 1.0}})) == {0}
-
-
-def test_only_chosen_rows_are_read():
-    pipe = Pipe(num_rows=4)
-    infos = {row: {"a": float(row)} for row in range(4)}
-    messages = pipe.write(infos)
-    got = pipe.reader.read(pipe.slots, messages, None, np.array([False, True, False, True]))
-    assert_same(got, gymnasium_infos({1: infos[1], 3: infos[3]}, 4))
-
-
-def test_reading_adds_to_given_infos():
-    pipe = Pipe(num_rows=2)
-    infos = gymnasium_infos({0: {"a": 1}}, 2)
-    pipe.send({1: {"a": 2.5}})
-    messages = pipe.write({1: {"a": 2.5}})
-    got = pipe.reader.read(pipe.slots, messages, infos)
-    assert got is infos
-    assert_same(got, gymnasium_infos({0: {"a": 1}, 1: {"a": 2.5}}, 2))
-
-
-@pytest.mark.parametrize("given", [{"a": 3}, {"a": np.zeros(2)}, {"_a": np.zeros(2, bool)}])
-def test_given_infos_of_another_form_are_not_written_past(given):
-    """A column without its mask, or a mask without a column: what `_add_info` makes of it."""
-    pipe = Pipe(num_rows=2)
-    pipe.send({1: {"a": 2.5}})
-    vector = VectorEnv()
-    vector.num_envs = 2
-    expected, expected_error = outcome(vector._add_info, copy.deepcopy(given), {"a": 2.5}, 1)
-    got, error = outcome(pipe.reader.read, pipe.slots, pipe.write({1: {"a": 2.5}}), given)
-    check_outcome(got, error, expected, expected_error)
 
 
 def test_arrays_are_new_each_time_and_outlive_the_slots():
@@ -419,12 +389,12 @@ def test_classes_that_only_the_worker_has_become_text(tmp_path, monkeypatch):
     spilled = slots.copy()
     spilled[:, 0] = 1
     with pytest.warns(RuntimeWarning, match="only_there"):
-        got = pipe.reader.read(spilled, first)
+        got = pipe.reader.read(spilled, first.get)
         assert got["kind"][0] == "only_there.Kind('human')"
-        got = pipe.reader.read(spilled, point)
+        got = pipe.reader.read(spilled, point.get)
         assert (got["point"][0], got["score"][0]) == ("only_there.Point()", 2.5)
-        assert pipe.reader.read(spilled, bag) == {}
-        got = pipe.reader.read(slots)
+        assert pipe.reader.read(spilled, bag.get) == {}
+        got = pipe.reader.read(slots, None)
     assert (got["kind"][0], got["score"][0]) == ("only_there.Kind('human')", 1.5)
 
 
@@ -436,30 +406,32 @@ def test_messages_may_be_learned_early_twice_and_in_any_order():
         pipe.reader.learn(message)
     for info in infos:
         assert pipe.write({0: info}) == {}
-        assert_same(pipe.reader.read(pipe.slots), gymnasium_infos({0: info}, 1))
+        assert_same(pipe.reader.read(pipe.slots, None), gymnasium_infos({0: info}, 1))
 
 
-def test_a_worker_that_was_replaced_starts_anew():
-    pipe = Pipe(num_rows=2, num_workers=2)
-    pipe.send({0: {"a": 1.0}, 1: {"a": 1.0}}, workers=[0, 1])
-    pipe.writers[1] = InfoWriter(pipe.slots, 1)
-    pipe.reader.forget(1)
-    infos = {0: {"a": 2.0}, 1: {"b": 3, "a": 1}}
-    for _ in range(2):
-        assert_same(pipe.send(infos, workers=[0, 1]), gymnasium_infos(infos, 2))
-    pipe.reader.forget(0)
-    with pytest.raises(ShoalError, match="row 0 has schema 0 of worker 0"):
-        pipe.send(infos, workers=[0, 1])
+def test_slots_of_a_worker_that_was_replaced_can_still_be_read():
+    pipe = Pipe(num_rows=3)
+    pipe.send({0: {"a": 1.0, "b": Colour.RED}})
+    assert pipe.write({0: {"a": 2.0, "b": Colour.RED}}) == {}
+    replacement = InfoWriter(pipe.slots, 1)
+    messages = {1: replacement.write({"c": 3, "b": Colour.BLUE}, 1)}
+    assert replacement.write({"c": 4, "b": Colour.BLUE}, 2) is None
+    infos = {
+        0: {"a": 2.0, "b": Colour.RED},
+        1: {"c": 3, "b": Colour.BLUE},
+        2: {"c": 4, "b": Colour.BLUE},
+    }
+    assert_same(pipe.reader.read(pipe.slots, messages.get), gymnasium_infos(infos, 3))
 
 
 def test_a_message_that_is_missing_is_named():
     pipe = Pipe(num_rows=2)
-    messages = pipe.write({1: {"a": [1]}})
-    with pytest.raises(ShoalError, match="row 1"):
-        pipe.reader.read(pipe.slots, {0: messages[1]})
-    with pytest.raises(ShoalError, match="unknown worker, 3"):
-        InfoWriter(pipe.slots, 3).write({"a": 1}, 0)
-        pipe.reader.read(np.where(pipe.slots == 1, 2, pipe.slots))
+    pipe.write({1: {"a": 1}})
+    with pytest.raises(ShoalError, match="the message of row 1 is missing"):
+        pipe.reader.read(pipe.slots, {}.get)
+    assert pipe.write({1: {"a": 1}}) == {}
+    with pytest.raises(ShoalError, match="row 1 has schema 0 of writer 0, which no message"):
+        pipe.reader.read(pipe.slots, None)
 
 
 def test_a_failed_assignment_leaves_the_reader_usable():
@@ -513,22 +485,16 @@ def frozen(array):
 )
 def test_unsuitable_slots_are_refused(slots):
     with pytest.raises(ValueError, match=r"slots: expected writeable uint8 \(num_slots"):
-        InfoWriter(slots)
+        InfoWriter(slots, 0)
 
 
 def test_a_slot_out_of_range_is_refused():
-    writer = InfoWriter(np.zeros((2, 64), np.uint8))
+    writer = InfoWriter(np.zeros((2, 64), np.uint8), 0)
     for slot in (-1, 2):
         with pytest.raises(IndexError, match=f"expected one of 2, got {slot}"):
             writer.write({"a": 1}, slot)
 
 
-@pytest.mark.parametrize("rows", [np.ones(3, bool), np.ones(2, np.uint8)])
-def test_unsuitable_rows_are_refused(rows):
-    with pytest.raises(ValueError, match=r"rows: expected bool \(2,\)"):
-        InfoReader(1).read(np.zeros((2, 64), np.uint8), None, None, rows)
-
-
 def test_messages_hold_the_info_as_an_ordinary_pickle():
-    message = InfoWriter(np.zeros((1, 64), np.uint8)).write({"list": [1, 2]}, 0)
-    assert pickle.loads(InfoReader(1).learn(message)) == {"list": [1, 2]}
+    message = InfoWriter(np.zeros((1, 64), np.uint8), 0).write({"list": [1, 2]}, 0)
+    assert pickle.loads(InfoReader().learn(message)) == {"list": [1, 2]}
