@@ -243,6 +243,55 @@ def test_values_differ_by_row_and_step():
         assert_same(pipe.reader.read(pipe.slots, messages.get), gymnasium_infos(infos, 6))
 
 
+@pytest.mark.parametrize(
+    "known, other",
+    [
+        ({"a": 1}, {"a": 2**63}),
+        ({"a": 1}, {"a": True}),
+        ({"a": True}, {"a": np.True_}),
+        ({"a": 1.5}, {"a": np.float64(2.5)}),
+        ({"a": np.float64(1.5)}, {"a": Metres(2.5)}),
+        ({"a": np.int64(1)}, {"a": np.timedelta64(2, "s")}),
+        ({"a": "x"}, {"a": "\ud800"}),
+        ({"a": "x"}, {"a": "x" * 120}),
+        ({"a": "x", "b": "y"}, {"a": "x" * 60, "b": "y" * 60}),
+        ({"a": Colour.RED}, {"a": "x"}),
+        ({"a": Colour.RED}, {"a": None}),
+        ({"a": Colour.RED, "b": Colour.RED}, {"a": Colour.BLUE, "b": Colour.RED}),
+        ({"a": np.arange(3)}, {"a": np.arange(3) > 1}),
+        ({"a": np.arange(3.0)}, {"a": np.arange(6.0)[::2]}),
+        ({"a": np.arange(3.0)}, {"a": np.arange(3.0).astype(">f8")}),
+        ({"a": np.arange(3.0)}, {"a": np.arange(3.0)[None]}),
+        ({"a": np.arange(3.0)}, {"a": np.ma.array([1.0, 2.0, 3.0])}),
+        ({"a": np.eye(2)}, {"a": np.array([[1.0, 2], [3, 4]]).T}),
+        ({"a": 1, "b": 2}, {"b": 3, "a": 4}),
+        ({"a": 1, "b": 2}, {"a": 3}),
+        ({"a": 1}, {"a": 2, "b": 3}),
+        ({"a": 1}, {"A": 2}),
+        ({"a": 1.0}, {"a": 2.0, "_a": 3.0}),
+        ({"a": 1.0}, {"_a": 3.0, "a": 2.0}),
+        ({"a": {"b": 1}}, {"a": {"b": 2, "c": 3}}),
+        ({"a": {"b": 1}, "c": 2}, {"a": {"c": 2}}),
+        ({"a": {"b": 1}}, {"a": {}}),
+        ({"a": {"b": 1}}, {"a": 3}),
+        ({"a": {"b": 1}}, {"a": OrderedDict(b=2)}),
+        ({"a": {"b": 1}}, {"final_obs": {"b": 2}, "a": {"final_obs": 3}}),
+    ],
+)
+def test_what_nearly_has_a_known_schema(known, other):
+    """Alone and beside what it resembles, on both sides, when either's schema is known."""
+    for mixed in (
+        {1: other},
+        {0: known, 1: other, 2: known},
+        {0: other, 1: known},
+        {0: other, 1: other},
+    ):
+        pipe = Pipe(num_rows=3, capacity=128)
+        for infos in ({0: known}, mixed, {0: other}, mixed, {0: known}, mixed):
+            expected = outcome(gymnasium_infos, infos, 3)
+            check_outcome(*outcome(pipe.send, infos), *expected)
+
+
 def make(name):
     if name.startswith("NetHack"):
         pytest.importorskip("nle")
