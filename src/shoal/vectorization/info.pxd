@@ -1,5 +1,5 @@
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cimport numpy as cnp
 
@@ -41,7 +41,7 @@ cdef class InfoWriter:
     cdef object slots_array
     cdef char* slots
     cdef Py_ssize_t num_slots, stride, capacity, last
-    cdef readonly Py_ssize_t worker
+    cdef readonly uint32_t number
     cdef list schemas, constants, new_schemas, new_constants, notes
     cdef dict fits                      # signature -> whether slots have room for it
     cdef set noted
@@ -54,13 +54,11 @@ cdef class InfoWriter:
 
 
 cdef class InfoReader:
-    cdef dict schemas                   # signature -> Schema, one for all workers
-    cdef list worker_schemas, worker_constants
+    cdef dict schemas                   # signature -> Schema, one for all writers
+    cdef dict known                     # number of a writer -> its schemas, its constants
     cdef uint64_t batch
     cpdef object learn(self, bytes message)
-    cpdef dict read(
-        self, cnp.ndarray slots, dict messages=*, dict infos=*, cnp.ndarray rows=*
-    )
+    cpdef dict read(self, cnp.ndarray slots, fetch)
 
 
 cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows) except -1

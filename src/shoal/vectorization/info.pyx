@@ -7,17 +7,18 @@ has no schema (yet), or does not fit, is *spilled*: its slot says so, and a mess
 other means) carries the whole dict. The message in which a schema was first used announces it to
 the reader.
 
-    slot      uint32 tag, uint32 worker, then at fixed offsets 8 bytes for each number, the bytes
+    slot      uint32 tag, uint32 writer, then at fixed offsets 8 bytes for each number, the bytes
               of each array, and what each text or constant needs, then the text itself
-    tag       EMPTY, SPILLED or FIRST_SCHEMA + the worker's number of the schema
+    tag       EMPTY, SPILLED or FIRST_SCHEMA + the writer's number of the schema
     message   uint32 length of the announcements, announcements (a pickle), info (a pickle)
 
 Invariants:
 - A slot has one writer at a time, and the engine orders its bytes (release) before the batch that
   the reader takes (acquire): nothing here is atomic.
 - An empty info does not touch a slot that is empty already, so its cache line stays shared.
-- A schema or constant never changes its number, so a slot may be read long after it was written,
-  provided that every message that the worker sent until then was read or `InfoReader.learn`ed.
+- A schema or constant never changes its number, and a writer's number is never given to another:
+  so a slot may be read long after it was written, even after its worker has been replaced,
+  provided that every message sent before was read, or given to `InfoReader.learn`.
 - Values that may change while they stay the same object (lists, unknown classes) are never
   constants.
 - The assembled dict is that of `gymnasium.vector.VectorEnv._add_info` called in the order of rows.
@@ -160,20 +161,21 @@ cdef class Schema:
 
 
 cdef class InfoWriter:
-    """Puts infos into slots: one writer for each worker.
+    """Puts infos into slots: one writer for each worker process.
 
     Args:
         slots: ``(num_slots, capacity)`` uint8, each slot contiguous and aligned to 8 bytes;
             `capacity` is a multiple of 8, at least 8. Kept alive, not copied.
-        worker: index of this worker, written into each slot.
+        number: of this writer, less than ``2**32``; the reader must never have met another writer
+            of the same number, so a process that replaces another needs a new one.
     """
 
-    def __cinit__(self, slots, Py_ssize_t worker=0):
-        self.slots = check_slots(slots)
+    def __cinit__(self, slots, uint32_t number):
+        self.slots = check_slots(slots, True)
         self.slots_array = slots
         self.num_slots, self.capacity = slots.shape
         self.stride = slots.strides[0]
-        self.worker = worker
+        self.number = number
         self.schemas, self.constants = [], []
         self.new_schemas, self.new_constants, self.notes = [], [], []
         self.fits = {}
@@ -201,7 +203,7 @@ cdef class InfoWriter:
                 (<uint32_t*>at)[0] = EMPTY
             return None
         (<uint32_t*>at)[0] = SPILLED
-        (<uint32_t*>at)[1] = <uint32_t>self.worker
+        (<uint32_t*>at)[1] = self.number
         if PyDict_CheckExact(info):
             number = self._match(<PyObject*>info, at)
             if number >= 0:
@@ -324,7 +326,7 @@ cdef class InfoWriter:
         announcements = b""
         if self.new_schemas or self.new_constants or self.notes:
             announcements = pickle.dumps((
-                self.worker,
+                self.number,
                 self.new_schemas,
                 [(number, self._dump(value)) for number, value in self.new_constants],
                 self.notes,
@@ -429,17 +431,11 @@ cdef bint describe(key, value, list fields, list constants, int depth) except -1
 
 
 cdef class InfoReader:
-    """Assembles what the `InfoWriter`s of `num_workers` workers wrote."""
+    """Assembles what `InfoWriter`s wrote, of any number of workers."""
 
-    def __cinit__(self, Py_ssize_t num_workers):
+    def __cinit__(self):
         self.schemas = {}
-        self.worker_schemas = [[None] * MAX_SCHEMAS for _ in range(num_workers)]
-        self.worker_constants = [[None] * MAX_CONSTANTS for _ in range(num_workers)]
-
-    def forget(self, Py_ssize_t worker):
-        """Start anew with a worker whose place another process (with a new writer) has taken."""
-        self.worker_schemas[worker] = [None] * MAX_SCHEMAS
-        self.worker_constants[worker] = [None] * MAX_CONSTANTS
+        self.known = {}
 
     cpdef object learn(self, bytes message):
         """Take note of what a message announces; returns the pickle of its info.
@@ -449,88 +445,69 @@ cdef class InfoReader:
         data = memoryview(message)
         end = 4 + int.from_bytes(data[:4], "little")
         if end > 4:
-            worker, schemas, constants, notes = pickle.loads(data[4:end])
+            writer, schemas, constants, notes = pickle.loads(data[4:end])
+            if writer not in self.known:
+                self.known[writer] = [None] * MAX_SCHEMAS, [None] * MAX_CONSTANTS
             for number, signature in schemas:
                 schema = self.schemas.setdefault(signature, Schema(signature))
-                self.worker_schemas[worker][number] = schema
+                self.known[writer][0][number] = schema
             for number, constant in constants:
-                self.worker_constants[worker][number] = load(constant, None)
+                self.known[writer][1][number] = load(constant, None)
             for note in notes:
                 warnings.warn(note, RuntimeWarning)
         return data[end:]
 
-    def spilled(self, cnp.ndarray slots):
-        """The rows of `slots` whose info is in a message: a list, or None if there are none."""
-        cdef Py_ssize_t row
-        cdef const char* slot = cnp.PyArray_BYTES(slots)
-        rows = None
-        for row in range(cnp.PyArray_DIM(slots, 0)):
-            if (<const uint32_t*>(slot + row * cnp.PyArray_STRIDE(slots, 0)))[0] == SPILLED:
-                rows = rows or []
-                rows.append(row)
-        return rows
-
-    cpdef dict read(
-        self, cnp.ndarray slots, dict messages=None, dict infos=None, cnp.ndarray rows=None
-    ):
+    cpdef dict read(self, cnp.ndarray slots, fetch):
         """The infos in `slots`, one row each, as Gymnasium's dict of arrays with ``_key`` masks.
 
         Args:
             slots: ``(num_rows, capacity)`` uint8, of the layout that `InfoWriter` takes.
-            messages: row -> what `InfoWriter.write` returned for it, of the rows that were spilled.
-            infos: the dict to add to; default a new one.
-            rows: ``(num_rows,)`` bool: which rows to read; default all.
+            fetch: called with each row whose info was spilled; returns the message that
+                `InfoWriter.write` made for it.
 
         Returns:
-            `infos`, whose arrays are new and have `num_rows` rows.
+            A new dict of new arrays, each of `num_rows` rows.
 
         Raises:
-            ShoalError: a message is missing.
+            ShoalError: a message is missing, of this batch or of an earlier one.
+            EmulationError: see `add_info`.
             Exception: as NumPy raises it where a row's value can't be stored into the array that
                 an earlier row's value determined.
         """
-        cdef Py_ssize_t row, worker, number, stride, num_rows = len(slots)
-        cdef const char* slot = check_slots(slots)
-        cdef const uint8_t* chosen = NULL
+        cdef Py_ssize_t row, number, stride, num_rows = len(slots)
+        cdef const char* slot
+        cdef const char* start = check_slots(slots, False)
+        cdef int64_t writer = -1
         cdef uint32_t tag
         cdef Schema schema
         cdef list schemas, constants
-        if infos is None:
-            infos = {}
-        if rows is not None:
-            if rows.dtype != np.bool_ or (<object>rows).shape != (num_rows,):
-                raise ValueError(f"rows: expected bool ({num_rows},), got {rows!r}")
-            rows = np.ascontiguousarray(rows)
-            chosen = <const uint8_t*>cnp.PyArray_BYTES(rows)
-        spilled = {}
-        if messages:
-            for place, message in messages.items():
-                spilled[place] = self.learn(message)
-        self.batch += 1
+        infos, spilled = {}, {}
         stride = cnp.PyArray_STRIDE(slots, 0)
-        slot -= stride
         for row in range(num_rows):
-            slot += stride
+            if (<const uint32_t*>(start + row * stride))[0] == SPILLED:
+                message = fetch(row)
+                if not message:
+                    raise ShoalError(f"infos: the message of row {row} is missing")
+                spilled[row] = self.learn(message)
+        self.batch += 1
+        for row in range(num_rows):
+            slot = start + row * stride
             tag = (<const uint32_t*>slot)[0]
-            if tag == EMPTY or (chosen != NULL and not chosen[row]):
+            if tag == EMPTY:
                 continue
             if tag == SPILLED:
-                if row not in spilled:
-                    raise ShoalError(f"infos: the message with the info of row {row} is missing")
                 add_info(infos, load(spilled[row], {}), row, num_rows)
                 continue
-            worker = (<const uint32_t*>slot)[1]
+            if writer != (<const uint32_t*>slot)[1]:
+                writer = (<const uint32_t*>slot)[1]
+                schemas, constants = self.known.get(writer, ([None] * MAX_SCHEMAS, None))
             number = tag - FIRST_SCHEMA
-            if worker >= PyList_GET_SIZE(self.worker_schemas):
-                raise ShoalError(f"infos: row {row} was written by an unknown worker, {worker}")
-            schemas = <list>PyList_GET_ITEM(self.worker_schemas, worker)
             if number >= MAX_SCHEMAS or schemas[number] is None:
                 raise ShoalError(
-                    f"infos: row {row} has schema {number} of worker {worker}, which no message "
+                    f"infos: row {row} has schema {number} of writer {writer}, which no message "
                     "has announced"
                 )
             schema = <Schema>PyList_GET_ITEM(schemas, number)
-            constants = <list>PyList_GET_ITEM(self.worker_constants, worker)
             if schema.batch != self.batch:
                 schema.batch = self.batch
                 schema.direct = prepare(schema, 0, infos, num_rows) > 0
@@ -666,19 +643,20 @@ cdef object object_at(Field* field, list constants, const char* slot):
     return constants[(<const int64_t*>at)[0]]
 
 
-cdef char* check_slots(slots) except NULL:
+cdef char* check_slots(slots, bint write) except NULL:
     cdef char* start
     if isinstance(slots, cnp.ndarray):
         start = cnp.PyArray_BYTES(slots)
         if cnp.PyArray_NDIM(slots) == 2 and cnp.PyArray_TYPE(slots) == cnp.NPY_UINT8 and (
             cnp.PyArray_DIM(slots, 1) >= HEADER and cnp.PyArray_STRIDE(slots, 1) == 1
+            and (not write or cnp.PyArray_ISWRITEABLE(slots))
         ):
             if (<size_t>start | cnp.PyArray_DIM(slots, 1) | cnp.PyArray_STRIDE(slots, 0)) % 8 == 0:
                 return start
     got = f"{slots.dtype} {slots.shape}" if isinstance(slots, np.ndarray) else type(slots)
     raise ValueError(
-        "slots: expected uint8 (num_slots, a multiple of 8), each contiguous and aligned to 8 "
-        f"bytes; got {got}"
+        f"slots: expected {'writeable ' * write}uint8 (num_slots, a multiple of 8), each slot "
+        f"contiguous and aligned to 8 bytes; got {got}"
     )
 
 
