@@ -67,7 +67,7 @@ static void run(uint32_t cores, uint32_t workers, uint32_t envs, uint32_t batch,
     void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     shoal_parent parent;
     pid_t pids[64];
-    int32_t *ids = (int32_t *)malloc(envs * sizeof *ids);
+    int64_t *ids = (int64_t *)malloc(envs * sizeof *ids);
     int count = mean > 50000 ? 4000 : 20000;
     int64_t *times = (int64_t *)malloc(count * sizeof *times);
     uint32_t block;

@@ -4,7 +4,8 @@
  *
  * threads  workers are threads, so that ThreadSanitizer sees both sides; ROWS results in all
  * fork     workers are processes
- * crash    workers are processes that kill themselves at random points of the protocol
+ * crash    workers are processes that kill themselves at random points of the protocol, or are
+ *          killed at random instants
  * orphans  the parent is killed; its workers must notice
  *
  * Each mode goes through random configurations, in which the points between two steps of a
@@ -177,7 +178,8 @@ static uint32_t conduct(world *w, uint64_t num_rows) {
     uint32_t posted[MAX_ENVS] = {0}, ops[MAX_ENVS] = {0}, in_flight = 0, deaths = 0;
     uint32_t commands[MAX_WORKERS] = {0}, reported[MAX_WORKERS] = {0};
     uint32_t block, expected = 0, group = 0, num_groups = c->num_envs / c->batch_size;
-    int32_t ids[MAX_ENVS], idle[MAX_ENVS], num_idle = 0;
+    int64_t ids[MAX_ENVS], idle[MAX_ENVS];
+    int32_t num_idle = 0;
     row held[2][MAX_ENVS];
     uint32_t held_block[2] = {UINT32_MAX, UINT32_MAX};
     pthread_t threads[MAX_WORKERS];
@@ -200,13 +202,14 @@ static uint32_t conduct(world *w, uint64_t num_rows) {
         }
     }
     for (uint32_t e = 0; e < c->num_envs; e++)
-        idle[num_idle++] = (int32_t)e;
+        idle[num_idle++] = e;
 
     while (!closing) {
         /* Post: FIXED, all that is idle; FIRST, at least as much as the next block needs. Some of
          * it apart, in any order. */
         for (int32_t i = num_idle - 1; i > 0; i--) {
-            int32_t j = (int32_t)draw((uint32_t)i + 1), swap = idle[i];
+            int32_t j = (int32_t)draw((uint32_t)i + 1);
+            int64_t swap = idle[i];
             idle[i] = idle[j];
             idle[j] = swap;
         }
@@ -229,7 +232,7 @@ static uint32_t conduct(world *w, uint64_t num_rows) {
             for (uint32_t i = 0; i < count; i++)
                 posted[idle[num_idle + (int32_t)i]]++;
             if (one_in(50)) { /* what is in flight cannot be posted, and nothing else is then */
-                int32_t twice[2] = {num_idle ? idle[0] : -1, idle[num_idle]};
+                int64_t twice[2] = {num_idle ? idle[0] : -1, idle[num_idle]};
                 CHECK(shoal_post(&parent, twice, 2, 0) == (num_idle ? SHOAL_BUSY : SHOAL_NO_PLACE));
             }
         }
@@ -241,6 +244,8 @@ static uint32_t conduct(world *w, uint64_t num_rows) {
                 commands[worker]++;
         }
 
+        if (w->crash && one_in(300)) /* at any instant, not only at the points */
+            kill(pids[draw(c->num_workers)], SIGKILL);
         for (uint32_t h = 0; h < 2; h++) /* both blocks held are as they were */
             if (held_block[h] != UINT32_MAX)
                 CHECK(!memcmp(held[h], &w->rows[held_block[h] * c->batch_size],
@@ -256,7 +261,7 @@ static uint32_t conduct(world *w, uint64_t num_rows) {
         }
         if (result == SHOAL_DEAD) {
             uint32_t dead = parent.culprit;
-            int32_t lost[MAX_ENVS];
+            int64_t lost[MAX_ENVS];
             int status;
             CHECK(w->crash);
             CHECK(waitpid(pids[dead], &status, 0) == pids[dead] && WIFSIGNALED(status));
@@ -274,7 +279,7 @@ static uint32_t conduct(world *w, uint64_t num_rows) {
                 close(pidfds[dead]);
             CHECK(shoal_revive(&parent, dead, 0, -1) == SHOAL_OK);
             commands[dead] = 0;
-            w->crash_chance = deaths++ < 100000 ? w->crash_chance : 0;
+            deaths++;
             pids[dead] = fork_worker(w, dead, deaths, &pidfds[dead]);
             shoal_set_peer(&parent, dead, pids[dead], pidfds[dead]);
             continue;

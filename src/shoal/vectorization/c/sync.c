@@ -295,13 +295,13 @@ static void push(shoal_sync *sync, uint32_t worker, uint64_t entry) {
     peer->tail++;
 }
 
-int shoal_post(shoal_parent *parent, const int32_t *envs, uint32_t count, uint32_t op) {
+int shoal_post(shoal_parent *parent, const int64_t *envs, uint32_t count, uint32_t op) {
     shoal_sync *sync = &parent->sync;
     const shoal_config *config = &sync->config;
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t e = envs ? (uint32_t)envs[i] : i;
+        uint64_t e = envs ? (uint64_t)envs[i] : i;
         int wrong = SHOAL_OK;
-        parent->culprit = e;
+        parent->culprit = e < UINT32_MAX ? (uint32_t)e : UINT32_MAX;
         if (e >= config->num_envs) {
             wrong = SHOAL_NO_PLACE;
         } else if (sync->envs[e].state != SHOAL_IDLE) {
@@ -312,7 +312,7 @@ int shoal_post(shoal_parent *parent, const int32_t *envs, uint32_t count, uint32
         }
         if (wrong) {
             while (i--)
-                sync->envs[envs ? (uint32_t)envs[i] : i].state = SHOAL_IDLE;
+                sync->envs[envs ? (uint64_t)envs[i] : i].state = SHOAL_IDLE;
             return wrong;
         }
         sync->envs[e].state = SHOAL_IN_FLIGHT;
@@ -381,6 +381,10 @@ static int is_done(const shoal_sync *sync, uint32_t e) {
     const shoal_env *env = &sync->envs[e];
     uint32_t head = LOAD(&sync->lines[env->worker].head, seq_cst);
     return env->state == SHOAL_FILLED || (int32_t)(head - env->position) > 0;
+}
+
+static int is_outstanding(const shoal_sync *sync, uint32_t e) {
+    return sync->envs[e].state == SHOAL_IN_FLIGHT && !is_done(sync, e);
 }
 
 /* Is the next block complete? */
@@ -471,6 +475,8 @@ static void start_recovering(shoal_parent *parent) {
 
 void shoal_bury(shoal_parent *parent, uint32_t worker) {
     shoal_sync *sync = &parent->sync;
+    if (sync->peers[worker].dead)
+        return;
     sync->peers[worker].dead = 1;
     parent->num_dead++;
     /* Asleep for ever, so that others may spin on its core. */
@@ -548,7 +554,7 @@ int shoal_wait_block(shoal_parent *parent, int64_t deadline, uint32_t *block) {
     }
 }
 
-void shoal_block_envs(const shoal_parent *parent, uint32_t block, int32_t *envs) {
+void shoal_block_envs(const shoal_parent *parent, uint32_t block, int64_t *envs) {
     uint32_t size = parent->sync.config.batch_size;
     for (uint32_t i = 0; i < size; i++)
         envs[i] = (int32_t)(uint32_t)LOAD(&parent->sync.slots[block * size + i], relaxed);
@@ -568,12 +574,12 @@ uint32_t shoal_current_env(const shoal_parent *parent, uint32_t worker) {
     return shoal_entry_op(entry) < SHOAL_COMMAND ? shoal_entry_env(entry) : (uint32_t)SHOAL_NO_ENV;
 }
 
-uint32_t shoal_outstanding(const shoal_parent *parent, uint32_t worker, int32_t *envs) {
+uint32_t shoal_outstanding(const shoal_parent *parent, uint32_t worker, int64_t *envs) {
     const shoal_sync *sync = &parent->sync;
     uint32_t count = 0, end = shoal_first_env(&sync->config, worker + 1);
     for (uint32_t e = shoal_first_env(&sync->config, worker); e < end; e++)
-        if (sync->envs[e].state == SHOAL_IN_FLIGHT && !is_done(sync, e))
-            envs[count++] = (int32_t)e;
+        if (is_outstanding(sync, e))
+            envs[count++] = e;
     return count;
 }
 
@@ -602,11 +608,11 @@ int shoal_revive(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pid
     shoal_line *line = &sync->lines[worker];
     shoal_peer *peer = &sync->peers[worker];
     uint32_t end = shoal_first_env(&sync->config, worker + 1);
+    if (!peer->dead)
+        return SHOAL_BUSY;
     for (uint32_t e = shoal_first_env(&sync->config, worker); e < end; e++)
-        if (sync->envs[e].state == SHOAL_IN_FLIGHT && !is_done(sync, e)) {
-            parent->culprit = e;
+        if (is_outstanding(sync, e))
             return SHOAL_BUSY;
-        }
     STORE(&line->error, 0, relaxed);
     STORE(&line->current, peer->tail, relaxed);
     STORE(&line->head, peer->tail, release); /* its commands are dropped */

@@ -247,7 +247,7 @@ void shoal_parent_attach(shoal_parent *parent, void *memory);
 void shoal_set_peer(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pidfd);
 /* Give environments to their workers with this op (< SHOAL_COMMAND; 0 is a step). `envs` NULL:
  * 0 ... count - 1. On an error nothing has been posted. OK, NO_PLACE, BUSY or DEAD. */
-int shoal_post(shoal_parent *parent, const int32_t *envs, uint32_t count, uint32_t op);
+int shoal_post(shoal_parent *parent, const int64_t *envs, uint32_t count, uint32_t op);
 /* Give a command (< 128) with an argument (< 2^24) to a worker, behind what it has to do already.
  * OK, FULL or DEAD. */
 int shoal_command(shoal_parent *parent, uint32_t worker, uint32_t command, uint32_t argument);
@@ -260,7 +260,7 @@ void shoal_close(shoal_parent *parent);
  * or STARVED, after any of which it may be called again. */
 int shoal_wait_block(shoal_parent *parent, int64_t deadline, uint32_t *block);
 /* The environment in each slot of a block that has been received. */
-void shoal_block_envs(const shoal_parent *parent, uint32_t block, int32_t *envs);
+void shoal_block_envs(const shoal_parent *parent, uint32_t block, int64_t *envs);
 /* The environment that worker is at, or SHOAL_NO_ENV: to name one that is stuck. */
 uint32_t shoal_current_env(const shoal_parent *parent, uint32_t worker);
 
@@ -268,10 +268,10 @@ uint32_t shoal_current_env(const shoal_parent *parent, uint32_t worker);
  * shoal_outstanding lists, get its place, write what the user shall see there, complete it; then
  * start another process and shoal_revive. Until then shoal_wait_block keeps returning DEAD. */
 void shoal_bury(shoal_parent *parent, uint32_t worker);
-uint32_t shoal_outstanding(const shoal_parent *parent, uint32_t worker, int32_t *envs);
+uint32_t shoal_outstanding(const shoal_parent *parent, uint32_t worker, int64_t *envs);
 uint32_t shoal_place_of(shoal_parent *parent, uint32_t env);
 void shoal_complete_for(shoal_parent *parent, uint32_t env);
-/* BUSY (with the environment) while the dead worker's results have not all been completed. */
+/* BUSY unless the worker is dead and all its results have been completed. */
 int shoal_revive(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pidfd);
 
 /* The worker's side. */
