@@ -467,6 +467,12 @@ static int is_alive(const shoal_peer *peer) {
     return 1;
 }
 
+/* From now on remaining[] may be wrong (I6), until every block has been received once. */
+static void start_recovering(shoal_parent *parent) {
+    parent->recovering = parent->sync.config.num_blocks;
+    STORE(&parent->sync.header->recovering, 1, seq_cst);
+}
+
 void shoal_bury(shoal_parent *parent, uint32_t worker) {
     shoal_sync *sync = &parent->sync;
     if (sync->peers[worker].dead)
@@ -475,9 +481,7 @@ void shoal_bury(shoal_parent *parent, uint32_t worker) {
     parent->num_dead++;
     /* Asleep for ever, so that others may spin on its core. */
     OR(&sync->header->sleepers[worker / 64], UINT64_C(1) << worker % 64, acq_rel);
-    /* From now on remaining[] may be wrong, until every block has been received once (I6). */
-    parent->recovering = sync->config.num_blocks;
-    STORE(&sync->header->recovering, 1, seq_cst);
+    start_recovering(parent);
 }
 
 /* DEAD and the worker in `culprit`, or OK. */
@@ -596,6 +600,7 @@ uint32_t shoal_place_of(shoal_parent *parent, uint32_t env) {
 
 void shoal_complete_for(shoal_parent *parent, uint32_t env) {
     parent->sync.envs[env].state = SHOAL_FILLED;
+    start_recovering(parent); /* its block is complete without remaining[] saying so */
 }
 
 int shoal_revive(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pidfd) {
