@@ -11,7 +11,6 @@ from shoal.vectorization.arena import Arena
 from shoal.vectorization.envs import EnvGroup, seed_globals
 from shoal.vectorization.stepper import Stepper
 
-
 __all__ = ["SerialBackend"]
 
 # The batch just received, the one before it, and the one being made.

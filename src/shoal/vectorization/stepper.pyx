@@ -223,14 +223,16 @@ cdef void lose_rows(Rows* to, Py_ssize_t row, Py_ssize_t count) noexcept:
 
 def lose_places(arena, Py_ssize_t place):
     """Fill the rows of a place with what `on_error="restart"` delivers for a lost step."""
-    lose_rows(&(<Buffers>arena.buffers).rows, place * <Py_ssize_t>arena.agents_per_env,
-              arena.agents_per_env)
+    cdef Py_ssize_t agents = arena.agents_per_env
+    lose_rows(&(<Buffers>arena.buffers).rows, place * agents, agents)
+    arena.arrays["infos"][place * agents : (place + 1) * agents] = 0
 
 
 def serve(
     Stepper stepper,
     memory,
     int worker,
+    number,
     command: Callable[[int], None],
     requests: Callable[[], dict],
     spill: Callable[[int, bytes], None],
@@ -242,6 +244,7 @@ def serve(
         stepper: has the environments of this worker.
         memory: the arena's, which begins with the control block.
         worker: this worker's index.
+        number: of this process as a writer of infos, which no other has had.
         command: called with the argument of each command.
         requests: receives the (seed, options) of environments that are to be reset.
         spill: called with a row of the arena and a message that its info slot can't hold.
@@ -250,7 +253,7 @@ def serve(
     cdef Worker me = Worker(memory, worker)
     cdef int code, op, ok = OK, interrupted = INTERRUPTED, first_command = COMMAND
     cdef Py_ssize_t env, row, place, agents = stepper.agents
-    cdef InfoWriter writer = InfoWriter(stepper.arena.arrays["infos"], worker)
+    cdef InfoWriter writer = InfoWriter(stepper.arena.arrays["infos"], number)
     cdef int64_t start
     cdef dict known = {}
     cdef list infos

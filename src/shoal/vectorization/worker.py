@@ -19,7 +19,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -36,16 +35,16 @@ from shoal.vectorization.stepper import Stepper, serve
 __all__ = ["Outbox", "THREAD_LIMITS", "fork_server", "run_worker"]
 
 # One core for each worker: libraries that would use all of them are told so before they load.
-THREAD_LIMITS = {
-    name: "1"
-    for name in (
+THREAD_LIMITS = dict.fromkeys(
+    (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
         "VECLIB_MAXIMUM_THREADS",
         "NUMEXPR_NUM_THREADS",
-    )
-}
+    ),
+    "1",
+)
 
 
 class Outbox:
@@ -116,7 +115,7 @@ def run_worker(socket_fd: int, arena_fd: int, outbox_fd: int) -> None:
             message = error_message(error, f"in worker {worker}")
             outbox.put(arena.num_rows + worker, message)
 
-        serve(stepper, memory, worker, command, requests, outbox.put, failed)
+        serve(stepper, memory, worker, setup["writer"], command, requests, outbox.put, failed)
     except (EOFError, OSError):
         pass  # the parent is gone, or has closed
     finally:
@@ -177,6 +176,7 @@ def fork_server(server_fd: int, arena_fd: int, outbox_fd: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=server_fd)
+    server.setblocking(False)
     wake_read, wake_write = os.pipe()
     for fd in (wake_read, wake_write):
         os.set_blocking(fd, False)
@@ -200,7 +200,7 @@ def fork_server(server_fd: int, arena_fd: int, outbox_fd: int) -> None:
                     code = os.waitstatus_to_exitcode(status)
                     server.send(b"%d %d\n" % (pid, code))
             try:
-                message, fds, _, _ = socket.recv_fds(server, 1, 1, socket.MSG_DONTWAIT)
+                message, fds, _, _ = socket.recv_fds(server, 1, 1)
             except BlockingIOError:
                 continue
             if not message:

@@ -42,7 +42,7 @@ from shoal.vectorization.engine import (
 from shoal.vectorization.info import InfoReader
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.processes import START_METHODS, Process, Starter, in_main_thread
-from shoal.vectorization.stepper import CALL, MOST_FAILURES, RESET, GOOD_STEPS, lose_places
+from shoal.vectorization.stepper import CALL, GOOD_STEPS, MOST_FAILURES, RESET, lose_places
 from shoal.vectorization.worker import Outbox
 
 __all__ = ["ProcessBackend"]
@@ -95,6 +95,7 @@ class ProcessBackend:
         self._setups = [
             {
                 "worker": w,
+                "writer": w,
                 "first": self._first[w],
                 "creators": cloudpickle.dumps(list(creators[self._first[w] : self._first[w + 1]])),
                 "emulation": emulation,
@@ -157,7 +158,7 @@ class ProcessBackend:
         for w, process in enumerate(self._processes):
             self._control.set_peer(w, process.pid, process.pidfd)
             process.connection.send_bytes(self._geometry)
-        self._infos = InfoReader(self.num_workers)
+        self._infos = InfoReader()
         self._failures = [0] * self.num_workers
         self._started = [0] * self.num_workers  # batches received when each worker was started
         self._received = 0
@@ -266,10 +267,11 @@ class ProcessBackend:
         self._processes[worker].release()
         assert self._starter is not None
         process = self._processes[worker] = self._starter.start()
-        process.connection.send_bytes(pickle.dumps({**self._setups[worker]}))
+        # Whoever writes infos needs a number that no other process has had.
+        setup = {**self._setups[worker], "writer": self.num_workers + self.restarts}
+        process.connection.send_bytes(pickle.dumps(setup))
         self._check_same(worker, self._receive(worker).decode())
         process.connection.send_bytes(self._geometry)
-        self._infos.forget(worker)
         self._started[worker] = self._received
         self._control.revive(worker, process.pid, process.pidfd)
 
@@ -283,12 +285,10 @@ class ProcessBackend:
 
     def infos(self, block: int) -> dict[str, Any]:
         """The infos of a block, as Gymnasium's vector environments give them."""
-        slots = self.arena.blocks[block]["infos"]
-        spilled = self._infos.spilled(slots)
-        if spilled is None:
-            return self._infos.read(slots)
         first = block * self.arena.batch_rows
-        return self._infos.read(slots, {row: self._outbox.get(first + row) for row in spilled})
+        return self._infos.read(
+            self.arena.blocks[block]["infos"], lambda row: self._outbox.get(first + row)
+        )
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
         """Call a method of the groups for each environment: ``method(i, *arguments[i])``."""
