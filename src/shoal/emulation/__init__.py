@@ -46,7 +46,7 @@ def emulate(
     if isinstance(env, type):
         raise EmulationError(f"emulate expects an environment, got the class {env.__name__}")
     if debug:
-        from shoal.emulation.check import checked
+        from shoal.emulation.checked import checked
 
         env = checked(env)
     if is_multi_agent(env):
