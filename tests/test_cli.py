@@ -115,6 +115,14 @@ def test_constructor_arguments_are_literals_or_strings(env_file, capsys):
     assert stopped.value.code == 2
 
 
+def test_a_part_without_fixed_size_needs_its_maximum(capsys):
+    for command in ("describe", "run"):
+        assert main([command, "MiniGrid-Empty-5x5-v0"]) == 2
+        assert "obs.mission: a space of strings has no fixed size" in capsys.readouterr().err
+    assert main(["run", "MiniGrid-Empty-5x5-v0", "--max-len", "60", "--steps", "100"]) == 0
+    assert re.search(r"mission\.chars +text +uint8 +60 ", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("number", ["0", "-3", "many"])
 def test_numbers_of_steps_and_copies_are_positive(number, capsys):
     for option in ("--steps", "--num-envs"):

@@ -81,9 +81,24 @@ def add_command(
         default=[],
         help="for the environment's constructor",
     )
+    parser.add_argument(
+        "--max-len", type=count, metavar="N", help="most items of a Sequence, Graph or string"
+    )
+    parser.add_argument(
+        "--max-agents", type=count, metavar="N", help="slots, where agents are not known beforehand"
+    )
+    parser.add_argument(
+        "--pad", action="store_true", help="one layout for agents whose spaces differ"
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     parser.set_defaults(command=command)
     return parser
+
+
+def emulation(args: argparse.Namespace) -> dict[str, Any]:
+    """Those options that `shoal.emulate` takes, as far as they are given."""
+    options = {"max_len": args.max_len, "max_agents": args.max_agents, "pad": args.pad}
+    return {name: value for name, value in options.items() if value}
 
 
 def keyword(text: str) -> tuple[str, Any]:
@@ -114,7 +129,7 @@ def add_describe(commands: Any) -> None:
 def describe(args: argparse.Namespace) -> int:
     from shoal.emulation.make import creator
 
-    env = shoal.emulate(creator(args.env, **dict(args.kwargs))())
+    env = shoal.emulate(creator(args.env, **dict(args.kwargs))(), **emulation(args))
     print(description(args.env, env))
     env.close()
     return 0
@@ -178,7 +193,8 @@ def run(args: argparse.Namespace) -> int:
     from shoal.emulation.rows import zero_rows
 
     make = creator(args.env, **dict(args.kwargs))
-    envs = [shoal.emulate(make()) for _ in range(args.num_envs)]
+    options = emulation(args)
+    envs = [shoal.emulate(make(), **options) for _ in range(args.num_envs)]
     first = envs[0]
     print(description(args.env, first), end="\n\n", flush=True)
 
@@ -217,7 +233,7 @@ def run(args: argparse.Namespace) -> int:
             f"length {np.mean(lengths):.4g} ({min(lengths)} to {max(lengths)})",
             end="",
         )
-    print(f"\n{overhead(make, args.seed)}")
+    print(f"\n{overhead(make, options, args.seed)}")
     return 0
 
 
@@ -246,7 +262,13 @@ class RandomActions:
             choose_legal(self.layout, actions, rows["action_masks"], self.rng)
 
 
-def overhead(make: Callable[[], Any], seed: int, steps: int = 5000, seconds: float = 2.0) -> str:
+def overhead(
+    make: Callable[[], Any],
+    options: dict[str, Any],
+    seed: int,
+    steps: int = 5000,
+    seconds: float = 2.0,
+) -> str:
     """What emulation adds to a step: the compiled loop beside the bare environment.
 
     Two copies of the environment get the same seed and the same actions and are stepped in turn,
@@ -262,7 +284,7 @@ def overhead(make: Callable[[], Any], seed: int, steps: int = 5000, seconds: flo
     bare = make()
     if is_multi_agent(bare):
         return "emulation overhead: not measured for several agents yet"
-    env = shoal.emulate(make())
+    env = shoal.emulate(make(), **options)
     layouts = env.observation_layout, env.action_layout
     loop = EnvLoop([env.driver()], layouts[0].nbytes, SAME_STEP)
     rows = zero_rows(*layouts, 1)

@@ -44,9 +44,12 @@ def emulate(
     from shoal.errors import EmulationError
 
     if isinstance(env, type):
-        raise EmulationError(f"emulate expects an environment, got the class {env.__name__}")
+        raise EmulationError(
+            f"emulate expects an environment, got the class {env.__name__}; give an instance, not "
+            "the class"
+        )
     if debug:
-        from shoal.emulation.check import checked
+        from shoal.emulation.checked import checked
 
         env = checked(env)
     if is_multi_agent(env):

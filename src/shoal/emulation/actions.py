@@ -7,6 +7,7 @@ Whatever row of the flat space is decoded, the environment receives a member of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,10 @@ __all__ = ["ActionLayout"]
 # An integer Box with more values than this is no choice between categories: it is continuous.
 MOST_CATEGORIES = 2**31 - 1
 
+# Spaces with more choices than this (a Discrete(2**31), an image as action) have no masks: each
+# row would carry megabytes that no environment fills.
+MOST_MASKED = 2**16
+
 
 class ActionLayout:
     """The flat form of one agent's actions, and its way back to the environment's own.
@@ -30,7 +35,8 @@ class ActionLayout:
         flat: layout of `flat_space` (``bytes`` form): one row of an array of actions.
         identity: the flat row has the very bytes of the native row.
         num_masked: entries of an action mask: the number of categories of all discrete elements
-            together, in the order of the leaves (0 if nothing is discrete).
+            together, in the order of the leaves. 0 if nothing is discrete, or if there are more
+            than `MOST_MASKED`.
     """
 
     def __init__(self, native: Layout):
@@ -38,7 +44,8 @@ class ActionLayout:
         leaves = native.leaves
         discrete = [leaf for leaf in leaves if is_discrete(leaf)]
         continuous = [leaf for leaf in leaves if not is_discrete(leaf)]
-        self.num_masked = int(sum(choices(leaf)[1].sum() for leaf in discrete))
+        num_choices = sum(int(count) for count in all_choices(discrete)[1])
+        self.num_masked = num_choices if num_choices <= MOST_MASKED else 0
         self.identity = len(leaves) == 1 and leaves[0].kind in ("box", "discrete", "binary")
         if self.identity:
             self.flat_space = native.flat_space
@@ -79,7 +86,7 @@ class ActionLayout:
         """Where the elements of a flat row go in the native row, leaf by leaf.
 
         Each run is (flat dtype, native dtype, flat byte, native byte, count, low, high), in the
-        order of the native leaves.
+        order of the native leaves. The bounds are lists of floats.
         """
         parts = {leaf.path or self._only: leaf for leaf in self.flat.leaves}
         taken = dict.fromkeys(parts, 0)
@@ -88,10 +95,9 @@ class ActionLayout:
             part = "discrete" if is_discrete(leaf) else "continuous"
             source = parts[part]
             at = source.offset + taken[part] * np.dtype(source.dtype).itemsize
-            low, high = (
-                np.broadcast_to(b, leaf.shape).reshape(-1).tolist() for b in (leaf.low, leaf.high)
+            runs.append(
+                (source.dtype, leaf.dtype, at, leaf.offset, leaf.count, *float_bounds(leaf))
             )
-            runs.append((source.dtype, leaf.dtype, at, leaf.offset, leaf.count, low, high))
             taken[part] += leaf.count
         return runs
 
@@ -103,15 +109,11 @@ class ActionLayout:
         for source, target, at, to, count, low, high in self.runs():
             from_dtype, to_dtype = np.dtype(source), np.dtype(target)
             values = flat[at : at + count * from_dtype.itemsize].view(from_dtype)
-            result = into[to : to + count * to_dtype.itemsize].view(to_dtype)
             if from_dtype.kind == "f":
                 if to_dtype.kind != "f":
                     values = np.rint(values)
                 values = np.clip(values.astype(np.float64), low, high)
-            result[...] = values
-            # Bounds of a 64-bit integer round up as floats; those of a narrow float are exact.
-            if from_dtype.kind == "f":
-                np.clip(result, np.array(low, to_dtype), np.array(high, to_dtype), out=result)
+            into[to : to + count * to_dtype.itemsize].view(to_dtype)[...] = values
         return native
 
     @property
@@ -214,8 +216,22 @@ def is_discrete(leaf: Leaf) -> bool:
         return True
     if leaf.dtype[:5] == "float":
         return False
-    spread = np.asarray(leaf.high, object) - np.asarray(leaf.low, object)
-    return bool(np.all(spread < MOST_CATEGORIES))
+    low, high = (np.asarray(b).astype(object) for b in (leaf.low, leaf.high))  # can't overflow
+    return bool(np.all(high - low < MOST_CATEGORIES))
+
+
+def float_bounds(leaf: Leaf) -> tuple[list[float], list[float]]:
+    """The bounds of each element as floats that lie within them.
+
+    As a float, a bound of 64-bit integers may round to an integer beyond it.
+    """
+    low, high = (np.broadcast_to(b, leaf.shape).reshape(-1).tolist() for b in (leaf.low, leaf.high))
+    if leaf.dtype[:5] == "float":
+        return low, high
+    return (
+        [float(b) if float(b) >= b else math.nextafter(b, math.inf) for b in low],
+        [float(b) if float(b) <= b else math.nextafter(b, -math.inf) for b in high],
+    )
 
 
 def choices(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:

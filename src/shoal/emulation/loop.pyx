@@ -18,8 +18,6 @@ from cpython.object cimport PyObject, PyObject_IsTrue
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport rint
 from libc.stdint cimport (
-    INT64_MAX,
-    UINT64_MAX,
     int8_t,
     int16_t,
     int32_t,
@@ -292,7 +290,10 @@ COMPILED = frozenset(
 
 
 cdef void convert(const Run* run, const char* flat, char* native) noexcept nogil:
-    """Convert one run. Discrete values (int64) were checked; continuous ones are clipped."""
+    """Convert one run. Discrete values (int64) were checked; continuous ones are clipped.
+
+    The bounds, which are floats, lie within those of the type: see `float_bounds`.
+    """
     cdef Py_ssize_t i
     cdef const char* source = flat + run.from_offset
     cdef char* to = native + run.to_offset
@@ -313,16 +314,10 @@ cdef void convert(const Run* run, const char* flat, char* native) noexcept nogil
             if run.to_type == cnp.NPY_FLOAT64:
                 (<double*>to)[i] = value
                 continue
-            if run.to_type == cnp.NPY_UINT64:
-                # The only type whose values int64 can't hold; 2**64 itself is no such value.
-                value = rint(value)
-                if value >= 18446744073709551616.0:
-                    (<uint64_t*>to)[i] = UINT64_MAX
-                else:
-                    (<uint64_t*>to)[i] = <uint64_t>value
+            if run.to_type == cnp.NPY_UINT64:  # the only type whose values int64 can't hold
+                (<uint64_t*>to)[i] = <uint64_t>rint(value)
                 continue
-            value = rint(value)
-            number = INT64_MAX if value >= 9223372036854775808.0 else <int64_t>value
+            number = <int64_t>rint(value)
         if run.to_type == cnp.NPY_INT64 or run.to_type == cnp.NPY_UINT64:
             (<int64_t*>to)[i] = number
         elif run.to_type == cnp.NPY_INT32 or run.to_type == cnp.NPY_UINT32:

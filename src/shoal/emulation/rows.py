@@ -27,8 +27,8 @@ def row_fields(
     - ``acting`` (bool): the observation is live, and the next step uses this row's action.
     - ``agent_ids`` (int64): who is in the row; -1 for nobody.
     - ``action_masks`` (bool): which choices are legal; all True where the environment doesn't say.
-    - ``finals`` (bool): the environment was reset in this same step: ``observations`` begin the next
-      episode, ``final_observations`` ended the last one.
+    - ``finals`` (bool): the environment was reset in this same step: ``observations`` begin the
+      next episode, ``final_observations`` ended the last one.
     - ``episode_returns`` (float64), ``episode_lengths`` (int64): of the row's episode so far, this
       step included.
     """

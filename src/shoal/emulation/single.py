@@ -50,7 +50,7 @@ class EmulatedEnv(gymnasium.Wrapper):
         max_len: int | Mapping[str, int] | None = None,
     ):
         super().__init__(env if isinstance(env, gymnasium.Env) else OldGymEnv(env))
-        self._options = {"form": form, "one_hot": one_hot, "max_len": max_len}
+        self._options: dict[str, Any] = {"form": form, "one_hot": one_hot, "max_len": max_len}
         self.observation_layout = Layout.from_space(
             env.observation_space, form, one_hot=one_hot, max_len=max_len, name="obs"
         )
@@ -107,7 +107,7 @@ class EmulatedEnv(gymnasium.Wrapper):
 
     def decode(self, observation: np.ndarray) -> Any:
         """A flat observation as the wrapped environment gave it."""
-        return self.observation_layout.unpack(np.asarray(observation))
+        return self.observation_layout.unpack(observation)
 
     @property
     def spec(self) -> Any:  # type: ignore[override]
@@ -136,7 +136,7 @@ class SeededNetHack(gymnasium.Wrapper):
 
     The game draws from generators of its own, which only ``env.unwrapped.seed(core, disp)`` sets,
     and for one episode. Once a seed was given, each reset passes two numbers drawn from it; without
-    one, whatever the user set stays.
+    one, whatever the user set stays. Empty options, which the game fails on, are left out.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -153,7 +153,7 @@ class SeededNetHack(gymnasium.Wrapper):
             except RuntimeError as error:  # NetHackChallenge allows no seeds
                 warnings.warn(f"the seed has no effect: {error}", stacklevel=2)
                 self._seeds = None
-        return self.env.reset(seed=seed, options=options)
+        return self.env.reset(seed=seed, options=options or None)
 
 
 # Packages whose environments need more than ``reset(seed=...)`` to reproduce, and what does that.
