@@ -9,28 +9,40 @@ from typing import TYPE_CHECKING
 
 from shoal.errors import (
     ActionError,
+    ClosedError,
     EmulationError,
     EnvCheckError,
     LayoutError,
+    PendingCallError,
+    ResetNeededError,
     ShoalError,
+    StepTimeoutError,
     UnknownEnvError,
+    WorkerDied,
 )
 
 if TYPE_CHECKING:
     from shoal.emulation import emulate as emulate
     from shoal.emulation.check import check_env as check_env
     from shoal.emulation.layout import Layout as Layout
+    from shoal.vectorization import vectorize as vectorize
 
 __all__ = [
     "Layout",
     "emulate",
     "check_env",
+    "vectorize",
     "ShoalError",
     "LayoutError",
     "ActionError",
     "EmulationError",
     "UnknownEnvError",
     "EnvCheckError",
+    "ClosedError",
+    "PendingCallError",
+    "ResetNeededError",
+    "StepTimeoutError",
+    "WorkerDied",
 ]
 
 __version__ = "0.1.0"
@@ -39,6 +51,7 @@ _HOME = {
     "Layout": "shoal.emulation.layout",
     "emulate": "shoal.emulation",
     "check_env": "shoal.emulation.check",
+    "vectorize": "shoal.vectorization",
 }
 
 

@@ -94,9 +94,14 @@ def vectorize(
         raise ValueError(f'on_error: expected "raise" or "restart", got {on_error!r}')
     if order not in ("first", "fixed"):
         raise ValueError(f'order: expected "first" or "fixed", got {order!r}')
-    emulation = dict(
-        form=form, one_hot=one_hot, max_len=max_len, max_agents=max_agents, pad=pad, debug=debug
-    )
+    emulation = {
+        "form": form,
+        "one_hot": one_hot,
+        "max_len": max_len,
+        "max_agents": max_agents,
+        "pad": pad,
+        "debug": debug,
+    }
     restart = on_error == "restart"
     loop_mode = list(AutoresetMode).index(mode)
     made: Any

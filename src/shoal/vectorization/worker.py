@@ -36,13 +36,13 @@ __all__ = ["Outbox", "THREAD_LIMITS", "fork_server", "run_worker"]
 
 # One core for each worker: libraries that would use all of them are told so before they load.
 THREAD_LIMITS = dict.fromkeys(
-    (
+    [
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
         "VECLIB_MAXIMUM_THREADS",
         "NUMEXPR_NUM_THREADS",
-    ),
+    ],
     "1",
 )
 
