@@ -53,8 +53,10 @@ clean: ## back to a fresh clone
 
 # The compiled modules are built with AddressSanitizer and UndefinedBehaviorSanitizer into a folder
 # that goes before the installed package. The Python executable knows nothing of them, so the
-# runtime is loaded first. Python's objects come from malloc, which the sanitizer watches. Leaks are
-# not looked for: the interpreter itself never frees everything. Reports go past pytest's capture.
+# runtime is loaded first, and with it libstdc++, since environments in C++ throw exceptions.
+# Python's objects come from malloc, which the sanitizer watches. Leaks are not looked for: the
+# interpreter itself never frees everything. Reports go past pytest's capture. Atari's window is
+# left out: it looks for its SDL beside itself, which dlopen through the sanitizer doesn't find.
 SANITIZED := $(CURDIR)/build/sanitized
 sanitize: $(VENV)/.test
 	rm -rf build/sanitize $(SANITIZED)
@@ -62,10 +64,12 @@ sanitize: $(VENV)/.test
 		-Db_sanitize=address,undefined -Db_lundef=false \
 		-Dpython.platlibdir=$(SANITIZED) -Dpython.purelibdir=$(SANITIZED)
 	$(ENV) meson install --quiet -C build/sanitize
-	LD_PRELOAD=$$($${CC:-cc} -print-file-name=libasan.so) PYTHONPATH=$(SANITIZED) \
-		PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) \
+		$$($${CC:-cc} -print-file-name=libstdc++.so.6)" \
+		PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-		$(BIN)/python -m pytest --capture=sys tests/emulation
+		$(BIN)/python -m pytest --capture=sys tests/emulation \
+		--deselect 'tests/emulation/test_single.py::test_gymnasiums_checker_passes[ALE/Pong-v5]'
 
 $(VENV)/.tools: constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
