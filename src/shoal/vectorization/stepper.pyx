@@ -16,11 +16,11 @@ import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from shoal.emulation.loop cimport Buffers, EnvLoop, Rows
+from shoal.emulation.loop cimport Bounds, Buffers, EnvLoop, Rows
 from shoal.vectorization.engine cimport Worker
 from shoal.vectorization.info cimport InfoWriter
 
@@ -34,6 +34,7 @@ __all__ = [
     "collect",
     "serve",
     "lose_places",
+    "put_actions",
     "CALL",
     "GOOD_STEPS",
     "KEEP",
@@ -304,6 +305,25 @@ def serve(
                 stepper.failure = None
                 me.fail(1)
             me.complete(place)
+
+
+def put_actions(cnp.ndarray target, actions, Bounds bounds):
+    """Copy a batch of actions to where environments find them, if it is in order as it stands.
+
+    Returns:
+        False if it isn't, or if it must be converted first; nothing was copied.
+    """
+    if type(actions) is not cnp.ndarray or not bounds.hold(actions):
+        return False
+    cdef cnp.ndarray array = actions
+    cdef int i, ndim = cnp.PyArray_NDIM(target)
+    if cnp.PyArray_NDIM(array) != ndim:
+        return False
+    for i in range(ndim):
+        if cnp.PyArray_DIM(array, i) != cnp.PyArray_DIM(target, i):
+            return False
+    memcpy(cnp.PyArray_DATA(target), cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(target))
+    return True
 
 
 def collect(dict block):

@@ -22,7 +22,7 @@ from shoal.errors import (
     ResetNeededError,
     StepTimeoutError,
 )
-from shoal.vectorization.stepper import KEEP, RESET, STEP, collect
+from shoal.vectorization.stepper import KEEP, RESET, STEP, collect, put_actions
 
 __all__ = ["Batch", "Vector"]
 
@@ -112,6 +112,14 @@ class Vector(VectorEnv):
         self._held: list[int] = []  # debug: blocks of the last two batches, the older one first
         self._pending: str | None = None  # what the next recv is waiting for
         self._ended: str | None = None  # why nothing works any more
+        # All is in order for `step`: the shortest way through it.
+        self._may_step = False
+        self._steps_freely = (
+            self.batch_size == self.num_envs and autoreset is not AutoresetMode.DISABLED
+        )
+        self._actions = backend.arena.arrays["actions"]
+        self._blocks = backend.arena.blocks
+        self._bounds = self.action_layout.bounds
         self._rows = np.arange(self.num_agents).reshape(self.num_envs, self.agents_per_env)
         self.env_ids = np.arange(self.batch_size)
         self._episodes = EpisodeLog(self.num_agents)
@@ -157,8 +165,13 @@ class Vector(VectorEnv):
         Raises:
             ActionError: nothing was stepped.
         """
-        self._whole("step")
-        self.send(actions)
+        if not self._may_step:  # not all environments at once, or out of turn: `send` says which
+            self._whole("step")
+            self.send(actions)
+        else:
+            if not put_actions(self._actions, actions, self._bounds):
+                self._write_actions(actions, slice(None))
+            self._post("step", STEP, None, None)
         return self._receive(None)[:5]
 
     def _whole(self, name: str) -> None:
@@ -265,18 +278,20 @@ class Vector(VectorEnv):
         except (StepTimeoutError, KeyboardInterrupt):
             raise
         except Exception as error:
+            self._may_step = False
             self._ended = f"ended by an earlier error: {type(error).__name__}: {error}"
             self._finalizer()
             raise
         if self._debug:
             self._held.append(block)
-        arrays = self._arrays = self._backend.arena.blocks[block]
+        arrays = self._arrays = self._blocks[block]
         self._num_in_flight -= self.batch_size
         if self.batch_size != self.num_envs:
             self.env_ids = self._backend.env_ids(block)
             self._in_flight[self.env_ids] = False
         if not self._num_in_flight:
             self._pending = None
+            self._may_step = self._steps_freely
         rewards, terminations, truncations, masks, ended = collect(arrays)
         if ended:
             self._end_episodes(arrays, infos, terminations | truncations)
@@ -383,6 +398,7 @@ class Vector(VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Release everything: at most 5 seconds, whatever the environments are doing."""
         self._ended = self._ended or "closed"
+        self._may_step = False
         self._finalizer()
 
     # -- checks -------------------------------------------------------------------------------
@@ -436,9 +452,10 @@ class Vector(VectorEnv):
         else:
             array = as_rows(actions, (count, *layout.shape), layout.dtype, "actions")
         self.action_layout.check(array)
-        self._backend.arena.arrays["actions"][rows] = array
+        self._actions[rows] = array
 
     def _post(self, name: str, ops: Any, envs: np.ndarray | None, requests: Any) -> None:
+        self._may_step = False
         self._backend.post(ops, envs, requests)
         self._num_in_flight += self.num_envs if envs is None else len(envs)
         if self.batch_size != self.num_envs:
