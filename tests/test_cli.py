@@ -49,6 +49,10 @@ class Strict(Slow):
         self.at += 1
         return 0, 0.5, self.at == 5, False, self.info()
 
+class Brief(Slow):
+    def step(self, action):
+        return 0, 0.0, True, False, {}
+
 def reckless():
     env = Strict()
     env.info = lambda: setattr(env, "legal", None) or {}
@@ -91,6 +95,30 @@ def test_run_steps_nethack_and_prints_its_layout(capsys):
     out = capsys.readouterr().out
     assert re.search(r"tty_chars +box +uint8 +24x80", out)
     assert "14 leaves" in out and "200 steps" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "agents"),
+    [("mpe2.simple_spread_v3", 3), ("pettingzoo.classic.tictactoe_v3", 2)],
+)
+def test_run_steps_several_agents(name, agents, capsys):
+    assert main(["run", name, "--steps", "60", "--num-envs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{name}: {agents} agents\n")
+    assert "120 steps in" in out and "agent rows per second" in out and "episodes ended" in out
+    assert re.search(r"emulation overhead: .* µs.* per step", out)
+
+
+def test_describe_shows_each_kind_of_agent(capsys):
+    assert main(["describe", "mpe2.simple_speaker_listener_v4"]) == 0
+    out = capsys.readouterr().out
+    speaker, listener = out.index("agents: speaker_0"), out.index("agents: listener_0")
+    assert speaker < out.index("action: Discrete(3)") < listener < out.index("action: Discrete(5)")
+
+
+def test_an_overhead_that_cannot_be_measured_is_no_error(env_file, capsys):
+    assert main(["run", f"{env_file}:Brief", "--steps", "20"]) == 0
+    assert "overhead: not measured" in capsys.readouterr().out
 
 
 def test_run_takes_only_legal_actions(env_file, capsys):

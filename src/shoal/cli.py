@@ -137,24 +137,21 @@ def describe(args: argparse.Namespace) -> int:
 
 def description(name: str, env: Any) -> str:
     """What lies where in the rows of an emulated environment."""
-    from shoal.emulation import is_multi_agent
-
-    action = env.action_layout
     agents = f"{env.agents_per_env} agent" + "s" * (env.agents_per_env != 1)
-    lines = [
-        f"{name}: {agents}",
-        "",
-        "observation",
-        env.observation_layout.describe(),
-        "",
-        f"action: {action.flat_space}",
-        action.native.describe(),
-    ]
-    if action.num_masked:
-        lines.append(f"action_masks: {action.num_masked} choices")
-    if is_multi_agent(env):
-        lines += ["", f"agents: {', '.join(map(str, env.possible_agents))}"]
-    return "\n".join(lines)
+    text = f"{name}: {agents}"
+    groups = getattr(env, "groups", [])  # of agents with the same spaces
+    if len(groups) > 1:
+        size = env.observation_layout.nbytes
+        text += f" of {len(groups)} kinds, each at the beginning of rows of {size:,} bytes"
+    for kind in groups or [env]:
+        if groups:
+            text += f"\n\nagents: {', '.join(map(str, kind.agents))}"
+        action = kind.action_layout
+        text += f"\n\nobservation\n{kind.observation_layout.describe()}"
+        text += f"\n\naction: {action.flat_space}\n{action.native.describe()}"
+        if action.num_masked:
+            text += f"\naction_masks: {action.num_masked} choices"
+    return text
 
 
 # -- shoal check ------------------------------------------------------------------------------
@@ -188,13 +185,13 @@ def add_run(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     import numpy as np
 
+    from shoal.emulation.actions import RandomActions
     from shoal.emulation.loop import SAME_STEP, Buffers, EnvLoop
     from shoal.emulation.make import creator
     from shoal.emulation.rows import zero_rows
 
     make = creator(args.env, **dict(args.kwargs))
-    options = emulation(args)
-    envs = [shoal.emulate(make(), **options) for _ in range(args.num_envs)]
+    envs = [shoal.emulate(make(), **emulation(args)) for _ in range(args.num_envs)]
     first = envs[0]
     print(description(args.env, first), end="\n\n", flush=True)
 
@@ -219,9 +216,6 @@ def run(args: argparse.Namespace) -> int:
             lengths.extend(rows["episode_lengths"][ended])
         bar.show(step + 1)
     bar.clear()
-    for env in envs:
-        env.close()
-
     total = args.steps * args.num_envs
     print(f"{total:,} steps in {seconds:.3g} s: {total / seconds:,.0f} steps per second", end="")
     if first.agents_per_env > 1:
@@ -233,102 +227,24 @@ def run(args: argparse.Namespace) -> int:
             f"length {np.mean(lengths):.4g} ({min(lengths)} to {max(lengths)})",
             end="",
         )
-    print(f"\n{overhead(make, options, args.seed)}")
+    print(f"\n{overhead(first, args.seed)}")
+    for env in envs:
+        env.close()
     return 0
 
 
-class RandomActions:
-    """Fills ``rows["actions"]`` with random legal actions, out of a pool drawn beforehand."""
+def overhead(env: Any, seed: int) -> str:
+    """One line: what emulation adds to a step of this environment."""
+    from shoal.emulation.overhead import measure_overhead
 
-    def __init__(self, layout: Any, seed: int, size: int = 1024):
-        import copy
-
-        import numpy as np
-
-        space = copy.deepcopy(layout.flat_space)
-        space.seed(seed)
-        self.layout = layout
-        self.rng = np.random.default_rng(seed)
-        self.pool = layout.flat.zeros(size)
-        for row in range(size):
-            layout.flat.pack(space.sample(), self.pool[row : row + 1].reshape(layout.flat.shape))
-
-    def __call__(self, rows: dict[str, Any]) -> None:
-        from shoal.emulation.actions import choose_legal
-
-        actions = rows["actions"]
-        actions[:] = self.pool[self.rng.integers(len(self.pool), size=len(actions))]
-        if self.layout.num_masked:
-            choose_legal(self.layout, actions, rows["action_masks"], self.rng)
-
-
-def overhead(
-    make: Callable[[], Any],
-    options: dict[str, Any],
-    seed: int,
-    steps: int = 5000,
-    seconds: float = 2.0,
-) -> str:
-    """What emulation adds to a step: the compiled loop beside the bare environment.
-
-    Two copies of the environment get the same seed and the same actions and are stepped in turn,
-    so that both meet the same states and the same load of the machine. The result is the median
-    difference; the noise is two standard errors of it.
-    """
-    import numpy as np
-
-    from shoal.emulation import is_multi_agent
-    from shoal.emulation.loop import SAME_STEP, Buffers, EnvLoop
-    from shoal.emulation.rows import zero_rows
-
-    bare = make()
-    if is_multi_agent(bare):
-        return "emulation overhead: not measured for several agents yet"
-    env = shoal.emulate(make(), **options)
-    layouts = env.observation_layout, env.action_layout
-    loop = EnvLoop([env.driver()], layouts[0].nbytes, SAME_STEP)
-    rows = zero_rows(*layouts, 1)
-    buffers = Buffers(*layouts, rows)
-    loop.reset(0, seed, None, buffers, 0)
-    bare.reset(seed=seed)
-    act = RandomActions(env.action_layout, seed)
-    clock = time.perf_counter_ns
-    times: list[tuple[int, int]] = []
-    end = time.monotonic() + seconds
-    ours_first = False
-    while len(times) < steps and time.monotonic() < end:
-        act(rows)
-        action = layouts[1].decode(rows["actions"].reshape(layouts[1].flat.shape))
-        ours_first = not ours_first  # whoever comes second finds the caches warm
-        if ours_first:
-            start = clock()
-            loop.step(buffers)
-            ours = clock() - start
-        start = clock()
-        _, _, terminated, truncated, _ = bare.step(action)
-        theirs = clock() - start
-        if not ours_first:
-            start = clock()
-            loop.step(buffers)
-            ours = clock() - start
-        if terminated or truncated:
-            bare.reset()
-        elif not (rows["terminations"][0] or rows["truncations"][0]):  # no reset was timed
-            times.append((ours, theirs))
-    bare.close()
-    env.close()
-    if len(times) < 100:
-        return "emulation overhead: not measured, the environment is too slow"
-    emulated, alone = np.array(times).T / 1000
-    difference = float(np.median(emulated - alone))
-    # Two standard errors of a median of normal values, their spread taken from the quartiles.
-    spread = np.subtract(*np.percentile(emulated - alone, [75, 25])) / 1.349
-    noise = float(2 * 1.253 * spread / len(times) ** 0.5)
-    if abs(difference) < noise:
-        found = f"below the noise of {noise:.2f} µs"
+    found = measure_overhead(env, seed)
+    if found is None:
+        return "emulation overhead: not measured, too few steps within an episode in two seconds"
+    if abs(found.added) < found.noise:
+        text = f"below the noise of {found.noise:.2f} µs"
     else:
-        found = f"{difference:.2f} µs (± {noise:.2f})"
-    return f"emulation overhead: {found} per step; the bare step takes {np.median(alone):.4g} µs"
+        text = f"{found.added:.2f} µs (± {found.noise:.2f})"
+    return f"emulation overhead: {text} per step; the bare step takes {found.bare:.4g} µs"
 
 
 class Progress:

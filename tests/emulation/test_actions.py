@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shoal
-from shoal.emulation.actions import MOST_MASKED, ActionLayout, choose_legal, flat_mask
+from shoal.emulation.actions import (
+    MOST_MASKED,
+    ActionLayout,
+    RandomActions,
+    choose_legal,
+    flat_mask,
+)
 from shoal.errors import ActionError, LayoutError
 from tests.emulation.space_list import SPACES, box, full, same
 
@@ -393,3 +399,25 @@ def test_legal_choices_are_drawn_evenly(space):
         even = (count - 1) / legal.sum()
         assert np.all(abs(counts[legal] - even) < 6 * np.sqrt(even))
         at += n
+
+
+@pytest.mark.parametrize(
+    "space", [MASKED, HYBRID, spaces.Discrete(4), box(-1, 1, (2,), np.float32)]
+)
+def test_random_actions_are_legal_and_reproduce(space):
+    layout = ActionLayout.from_space(space)
+    rng = np.random.default_rng(3)
+    masks = rng.random((50, layout.num_masked)) < 0.7
+    drawn = []
+    for seed in (1, 1, 2):
+        rows = {"actions": layout.flat.zeros(50), "action_masks": masks}
+        RandomActions(layout, seed)(rows)
+        layout.check(rows["actions"])
+        drawn.append(rows["actions"])
+    assert same(drawn[0], drawn[1]) and not same(drawn[0], drawn[2])
+    assert len(np.unique(drawn[0].reshape(50, -1), axis=0)) > 2
+    if space is MASKED:
+        starts = np.concatenate([[0], np.cumsum([3, 2, 3, 2])])
+        for row, mask in zip(drawn[0], masks):
+            for start, choice, n in zip(starts, row, [3, 2, 3, 2, 2]):
+                assert mask[start + choice] or not mask[start : start + n].any()

@@ -7,6 +7,7 @@ Whatever row of the flat space is decoded, the environment receives a member of 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -271,6 +272,31 @@ def choose_legal(
     for i, (first, n) in enumerate(zip(low, count)):
         discrete[chosen, i] = first + scores[:, at : at + n].argmax(axis=1)
         at += n
+
+
+class RandomActions:
+    """Fills ``rows["actions"]`` with random legal actions, from a pool drawn beforehand.
+
+    Args:
+        layout: of the actions.
+        seed: of the pool and of what is taken from it.
+        size: actions in the pool.
+    """
+
+    def __init__(self, layout: ActionLayout, seed: int, size: int = 1024):
+        space = copy.deepcopy(layout.flat_space)
+        space.seed(seed)
+        self.layout = layout
+        self.rng = np.random.default_rng(seed)
+        self.pool = layout.flat.zeros(size)
+        for i in range(size):
+            layout.flat.pack(space.sample(), self.pool[i : i + 1].reshape(layout.flat.shape))
+
+    def __call__(self, rows: Mapping[str, np.ndarray]) -> None:
+        actions = rows["actions"]
+        actions[:] = self.pool[self.rng.integers(len(self.pool), size=len(actions))]
+        if self.layout.num_masked:
+            choose_legal(self.layout, actions, rows["action_masks"], self.rng)
 
 
 def flat_mask(layout: ActionLayout, mask: Any) -> np.ndarray:
