@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,11 @@ def vectorize(
     """
     from gymnasium.vector import AutoresetMode
 
+    from shoal.vectorization.auto import choose_workers
+    from shoal.vectorization.engine import usable_cores
+    from shoal.vectorization.serial import SerialBackend
     from shoal.vectorization.vector import Vector
+    from shoal.vectorization.workers import ProcessBackend
 
     creators = make_creators(env, num_envs, env_kwargs)
     num_envs = len(creators)
@@ -104,36 +109,48 @@ def vectorize(
     }
     restart = on_error == "restart"
     loop_mode = list(AutoresetMode).index(mode)
+    cores = usable_cores()
+    if backend == "auto" and num_workers is None and batch_size in (None, num_envs):
+        trial = [{**emulation, "debug": False}, loop_mode, None, False, False]
+
+        def make(count: int, workers: int) -> Vector:
+            if workers == 0:
+                tried: Any = SerialBackend(creators[:count], *trial)
+            else:
+                tried = ProcessBackend(
+                    "multiprocess", creators[:count], *trial, workers, count, "fixed", start_method
+                )
+            return Vector(tried, autoreset=mode, copy=False, seed=None, debug=False)
+
+        num_workers, why = choose_workers(make, num_envs, cores)
+        what = f"multiprocess with {num_workers} workers" if num_workers else "serial"
+        print(f"shoal: {what}, for {why}", file=sys.stderr)
+    if num_workers is None:
+        num_workers = 0 if backend == "serial" else min(cores, num_envs)
+    if backend == "auto":
+        pool = batch_size not in (None, num_envs)
+        backend = "pool" if pool else "multiprocess" if num_workers else "serial"
+    if batch_size is None:
+        batch_size = max(1, num_envs // 2) if backend == "pool" else num_envs
+    check_counts(backend, num_envs, num_workers, batch_size, order)
     made: Any
     if backend == "serial":
-        from shoal.vectorization.serial import SerialBackend
-
-        if batch_size not in (None, num_envs) or num_workers not in (None, 0):
-            raise ValueError("the serial backend has no workers, and its batch is all environments")
         made = SerialBackend(creators, emulation, loop_mode, seed, restart, profile)
     else:
-        from shoal.vectorization.engine import usable_cores
-        from shoal.vectorization.workers import ProcessBackend
-
-        if num_workers is None:
-            num_workers = min(usable_cores(), num_envs)
-        if batch_size is None:
-            batch_size = max(1, num_envs // 2) if backend == "pool" else num_envs
-        check_counts(backend, num_envs, num_workers, batch_size, order)
         made = ProcessBackend(
             backend,
             creators,
             emulation,
             loop_mode,
-            seed=seed,
-            num_workers=num_workers,
-            batch_size=batch_size,
-            order=order,
-            start_method=start_method,
-            restart=restart,
-            timeout=timeout,
-            affinity=affinity,
-            profile=profile,
+            seed,
+            restart,
+            profile,
+            num_workers,
+            batch_size,
+            order,
+            start_method,
+            timeout,
+            affinity,
         )
     return Vector(made, autoreset=mode, copy=copy, seed=seed, debug=debug)
 
@@ -142,6 +159,10 @@ def check_counts(
     backend: str, num_envs: int, num_workers: int, batch_size: int, order: str
 ) -> None:
     """Raise ValueError unless these numbers fit together."""
+    if backend == "serial":
+        if num_workers or batch_size != num_envs:
+            raise ValueError("the serial backend has no workers, and its batch is all environments")
+        return
     if not 1 <= num_workers <= num_envs:
         raise ValueError(
             f"num_workers: expected 1 to num_envs ({num_envs}), for each worker has at least one "

@@ -65,16 +65,15 @@ class ProcessBackend:
         creators: Sequence[Callable[[], Any]],
         emulation: dict[str, Any],
         mode: int,
-        *,
         seed: int | None,
+        restart: bool,
+        profile: bool,
         num_workers: int,
         batch_size: int,
-        order: str,
-        start_method: str | None,
-        restart: bool,
-        timeout: float | None,
-        affinity: Sequence[int] | None,
-        profile: bool,
+        order: str = "first",
+        start_method: str | None = None,
+        timeout: float | None = None,
+        affinity: Sequence[int] | None = None,
     ):
         self.name = name
         self.num_envs = len(creators)

@@ -1,0 +1,106 @@
+"""``backend="auto"``: measure, then choose.
+
+The serial backend is tried first, with a few environments: what one of them takes tells what all of
+them would. Workers are tried only if they could win, all environments in them. They must be faster
+by a margin, so that noise can't choose them. Both are closed afterwards and the choice is made
+anew, so that nothing of the trial is left in any environment or generator.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from shoal.emulation.actions import RandomActions
+from shoal.vectorization.vector import Vector
+
+__all__ = ["choose_workers", "seconds_per_batch"]
+
+TRIAL_SECONDS = 0.25  # of stepping, for each configuration
+MOST_TRIED = 8  # environments of the serial trial
+ROUND_TRIP = 10e-6  # seconds that handing over a batch costs at the least
+MARGIN = 0.95  # of the serial time, that workers must stay below
+
+
+def choose_workers(
+    make: Callable[[int, int], Vector], num_envs: int, cores: int
+) -> tuple[int, str]:
+    """How many workers to use; 0 for the serial backend.
+
+    Args:
+        make: makes a vector of so many environments with so many workers (0: serial).
+        num_envs: of the vector in question.
+        cores: that can be used.
+
+    Returns:
+        The number, and a sentence that says why.
+    """
+    most = min(cores, num_envs)
+    if most < 2:
+        return 0, "one environment" if num_envs == 1 else "one core"
+    try:
+        with own_generators():
+            tried = min(num_envs, MOST_TRIED)
+            serial = seconds_per_batch(make(tried, 0), TRIAL_SECONDS) * num_envs / tried
+            if serial / most + ROUND_TRIP > MARGIN * serial:
+                return 0, f"a batch takes {show(serial)}, too little to share"
+            counts = [most] if most < 8 else [most, most // 2]
+            times = {n: seconds_per_batch(make(num_envs, n), TRIAL_SECONDS) for n in counts}
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        return most, f"a trial with random actions failed ({said})"
+    best = min(times, key=lambda count: times[count])
+    if times[best] > MARGIN * serial:
+        return 0, f"a batch takes {show(serial)}, and {show(times[best])} with {best} workers"
+    return best, f"a batch takes {show(times[best])}, and {show(serial)} in one process"
+
+
+def seconds_per_batch(vector: Vector, seconds: float) -> float:
+    """Step a vector with random legal actions for a while, and close it; the mean of a batch."""
+    try:
+        layout = vector.action_layout
+        rows = {"actions": layout.flat.zeros(vector.num_agents)}
+        actions = rows["actions"]
+        if isinstance(vector.single_action_space, gymnasium.spaces.Dict):
+            actions = layout.flat.view(actions)
+        choose = RandomActions(layout, seed=0, size=64)
+        vector.reset(seed=0)
+        stepping, steps = 0.0, 0
+        end = time.perf_counter() + seconds
+        while steps < 3 or time.perf_counter() < end:
+            rows["action_masks"] = vector.action_masks
+            choose(rows)
+            start = time.perf_counter()
+            vector.step(actions)
+            if steps:  # the first warms up
+                stepping += time.perf_counter() - start
+            steps += 1
+        return stepping / (steps - 1)
+    finally:
+        vector.close()
+
+
+class own_generators:
+    """Put the global generators of this process back as they were."""
+
+    def __enter__(self) -> None:
+        self.random, self.numpy = random.getstate(), np.random.get_state()
+        torch = sys.modules.get("torch")
+        self.torch = torch.get_rng_state() if torch else None
+
+    def __exit__(self, *_: Any) -> None:
+        random.setstate(self.random)
+        np.random.set_state(self.numpy)
+        if self.torch is not None:
+            sys.modules["torch"].set_rng_state(self.torch)
+
+
+def show(seconds: float) -> str:
+    """A time for people."""
+    return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
