@@ -422,6 +422,19 @@ class Leftover(Walk):
         return super().noise() * np.float32(self.total)
 
 
+class Settles(Walk):
+    """Only the very first episodes differ."""
+
+    resets = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.resets += 1
+        return super().reset(seed=seed)
+
+    def noise(self):
+        return super().noise() + np.float32(self.resets < 50)
+
+
 class FromTime(Walk):
     def noise(self):
         return np.full(3, time.time() % 1, np.float32)
@@ -452,6 +465,7 @@ class SeededByTime(Walk):
         (SystemRandom, "rng-unseeded", "self.dice is in another state"),
         (Hidden, "not-reproducible", "generator inside"),
         (Leftover, "not-reproducible", "outlives reset"),
+        (Settles, "not-reproducible", "the next replay is the same again"),
         (FromTime, "clock", "clock"),
         (FromPerfCounter, "clock", "clock"),
         (FromDatetime, "clock", "clock"),

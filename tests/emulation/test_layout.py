@@ -405,6 +405,26 @@ def test_spaces_without_a_fixed_size_name_leaf_and_argument(space, max_len, mess
         Layout.from_space(space, max_len=max_len, name="obs")
 
 
+class Mission(spaces.Space):
+    """A custom space of strings, as MiniGrid has one."""
+
+    def __init__(self):
+        super().__init__(dtype=str)
+
+
+def test_a_custom_space_of_strings_is_text_of_a_declared_length():
+    space = spaces.Dict({"mission": Mission(), "n": spaces.Discrete(2)})
+    with pytest.raises(LayoutError, match=r"^obs\.mission: a Mission has no fixed size"):
+        Layout.from_space(space, name="obs")
+    layout = Layout.from_space(space, max_len=30, name="obs")
+    value = {"mission": "get to the green goal square!", "n": np.int64(1)}
+    assert layout.unpack(layout.pack(value)) == value
+    with pytest.raises(LayoutError, match=r"^obs\.mission: 31 characters, maximum 30"):
+        layout.pack({**value, "mission": "x" * 31})
+    with pytest.raises(LayoutError, match=r"^obs\.mission: character 'é'"):
+        layout.pack({**value, "mission": "é"})
+
+
 # -- look-alikes ------------------------------------------------------------------------------
 
 

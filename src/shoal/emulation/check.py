@@ -203,11 +203,11 @@ def check_seeding(play: Play, env: Any, log: Log, seed: int, steps: int) -> None
     def again(seed: int = seed) -> Trajectory:
         return trajectory(play, env, seed, steps)
 
-    first = again()
-    difference = first_difference(first, again())
+    first, second = again(), again()
+    difference = first_difference(first, second)
     if difference is not None:
         episode, number, path = difference
-        code, why = cause(env, seed, again)
+        code, why = cause(env, seed, again, second)
         since = "" if episode == 1 or number else ": reset() without a seed does not go on from it"
         log.tell(
             code,
@@ -236,8 +236,13 @@ def check_seeding(play: Play, env: Any, log: Log, seed: int, steps: int) -> None
             log.tell("seed-no-effect", "reset", same, (1, 0))
 
 
-def cause(env: Any, seed: int, again: Callable[[], Trajectory]) -> tuple[str, str]:
+def cause(
+    env: Any, seed: int, again: Callable[[], Trajectory], last: Trajectory
+) -> tuple[str, str]:
     """Why a replay differs: the code of a rule, and the evidence."""
+    if first_difference(last, again()) is None:
+        why = "the next replay is the same again, so something of the run before outlived reset()"
+        return "not-reproducible", why
     with global_generators(0):
         one = again()
     with global_generators(0):
@@ -396,7 +401,9 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
     else:
         play = play_parallel
     try:
-        check_ends(log, run(play, checked(env, log), log, seed, steps))
+        lengths = run(play, checked(env, log), log, seed, steps)
+        limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+        check_ends(log, lengths, limit is not None)
         check_seeding(play, env, log, seed, min(steps, REPLAY_STEPS))
         if play is play_single:
             check_step_after_end(env, log, seed, steps)
@@ -444,10 +451,10 @@ def run(play: Play, env: Any, log: Log, seed: int, steps: int) -> list[int]:
     return lengths
 
 
-def check_ends(log: Log, lengths: list[int]) -> None:
+def check_ends(log: Log, lengths: list[int], limited: bool) -> None:
     """Tell if episodes never end, or end at once from the second one on."""
     ended = lengths[1:-1]
-    if len(lengths) == 1:
+    if len(lengths) == 1 and not limited:
         log.tell("never-ends", "terminated", f"no episode ended in {lengths[0]} steps", (1, 0))
     elif len(ended) >= 3 and lengths[0] > 1 and set(ended) == {1}:
         log.tell(
