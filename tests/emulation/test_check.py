@@ -861,10 +861,34 @@ def test_old_gym_interface():
             self.t += 1
             return self.rng.random(3, np.float32), 0.0, self.t >= EPISODE, {}
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with pytest.warns(UserWarning, match="four values"):
         report = check_env(Old(), steps=50)
     assert only(report, "old-interface", "env").severity == "note"
+    assert report.steps == 50
+
+
+def test_old_pettingzoo_interface():
+    class Old(Herd):
+        def seed(self, seed):
+            self.rng = np.random.default_rng(seed)
+
+        def reset(self):
+            return super().reset()[0]
+
+        def step(self, actions):
+            return (*super().step(actions)[:3], {})
+
+    with pytest.warns(UserWarning, match="four values"):
+        report = check_env(Old(), steps=50)
+    only(report, "old-interface", "env")
+    assert report.steps == 50
+
+
+@pytest.mark.parametrize("wrong", [None, 3, Walk, "CartPole-v1"])
+def test_what_is_no_environment(wrong):
+    for function in (check_env, lambda env: shoal.emulate(env, debug=True)):
+        with pytest.raises(shoal.EmulationError, match="environment"):
+            function(wrong)
 
 
 def test_a_space_without_fixed_size_is_mentioned():
@@ -971,3 +995,27 @@ def test_debug_leaves_healthy_environments_alone():
             for a, b in zip(plain.step(action), debug.step(action)):
                 np.testing.assert_array_equal(a, b)
     assert type(debug.unwrapped) is Walk
+
+
+@pytest.mark.parametrize("base, change", [(Herd, bad_value), (TurnHerd, turn_stranger)])
+def test_debug_covers_agents(base, change):
+    told = check_env(herd(change, base), steps=20).errors[0]
+    env = shoal.emulate(herd(change, base), debug=True)
+    env.reset(seed=0)
+    env.step(dict.fromkeys(env.agents, 0))
+    with pytest.raises(EnvCheckError) as error:
+        env.step(dict.fromkeys(env.agents, 0))
+    told.count = 1  # debug stops at the first
+    assert str(error.value) == str(told)
+
+
+@pytest.mark.parametrize("base", [Herd, TurnHerd])
+def test_debug_leaves_healthy_herds_alone(base):
+    envs = [shoal.emulate(base(), debug=debug) for debug in (False, True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = [env.reset(seed=3) for env in envs]
+        while envs[0].agents:
+            np.testing.assert_equal(results[0], results[1])
+            results = [env.step(dict.fromkeys(env.agents, 0)) for env in envs]
+    assert envs[1].agents == []

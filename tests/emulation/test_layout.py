@@ -414,7 +414,7 @@ class Mission(spaces.Space):
 
 def test_a_custom_space_of_strings_is_text_of_a_declared_length():
     space = spaces.Dict({"mission": Mission(), "n": spaces.Discrete(2)})
-    with pytest.raises(LayoutError, match=r"^obs\.mission: a Mission has no fixed size"):
+    with pytest.raises(LayoutError, match=r"^obs\.mission: a space of strings has no fixed"):
         Layout.from_space(space, name="obs")
     layout = Layout.from_space(space, max_len=30, name="obs")
     value = {"mission": "get to the green goal square!", "n": np.int64(1)}

@@ -43,11 +43,7 @@ def emulate(
     """
     from shoal.errors import EmulationError
 
-    if isinstance(env, type):
-        raise EmulationError(
-            f"emulate expects an environment, got the class {env.__name__}; give an instance, not "
-            "the class"
-        )
+    require_environment(env)
     if debug:
         from shoal.emulation.checked import checked
 
@@ -58,17 +54,24 @@ def emulate(
         return EmulatedMultiEnv(
             env, form, one_hot=one_hot, max_len=max_len, max_agents=max_agents, pad=pad
         )
-    needed = ("reset", "step", "observation_space", "action_space")
-    if not all(hasattr(env, name) for name in needed):
-        raise EmulationError(
-            "emulate expects a Gymnasium, PettingZoo or old gym environment with reset, step, "
-            f"observation_space and action_space, got {env!r}"
-        )
     if max_agents is not None or pad:
         raise EmulationError("max_agents and pad are for multi-agent environments only")
     from shoal.emulation.single import EmulatedEnv
 
     return EmulatedEnv(env, form, one_hot=one_hot, max_len=max_len)
+
+
+def require_environment(env: Any) -> None:
+    """Raise EmulationError unless `env` has what every environment has."""
+    from shoal.errors import EmulationError
+
+    needed = ("reset", "step", "observation_space", "action_space")
+    if isinstance(env, type) or not all(hasattr(env, name) for name in needed):
+        hint = "; give an instance, not the class" if isinstance(env, type) else ""
+        raise EmulationError(
+            "expected a Gymnasium, PettingZoo or old gym environment with reset, step, "
+            f"observation_space and action_space, got {env!r}{hint}"
+        )
 
 
 def is_multi_agent(env: Any) -> bool:

@@ -23,11 +23,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from shoal.emulation import is_multi_agent
+from shoal.emulation import is_multi_agent, require_environment
 from shoal.emulation.checked import checked
 from shoal.emulation.findings import ORDER, RULES, Finding, Log, Report
 from shoal.emulation.layout import Layout, kind_of, step
-from shoal.emulation.single import SEEDING, OldGymEnv, reproducible, unwrapped
+from shoal.emulation.single import SEEDING, keywords, reproducible, unwrapped
 from shoal.errors import EnvCheckError, LayoutError
 
 __all__ = ["RULES", "Finding", "Report", "check_env"]
@@ -386,22 +386,24 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
 
     Returns:
         A `Report`: print it; ``report.ok`` says whether there are no errors.
+
+    Raises:
+        EmulationError: `env` is no environment.
     """
+    require_environment(env)
     log = Log()
-    if isinstance(env, tuple(SEEDING.values())):
+    if type(env) in SEEDING.values():
         env = env.env  # what is asked is whether the environment itself reproduces
+    if not isinstance(env, gymnasium.Env) and keywords(env) != {"seed", "options"}:
+        log.tell("old-interface", "env", f"reset takes {keywords(env) or 'no arguments'}")
     if not is_multi_agent(env):
-        if not isinstance(env, gymnasium.Env):
-            log.tell("old-interface", "env", "taken for an environment of old gym")
-            env = OldGymEnv(env)
         play: Play = play_single
         check_spaces(log, env.observation_space, env.action_space)
-    elif hasattr(env, "agent_iter"):
-        play = play_turns
     else:
-        play = play_parallel
+        play = play_turns if hasattr(env, "agent_iter") else play_parallel
     try:
         lengths = run(play, checked(env, log), log, seed, steps)
+        env = checked(env, Log())  # for the replays, whose findings are the same
         limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
         check_ends(log, lengths, limit is not None)
         check_seeding(play, env, log, seed, min(steps, REPLAY_STEPS))

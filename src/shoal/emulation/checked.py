@@ -15,6 +15,7 @@ import numpy as np
 from shoal.emulation import is_multi_agent
 from shoal.emulation.findings import Log
 from shoal.emulation.layout import kind_of, step
+from shoal.emulation.parallel import as_parallel
 from shoal.emulation.single import OldGymEnv
 
 __all__ = ["checked"]
@@ -225,7 +226,7 @@ def checked(env: Any, log: Log | None = None) -> Any:
         log: where findings go; by default, errors raise EnvCheckError and warnings warn.
 
     Returns:
-        An environment with the same interface (that of Gymnasium, for one of old ``gym``).
+        An environment with the same interface, or the modern one of an old environment.
     """
     log = Log(raising=True) if log is None else log
     if not is_multi_agent(env):
@@ -340,6 +341,7 @@ class CheckedParallelEnv:
 
     def __init__(self, env: Any, log: Log):
         self.env = env
+        self._parallel = as_parallel(env)
         self._log = log
         self._agents = AgentLog(env, log)
         self._kept = Kept()
@@ -353,7 +355,7 @@ class CheckedParallelEnv:
         """Reset the environment and check the first observations."""
         log, agents = self._log, self._agents
         log.begin()
-        result = self.env.reset(seed=seed, options=options)
+        result = self._parallel.reset(seed=seed, options=options)
         if not isinstance(result, tuple) or len(result) != 2:
             log.fail("result", "reset", f"expected (observations, infos), got {shown(result)}")
         agents.begin()
@@ -371,7 +373,7 @@ class CheckedParallelEnv:
         log, agents, env = self._log, self._agents, self.env
         log.advance()
         before = list(env.agents)
-        result = env.step(actions)
+        result = self._parallel.step(actions)
         if not isinstance(result, tuple) or len(result) != 5:
             got = f"{len(result)} values" if isinstance(result, tuple) else shown(result)
             log.fail("result", "step", f"expected five dicts by agent, got {got}")
@@ -386,7 +388,8 @@ class CheckedParallelEnv:
             check_reward(log, reward, "reward" + step(agent))
         ended = {}
         for name, part in (("terminated", terminations), ("truncated", truncations)):
-            for agent, flag in agents.keys(name, part, allowed, staying):
+            needed = staying if self._parallel is env else ()  # old ones know no truncation
+            for agent, flag in agents.keys(name, part, allowed, needed):
                 check_flag(log, flag, name + step(agent))
                 if np.any(flag):
                     ended[agent] = name

@@ -47,7 +47,7 @@ RULES: dict[str, tuple[str, str]] = {
     "done-after-done": ("error", "reset() must clear the end; report it once in an episode"),
     "step-after-end": ("warning", "raise an error, or go on returning terminated=True"),
     "never-ends": ("note", "give it a time limit (max_episode_steps) if that is not meant"),
-    "old-interface": ("note", "gymnasium.Env has reset(seed=, options=) and five-valued steps"),
+    "old-interface": ("note", "use reset(seed=, options=) and five-valued steps"),
     # seeding
     "rng-global": (
         "error",
