@@ -58,14 +58,14 @@ clean: ## back to a fresh clone
 # interpreter itself never frees everything. Reports go past pytest's capture. Atari's window is
 # left out: it looks for its SDL beside itself, which dlopen through the sanitizer doesn't find.
 SANITIZED := $(CURDIR)/build/sanitized
+LIBRARY = $$($${CC:-cc} -print-file-name=$(1))
 sanitize: $(VENV)/.test
 	rm -rf build/sanitize $(SANITIZED)
 	$(ENV) meson setup build/sanitize -Dbuildtype=debugoptimized -Db_ndebug=false \
 		-Db_sanitize=address,undefined -Db_lundef=false \
 		-Dpython.platlibdir=$(SANITIZED) -Dpython.purelibdir=$(SANITIZED)
 	$(ENV) meson install --quiet -C build/sanitize
-	LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so) \
-		$$($${CC:-cc} -print-file-name=libstdc++.so.6)" \
+	LD_PRELOAD="$(call LIBRARY,libasan.so) $(call LIBRARY,libstdc++.so.6)" \
 		PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 		$(BIN)/python -m pytest --capture=sys tests/emulation \

@@ -232,7 +232,8 @@ class Vector(VectorEnv):
                 raise PendingCallError(
                     f"step: a {self._pending} is pending; call recv first", self._pending
                 )
-            envs, rows = None, slice(None)
+            envs: Any = None
+            rows: Any = slice(None)
         else:
             envs = self.env_ids if env_ids is None else self._check_env_ids(env_ids)
             if self._in_flight[envs].any():
