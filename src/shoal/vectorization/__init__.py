@@ -136,6 +136,10 @@ def vectorize(
     made: Any
     if backend == "serial":
         made = SerialBackend(creators, emulation, loop_mode, seed, restart, profile)
+    elif backend == "ray":
+        from shoal.vectorization.ray import RayBackend
+
+        made = RayBackend(creators, emulation, loop_mode, seed, restart, num_workers, timeout)
     else:
         made = ProcessBackend(
             backend,
@@ -170,9 +174,9 @@ def check_counts(
         )
     if not 1 <= batch_size <= num_envs:
         raise ValueError(f"batch_size: expected 1 to num_envs ({num_envs}), got {batch_size}")
-    if backend == "multiprocess" and batch_size != num_envs:
+    if backend in ("multiprocess", "ray") and batch_size != num_envs:
         raise ValueError(
-            f'batch_size is {batch_size}, but a batch of backend="multiprocess" is all {num_envs} '
+            f"batch_size is {batch_size}, but a batch of backend={backend!r} is all {num_envs} "
             'environments; use backend="pool"'
         )
     if order == "fixed" and num_envs % batch_size:

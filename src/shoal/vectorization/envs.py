@@ -16,7 +16,7 @@ from shoal.emulation import emulate
 from shoal.emulation.loop import EnvLoop
 from shoal.errors import EmulationError
 
-__all__ = ["EnvGroup", "find_attribute", "seed_globals"]
+__all__ = ["EnvGroup", "check_same", "find_attribute", "seed_globals"]
 
 
 class EnvGroup:
@@ -155,6 +155,17 @@ class EnvGroup:
         self.envs = []
         if failure is not None:
             raise failure
+
+
+def check_same(mine: str, other: str, env: int) -> None:
+    """Raise unless two descriptions are of the same layouts; the other is that of `env` and on."""
+    a, b = json.loads(mine), json.loads(other)
+    for what in ("observation_layout", "action_layout", "agents_per_env"):
+        if a[what] != b[what]:
+            raise EmulationError(
+                f"environment {env} has another {what} than environment 0: {b[what]} instead of "
+                f"{a[what]}"
+            )
 
 
 def find_attribute(env: Any, name: str) -> Any:

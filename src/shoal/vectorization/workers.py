@@ -39,6 +39,7 @@ from shoal.vectorization.engine import (
     num_blocks,
     usable_cores,
 )
+from shoal.vectorization.envs import check_same
 from shoal.vectorization.info import InfoReader
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.processes import START_METHODS, Process, Starter, in_main_thread
@@ -130,7 +131,7 @@ class ProcessBackend:
         descriptions = [self._receive(w).decode() for w in range(self.num_workers)]
         self.description = descriptions[0]
         for w, other in enumerate(descriptions):
-            self._check_same(w, other)
+            check_same(self.description, other, self._first[w])
         known = json.loads(self.description)
         agents = known["agents_per_env"]
         self._agents = agents
@@ -161,15 +162,6 @@ class ProcessBackend:
         self._failures = [0] * self.num_workers
         self._started = [0] * self.num_workers  # batches received when each worker was started
         self._received = 0
-
-    def _check_same(self, worker: int, description: str) -> None:
-        mine, other = json.loads(self.description), json.loads(description)
-        for what in ("observation_layout", "action_layout", "agents_per_env"):
-            if mine[what] != other[what]:
-                raise EmulationError(
-                    f"environment {self._first[worker]} (worker {worker}) has another {what} than "
-                    f"environment 0: {other[what]} instead of {mine[what]}"
-                )
 
     def _receive(self, worker: int) -> bytes:
         """The next message of a worker; raises what it reports, or that it has died."""
@@ -269,7 +261,7 @@ class ProcessBackend:
         # Whoever writes infos needs a number that no other process has had.
         setup = {**self._setups[worker], "writer": self.num_workers + self.restarts}
         process.connection.send_bytes(pickle.dumps(setup))
-        self._check_same(worker, self._receive(worker).decode())
+        check_same(self.description, self._receive(worker).decode(), self._first[worker])
         process.connection.send_bytes(self._geometry)
         self._started[worker] = self._received
         self._control.revive(worker, process.pid, process.pidfd)
