@@ -95,9 +95,8 @@ cdef enum:
 
 cdef enum:
     HEADER = 8          # bytes
-    MAX_DEPTH = 16      # of dicts in dicts
     # Per worker. They bound what environments can make grow that invent keys or constants.
-    MAX_FIELDS = 1024
+    MAX_FIELDS = 512
     MAX_SCHEMAS = 64
     MAX_CONSTANTS = 256
 
@@ -297,12 +296,11 @@ cdef class InfoWriter:
     cdef int _learn(self, dict info) except -1:
         """Give an info's schema and constants numbers, if it is one that slots can hold."""
         fields, values, constants = [], [], []
-        if not describe(None, info, fields, values, 0):
+        if not describe(None, info, fields, values):
             return 0
         for value in values:
-            if index_of(self.constants, <PyObject*>value) < 0:
-                if index_of(constants, <PyObject*>value) < 0:
-                    constants.append(value)
+            if index_of(self.constants + constants, <PyObject*>value) < 0:
+                constants.append(value)
         if len(self.constants) + len(constants) > MAX_CONSTANTS:
             return 0
         signature = tuple(fields)
@@ -338,14 +336,14 @@ cdef class InfoWriter:
         try:
             return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         except Exception:
-            return cloudpickle.dumps(self._picklable(value, "info", 0))
+            return cloudpickle.dumps(self._picklable(value, "info", 10))
 
     def _picklable(self, value, path, depth):
-        """`value`, or its repr where it can't be pickled; in dicts, of each value by itself."""
-        if type(value) is dict and depth < MAX_DEPTH:
+        """`value`, or its repr if it can't be pickled; in dicts, down to `depth`, value by value."""
+        if type(value) is dict and depth > 0:
             return {
-                self._picklable(key, f"key of {path}", MAX_DEPTH): self._picklable(
-                    item, f"{path}[{key!r}]", depth + 1
+                self._picklable(key, f"key of {path}", 0): self._picklable(
+                    item, f"{path}[{key!r}]", depth - 1
                 )
                 for key, item in value.items()
             }
@@ -384,7 +382,7 @@ cdef bint array_fits(Field* field, PyArrayObject* array) noexcept:
     return PyArray_IS_C_CONTIGUOUS(array) and PyArray_ISNOTSWAPPED(array)
 
 
-cdef bint describe(key, value, list fields, list constants, int depth) except -1:
+cdef bint describe(key, value, list fields, list constants) except -1:
     """Append the fields of a value, and its constants; False if it has no place in a slot."""
     kind = type(value)
     if len(fields) == MAX_FIELDS:
@@ -392,11 +390,10 @@ cdef bint describe(key, value, list fields, list constants, int depth) except -1
     if kind is dict:
         fields.append((key, INFO, "", len(value)))
         for name, item in value.items():
-            # A key that may be another's mask, and the key that Gymnasium treats as no other, are
-            # left to `add_info`.
-            if type(name) is not str or name.startswith("_") or name == FINAL_OBS:
+            # The key that Gymnasium treats as no other is left to `add_info`.
+            if type(name) is not str or name == FINAL_OBS:
                 return False
-            if depth == MAX_DEPTH or not describe(name, item, fields, constants, depth + 1):
+            if not describe(name, item, fields, constants):
                 return False
         return True
     if kind is float:
@@ -408,12 +405,9 @@ cdef bint describe(key, value, list fields, list constants, int depth) except -1
     elif kind in NUMBERS:
         field = (key, NUMBER, np.dtype(kind).char, ())
     elif kind is np.ndarray:
-        dtype = value.dtype
-        if not (dtype.char in ARRAY_CHARS and dtype.isnative and value.flags.c_contiguous):
+        if value.dtype.char not in ARRAY_CHARS or value.ndim > MAX_NDIM:
             return False
-        if value.ndim > MAX_NDIM:
-            return False
-        field = (key, ARRAY, dtype.char, value.shape)
+        field = (key, ARRAY, value.dtype.char, value.shape)
     elif kind is str:
         field = (key, TEXT, "", ())
     elif value is None or kind is np.bool_ or (
@@ -533,7 +527,7 @@ cdef Py_ssize_t prepare(
         field = &schema.fields[at]
         found = PyDict_GetItemWithError(<PyObject*>infos, field.key)
         mask = PyDict_GetItemWithError(<PyObject*>infos, field.mask_key)
-        if (found == NULL) != (mask == NULL):
+        if (found == NULL) != (mask == NULL):  # "_key" is a key of its own
             return 0
         field.shape[0] = num_rows
         if found == NULL:
