@@ -1,14 +1,15 @@
 /* Stress test of src/shoal/vectorization/c/sync.c.
  *
- *     test_sync threads|fork|crash|orphans SEED ROWS
+ *     test_sync threads|fork|crash|wakes|orphans SEED ROWS
  *
  * threads  workers are threads, so that ThreadSanitizer sees both sides; ROWS results in all
  * fork     workers are processes
  * crash    workers are processes that kill themselves at random points of the protocol, or are
  *          killed at random instants
+ * wakes    wake-ups that the others would not miss
  * orphans  the parent is killed; its workers must notice
  *
- * Each mode goes through random configurations, in which the points between two steps of a
+ * The first three go through random configurations, in which the points between two steps of a
  * protocol (SHOAL_POINT) take random time. No sleep ends by itself, save in `crash`: a lost wake-up
  * is a hang, which the alarm turns into a failure. What holds of every run:
  *   - each post gives exactly one row, which shows the action of that post (memory is handed over);
@@ -233,7 +234,7 @@ static uint32_t conduct(world *w, uint64_t num_rows) {
                 posted[idle[num_idle + (int32_t)i]]++;
             if (one_in(50)) { /* what is in flight cannot be posted, and nothing else is then */
                 int64_t twice[2] = {num_idle ? idle[0] : -1, idle[num_idle]};
-                CHECK(shoal_post(&parent, twice, 2, 0) == (num_idle ? SHOAL_BUSY : SHOAL_NO_PLACE));
+                CHECK(shoal_post(&parent, twice, 2, 0) == (num_idle ? SHOAL_BUSY : SHOAL_RANGE));
             }
         }
         if (one_in(20)) {
@@ -411,6 +412,69 @@ static void stress(const char *mode, uint64_t seed, uint64_t num_rows) {
            runs, deaths);
 }
 
+static void take(shoal_worker *worker, world *w, uint32_t id, uint64_t *entry) {
+    shoal_worker_attach(worker, w->memory, id);
+    CHECK(shoal_wait_work(worker) == SHOAL_OK);
+    CHECK(shoal_next(worker, entry) == SHOAL_OK);
+}
+
+static void *fail_then_wait(void *argument) {
+    world *w = (world *)argument;
+    shoal_worker worker;
+    uint64_t entry, command;
+    take(&worker, w, 1, &entry);
+    usleep(50000); /* let the parent fall asleep */
+    shoal_fail(&worker, 7);
+    CHECK(shoal_wait_work(&worker) == SHOAL_OK); /* until it has heard */
+    CHECK(shoal_next(&worker, &command) == SHOAL_OK);
+    return NULL;
+}
+
+static void *complete_late(void *argument) {
+    world *w = (world *)argument;
+    shoal_worker worker;
+    uint64_t entry;
+    take(&worker, w, 0, &entry);
+    usleep(200000);
+    shoal_complete(&worker, shoal_claim(&worker, entry));
+    return NULL;
+}
+
+/* A failure wakes the parent before the row is complete. Then this worker dies; the parent fills
+ * its row and sleeps until the other one completes its own, which is not the last that
+ * remaining[] counts. */
+static void wakes(void) {
+    for (uint32_t mode = SHOAL_FIXED; mode <= SHOAL_FIRST; mode++) {
+        shoal_config config = {2, 2, 2, 3, mode, 0, 0, 0};
+        world *w = make_world(config);
+        shoal_parent parent;
+        pthread_t threads[2];
+        uint32_t block;
+        int64_t lost;
+        shoal_init(w->memory, &config);
+        shoal_parent_attach(&parent, w->memory);
+        CHECK(shoal_wait_block(&parent, INT64_MAX, &block) == SHOAL_STARVED);
+        shoal_post(&parent, NULL, 2, 0);
+        pthread_create(&threads[0], NULL, complete_late, w);
+        pthread_create(&threads[1], NULL, fail_then_wait, w);
+        CHECK(shoal_wait_block(&parent, INT64_MAX, &block) == SHOAL_FAILED);
+        CHECK(parent.culprit == 1 && parent.error == 7);
+        CHECK(shoal_current_env(&parent, 1) == 1);
+        CHECK(shoal_command(&parent, 1, 0, 0) == SHOAL_OK);
+        pthread_join(threads[1], NULL);
+        shoal_bury(&parent, 1);
+        CHECK(shoal_wait_block(&parent, INT64_MAX, &block) == SHOAL_DEAD && parent.culprit == 1);
+        CHECK(shoal_outstanding(&parent, 1, &lost) == 1 && lost == 1);
+        shoal_place_of(&parent, 1);
+        shoal_complete_for(&parent, 1);
+        CHECK(shoal_revive(&parent, 1, 0, -1) == SHOAL_OK);
+        CHECK(shoal_wait_block(&parent, INT64_MAX, &block) == SHOAL_OK && block == 0);
+        pthread_join(threads[0], NULL);
+        free_world(w);
+    }
+    printf("wakes: all came\n");
+}
+
 /* Workers that wait, and one that is in the middle of a step, notice that the parent is gone. */
 static void orphans(void) {
     int ends[2];
@@ -464,6 +528,8 @@ int main(int argc, char **argv) {
     alarm(500);
     if (!strcmp(argv[1], "orphans"))
         orphans();
+    else if (!strcmp(argv[1], "wakes"))
+        wakes();
     else
         stress(argv[1], strtoull(argv[2], NULL, 0), strtoull(argv[3], NULL, 0));
     return 0;

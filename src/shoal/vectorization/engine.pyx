@@ -34,7 +34,7 @@ cdef extern from "c/sync.h" nogil:
     enum:
         SHOAL_FIXED, SHOAL_FIRST, SHOAL_NO_ENV, SHOAL_COMMAND, SHOAL_MAX_WORKERS
         SHOAL_OK, SHOAL_INTERRUPTED, SHOAL_TIMEOUT, SHOAL_DEAD, SHOAL_FAILED, SHOAL_CLOSED
-        SHOAL_NO_PLACE, SHOAL_BUSY, SHOAL_FULL, SHOAL_STARVED
+        SHOAL_RANGE, SHOAL_BUSY, SHOAL_FULL, SHOAL_STARVED
     uint32_t shoal_entry_env(uint64_t entry)
     uint32_t shoal_entry_op(uint64_t entry)
     uint32_t shoal_num_blocks(uint32_t num_envs, uint32_t batch_size)
@@ -80,7 +80,7 @@ MODES = {"fixed": SHOAL_FIXED, "first": SHOAL_FIRST}
 
 
 def num_blocks(num_envs: int, batch_size: int) -> int:
-    """How many blocks a block must be received before it may be written again, and one more."""
+    """Blocks that are needed, so that each stays as it is while the next one is received as well."""
     return shoal_num_blocks(num_envs, batch_size)
 
 
@@ -214,7 +214,7 @@ cdef class Parent:
             raise ValueError(f"expected an op below {SHOAL_COMMAND}, got {op}")
 
     def _posted(self, int result):
-        if result == SHOAL_NO_PLACE:
+        if result == SHOAL_RANGE:
             raise IndexError(
                 f"expected environments below {self.config.num_envs}, got another"
             )

@@ -50,6 +50,7 @@ using namespace std;
 
 #define MILLISECOND INT64_C(1000000)
 #define SPIN_LIMIT (50 * 1000) /* what waking a sleeping core costs under a hypervisor, in ns */
+#define CROWDED 64             /* waits that find a worker on the parent's core, until it leaves */
 #ifndef SLICE_MIN              /* the tests have their own */
 #define SLICE_MIN (100 * MILLISECOND)
 #define SLICE_MAX (500 * MILLISECOND)
@@ -85,6 +86,21 @@ static int32_t current_cpu(void) {
     return sched_getcpu();
 #else
     return -1;
+#endif
+}
+
+/* Have the scheduler take the caller to another core, if there is one that it may use. */
+static void leave_core(int32_t cpu) {
+#ifdef __linux__
+    cpu_set_t all, others;
+    if (sched_getaffinity(0, sizeof all, &all) != 0)
+        return;
+    others = all;
+    CPU_CLR((size_t)cpu, &others);
+    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0)
+        sched_setaffinity(0, sizeof all, &all);
+#else
+    (void)cpu;
 #endif
 }
 
@@ -303,7 +319,7 @@ int shoal_post(shoal_parent *parent, const int64_t *envs, uint32_t count, uint32
         int wrong = SHOAL_OK;
         parent->culprit = e < UINT32_MAX ? (uint32_t)e : UINT32_MAX;
         if (e >= config->num_envs) {
-            wrong = SHOAL_NO_PLACE;
+            wrong = SHOAL_RANGE;
         } else if (sync->envs[e].state != SHOAL_IDLE) {
             wrong = SHOAL_BUSY;
         } else if (sync->peers[sync->envs[e].worker].dead) {
@@ -467,12 +483,6 @@ static int is_alive(const shoal_peer *peer) {
     return 1;
 }
 
-/* From now on remaining[] may be wrong (I6), until every block has been received once. */
-static void start_recovering(shoal_parent *parent) {
-    parent->recovering = parent->sync.config.num_blocks;
-    STORE(&parent->sync.header->recovering, 1, seq_cst);
-}
-
 void shoal_bury(shoal_parent *parent, uint32_t worker) {
     shoal_sync *sync = &parent->sync;
     if (sync->peers[worker].dead)
@@ -481,7 +491,9 @@ void shoal_bury(shoal_parent *parent, uint32_t worker) {
     parent->num_dead++;
     /* Asleep for ever, so that others may spin on its core. */
     OR(&sync->header->sleepers[worker / 64], UINT64_C(1) << worker % 64, acq_rel);
-    start_recovering(parent);
+    /* From now on remaining[] may be wrong, until every block has been received once (I6). */
+    parent->recovering = sync->config.num_blocks;
+    STORE(&sync->header->recovering, 1, seq_cst);
 }
 
 /* DEAD and the worker in `culprit`, or OK. */
@@ -557,7 +569,7 @@ int shoal_wait_block(shoal_parent *parent, int64_t deadline, uint32_t *block) {
 void shoal_block_envs(const shoal_parent *parent, uint32_t block, int64_t *envs) {
     uint32_t size = parent->sync.config.batch_size;
     for (uint32_t i = 0; i < size; i++)
-        envs[i] = (int32_t)(uint32_t)LOAD(&parent->sync.slots[block * size + i], relaxed);
+        envs[i] = (uint32_t)LOAD(&parent->sync.slots[block * size + i], relaxed);
 }
 
 uint32_t shoal_current_env(const shoal_parent *parent, uint32_t worker) {
@@ -600,7 +612,6 @@ uint32_t shoal_place_of(shoal_parent *parent, uint32_t env) {
 
 void shoal_complete_for(shoal_parent *parent, uint32_t env) {
     parent->sync.envs[env].state = SHOAL_FILLED;
-    start_recovering(parent); /* its block is complete without remaining[] saying so */
 }
 
 int shoal_revive(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pidfd) {
@@ -660,12 +671,18 @@ int shoal_wait_work(shoal_worker *worker) {
         return result;
     int64_t start = shoal_clock(), now = start;
     for (uint32_t i = 1; i % 16 || shoal_clock() - start < worker->spin; i++) {
+        uint32_t awake = awake_workers(sync), cores = sync->config.cores;
         int32_t cpu = current_cpu();
-        if (awake_workers(sync) > sync->config.cores)
+        if (awake > cores)
             break; /* another worker needs the core */
-        if (LOAD(&header->waiting, relaxed) == 0 && cpu >= 0 &&
-            LOAD(&header->parent_cpu, relaxed) == (uint32_t)cpu)
-            break; /* the parent does, which is awake or being woken */
+        if (cpu >= 0 && LOAD(&header->parent_cpu, relaxed) == (uint32_t)cpu &&
+            LOAD(&header->waiting, relaxed) == 0) {
+            /* The parent needs it, which is awake or being woken. Some schedulers leave a pair that
+             * takes turns on one core although another is idle. */
+            if (awake == cores || ++worker->crowded % CROWDED)
+                break;
+            leave_core(cpu);
+        }
         pause_core();
         result = look(worker);
         if (result != SHOAL_INTERRUPTED) {

@@ -66,8 +66,8 @@
  *                  parent sees the bit and wakes it. No wake-up is lost, and none is sent in vain.
  *   bell           the word that workers sleep on. Worker: acquire load, before it sets its bit.
  *                  Parent: fetch_add (release) once it has taken a bit, then futex wake. So a bit
- *                  is never taken without the bell ringing after the worker has read it: the wait
- *                  ends, or does not begin, the word having changed.
+ *                  is never taken without the bell ringing after the worker has read it, and then
+ *                  the wait ends, or does not begin, the word having changed.
  *   remaining      worker: fetch_sub, seq_cst. Parent: seq_cst load (see waiting); relaxed store on
  *                  receiving, published by the next tail.
  *   waiting        0: the parent is awake; b + 1: it sleeps until block b; SHOAL_ANY: until any
@@ -80,18 +80,23 @@
  *   recovering     parent: seq_cst store before waiting. Worker: seq_cst load after head.
  *   errors         epoch. Worker: seq_cst fetch_add after its error code (release). Parent:
  *                  seq_cst load before sleeping.
- *   slots, cursor  FIXED mode: the parent's own. FIRST: seq_cst swaps, acquire loads.
- * The chain of swaps carries the parent's reads of an old block, through the post that followed
- * them, to whoever reuses that block (I5). closing        parent: release store before it takes the
- * bits. Worker: relaxed load before each entry, acquire after setting its bit. parent_cpu relaxed;
- * a hint for spinning. Rings, epochs and laps wrap around at 2^32 and are only compared by
- * difference or equality.
+ *   slots, cursor  FIXED mode: the parent's own. FIRST: seq_cst swaps, acquire loads. The chain of
+ *                  swaps carries what the parent did before a post (its reads of an old block,
+ *                  the reset of remaining) to whoever takes the place that this post made room
+ *                  for, be it another worker (I5).
+ *   closing        parent: release store before it takes the bits. Worker: acquire load before
+ *                  each entry, and after setting its bit.
+ *   parent_cpu     relaxed; a hint for spinning.
+ * Rings, epochs and laps wrap around at 2^32 and are only compared by difference or equality.
  *
  * WAITING. A short spin, then sleep in the kernel, in slices. A waiter spins only while that takes
- * the core from nobody: a worker while no more workers are awake than there are cores, and never on
- * the core that the parent is waking up on; the parent only if there is a core for it besides the
- * workers'. The spin is given up where it does not pay (spin_next). After each slice the
- * waiter looks whether its peer is alive, so that nothing waits for a dead process.
+ * the core from nobody: the parent, if there is a core for it besides the workers'; a worker, while
+ * no more workers are awake than there are cores, and not on the core that the parent is awake on
+ * or being woken on. So the worker that finishes first keeps its core warm (waking an idle core
+ * costs more than all the rest), and the one that shares the parent's core hands it over at once.
+ * A worker that keeps finding itself on the parent's core although another is free moves away. The
+ * spin is given up where it does not pay (spin_next). After each slice the waiter looks whether its
+ * peer is alive, so that nothing waits for a dead process.
  *
  * One thread at a time uses a shoal_parent, and one a shoal_worker. C11 that is also C++.
  */
@@ -127,13 +132,13 @@ enum {
     SHOAL_OK,
     SHOAL_INTERRUPTED, /* a signal, or the end of a slice: look at signals, then wait again */
     SHOAL_TIMEOUT,
-    SHOAL_DEAD,     /* the peer has died: worker `culprit`, or the worker's parent */
-    SHOAL_FAILED,   /* worker `culprit` called shoal_fail; the code is in `error` */
-    SHOAL_CLOSED,   /* the parent is closing */
-    SHOAL_NO_PLACE, /* environment `culprit` is out of range */
-    SHOAL_BUSY,     /* environment `culprit` is in flight */
-    SHOAL_FULL,     /* the ring of worker `culprit` has no room for another command */
-    SHOAL_STARVED   /* too little is posted for the next block ever to be complete */
+    SHOAL_DEAD,   /* the peer has died: worker `culprit`, or the worker's parent */
+    SHOAL_FAILED, /* worker `culprit` called shoal_fail; the code is in `error` */
+    SHOAL_CLOSED, /* the parent is closing */
+    SHOAL_RANGE,  /* environment `culprit` is out of range */
+    SHOAL_BUSY,   /* environment `culprit` is in flight */
+    SHOAL_FULL,   /* the ring of worker `culprit` has no room for another command */
+    SHOAL_STARVED /* too little is posted for the next block ever to be complete */
 };
 
 typedef struct {
@@ -194,7 +199,7 @@ typedef struct {
     shoal_header *header;
     shoal_line *lines;      /* [num_workers] */
     shoal_block *blocks;    /* [num_blocks] */
-    shoal_long_word *slots; /* [num_blocks * batch_size], FIRST: lap << 32 | env */
+    shoal_long_word *slots; /* [num_blocks * batch_size], lap << 32 | env */
     uint64_t *rings;        /* [num_workers][ring_size] */
     shoal_env *envs;        /* [num_envs] */
     shoal_peer *peers;      /* [num_workers] */
@@ -216,6 +221,7 @@ typedef struct {
     uint32_t next, tail; /* the entry to take next, the end as last seen */
     uint32_t rows;       /* FIXED: completed and not yet reported */
     int32_t parent;      /* getppid() at the start */
+    uint32_t crowded;    /* waits that began on the core of the parent */
     int64_t spin;
 } shoal_worker;
 
@@ -232,7 +238,7 @@ static inline uint32_t shoal_first_env(const shoal_config *config, uint32_t work
     return (uint32_t)((uint64_t)worker * config->num_envs / config->num_workers);
 }
 static inline uint32_t shoal_num_blocks(uint32_t num_envs, uint32_t batch_size) {
-    return (num_envs + batch_size - 1) / batch_size + 2;
+    return batch_size ? (num_envs + batch_size - 1) / batch_size + 2 : 0;
 }
 
 /* Bytes of the control block, which must start on a 128-byte boundary; 0 for a config that cannot
@@ -246,7 +252,7 @@ void shoal_parent_attach(shoal_parent *parent, void *memory);
 /* How to see that a worker lives; without this its death goes unnoticed. */
 void shoal_set_peer(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pidfd);
 /* Give environments to their workers with this op (< SHOAL_COMMAND; 0 is a step). `envs` NULL:
- * 0 ... count - 1. On an error nothing has been posted. OK, NO_PLACE, BUSY or DEAD. */
+ * 0 ... count - 1. On an error nothing has been posted. OK, RANGE, BUSY or DEAD. */
 int shoal_post(shoal_parent *parent, const int64_t *envs, uint32_t count, uint32_t op);
 /* Give a command (< 128) with an argument (< 2^24) to a worker, behind what it has to do already.
  * OK, FULL or DEAD. */
@@ -266,7 +272,8 @@ uint32_t shoal_current_env(const shoal_parent *parent, uint32_t worker);
 
 /* After SHOAL_DEAD (or when the caller knows better: shoal_bury): for each environment that
  * shoal_outstanding lists, get its place, write what the user shall see there, complete it; then
- * start another process and shoal_revive. Until then shoal_wait_block keeps returning DEAD. */
+ * start another process and shoal_revive. Until then shoal_wait_block keeps returning DEAD. In
+ * FIXED mode the rows that the worker had kept back (shoal_complete) are lost with it. */
 void shoal_bury(shoal_parent *parent, uint32_t worker);
 uint32_t shoal_outstanding(const shoal_parent *parent, uint32_t worker, int64_t *envs);
 uint32_t shoal_place_of(shoal_parent *parent, uint32_t env);
@@ -294,7 +301,8 @@ void shoal_fail(shoal_worker *worker, uint32_t code);
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 int64_t shoal_clock(void);
-/* Ask the kernel to send this signal when the parent thread ends; 0, or -1 where unsupported. */
+/* Ask the kernel to send this signal when the thread that created this process ends; 0, or -1
+ * where that is unknown. */
 int shoal_die_with_parent(int signal_number);
 
 #ifdef __cplusplus

@@ -1,9 +1,8 @@
-/* Round trips of empty and busy steps between forked processes.
+/* Round trips of empty and busy steps between forked processes; compiled and run by engine.py.
  *
- *     cc -O2 -o bench tests/c/bench_sync.c && ./bench [cores]
- *
- * Prints microseconds per batch: median and 90th and 99th percentiles of 20,000 batches, and the
- * processor time that all processes together used per batch.
+ * Prints for each case the time from posting a batch to having the next one (median, 90th and 99th
+ * percentile), the processor time of all processes per batch, and how much of the time that the
+ * steps themselves take on all cores the whole run makes use of.
  */
 #include "../../src/shoal/vectorization/c/sync.c"
 

@@ -1,0 +1,97 @@
+"""The C engine alone: tests/c/test_sync.c, compiled here in several ways, has the checks."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SYNC = ROOT / "src" / "shoal" / "vectorization" / "c" / "sync.c"
+CC = os.environ.get("CC", "cc").split()
+CXX = os.environ.get("CXX", "c++").split()
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+
+BUILDS = {
+    "plain": ["-O2"],
+    "no futex": ["-O2", "-DSHOAL_NO_FUTEX"],
+    "tsan": ["-O1", "-fsanitize=thread"],
+    "asan": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+}
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=290)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """A function that compiles the test program in the way of that name, once."""
+    folder = tmp_path_factory.mktemp("sync")
+    done = {}
+
+    def compile_it(build: str) -> str:
+        if build not in done:
+            path = folder / build.replace(" ", "_")
+            source = str(ROOT / "tests" / "c" / "test_sync.c")
+            flags = ["-std=c11", "-g", *WARNINGS, "-Wno-missing-field-initializers"]
+            run([*CC, *flags, *BUILDS[build], source, "-pthread", "-o", str(path)])
+            done[build] = str(path)
+        return done[build]
+
+    return compile_it
+
+
+@pytest.mark.parametrize("mode", ["threads", "fork", "crash", "wakes", "orphans"])
+def test_stress(program, mode):
+    rows = 30_000 if mode == "crash" else 80_000
+    print(run([program("plain"), mode, "1", str(rows)]))
+
+
+@pytest.mark.parametrize("mode", ["threads", "fork", "wakes", "orphans"])
+def test_stress_without_futex(program, mode):
+    print(run([program("no futex"), mode, "2", "20000"]))
+
+
+# (build, mode, seed, rows): 26 million rows in all.
+LONG = [
+    *[("plain", mode, seed, 4_000_000) for mode in ("threads", "fork") for seed in (10, 11, 12)],
+    *[("plain", "crash", seed, 1_000_000) for seed in (20, 21)],
+    *[("no futex", mode, 30, 1_000_000) for mode in ("threads", "fork")],
+    ("no futex", "crash", 31, 300_000),
+    ("tsan", "threads", 40, 2_000_000),
+    ("asan", "threads", 50, 1_000_000),
+    ("asan", "fork", 51, 1_000_000),
+    ("asan", "crash", 52, 300_000),
+    ("asan", "wakes", 53, 1),
+    ("asan", "orphans", 54, 1),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("build", "mode", "seed", "rows"), LONG)
+def test_long_stress(program, build, mode, seed, rows):
+    print(run([program(build), mode, str(seed), str(rows)]))
+
+
+def test_it_is_strict_c11():
+    run([*CC, "-std=c11", "-pedantic", "-Wconversion", *WARNINGS, "-fsyntax-only", str(SYNC)])
+
+
+def test_it_is_cpp_too():
+    if not shutil.which(CXX[0]):
+        pytest.skip("no C++ compiler")
+    run([*CXX, "-x", "c++", "-std=c++17", *WARNINGS, "-fsyntax-only", str(SYNC)])
+
+
+def test_it_has_no_global_state(tmp_path):
+    if not shutil.which("nm"):
+        pytest.skip("no nm")
+    run([*CC, "-std=c11", "-O2", "-c", str(SYNC), "-o", str(tmp_path / "sync.o")])
+    symbols = [line.split() for line in run(["nm", str(tmp_path / "sync.o")]).splitlines()]
+    assert [s for s in symbols if s[-2] in "bBdDC"] == []
+    undefined = {s[-1].strip("_") for s in symbols if s[-2] == "U"}
+    assert not undefined & {"malloc", "calloc", "realloc", "rand", "random", "time"}
