@@ -194,7 +194,7 @@ def test_every_field_equals_a_plain_loop(mode):
                 assert ours.observation(i, "final_observations")["episode"] == episode
                 assert ours.observation(i, "final_observations")["at"].tolist() == [at, at]
             assert {name: ours.rows[name][i] for name in fields} == fields
-            assert ours.rows["agent_ids"][i] == 0
+            assert ours.rows["occupants"][i] == 0
 
 
 def test_infos_of_steps_and_of_ended_episodes():

@@ -143,7 +143,7 @@ def check_slots(env, bare, before, slots, ended):
     `slots` and `ended`: what this returned after the step before; `before`: the agents alive then.
     """
     rows = env.rows
-    occupied = np.flatnonzero(rows["agent_ids"] >= 0)
+    occupied = np.flatnonzero(rows["occupants"] >= 0)
     tags = {tag: agent for agent, tag in bare.tags.items()}
     now = {}
     for slot in occupied:
@@ -151,7 +151,7 @@ def check_slots(env, bare, before, slots, ended):
         assert agent not in now, "one agent in two slots"
         now[agent] = slot
     assert set(now) == set(before) | set(bare.agents)
-    empty = rows["agent_ids"] < 0
+    empty = rows["occupants"] < 0
     for name in ("observations", "rewards", "terminations", "truncations", "masks", "acting"):
         assert not rows[name][empty].any()
     assert rows["action_masks"][empty].all()
@@ -181,7 +181,7 @@ def play_generated(bare, episodes, steps, turn_based):
         env.reset(seed=episode)
         slots, ended = check_slots(env, bare, (), {}, set())
         assert env.rows["masks"].sum() == len(bare.agents)
-        ids = {agent: env.rows["agent_ids"][slot] for agent, slot in slots.items()}
+        ids = {agent: env.rows["occupants"][slot] for agent, slot in slots.items()}
         used = set(slots.values())
         acted = set()
         for _ in range(steps):
@@ -202,7 +202,7 @@ def play_generated(bare, episodes, steps, turn_based):
                 assert masks == set(before)
                 assert acting == set(bare.agents)
             for agent, slot in slots.items():
-                assert ids.setdefault(agent, len(ids)) == env.rows["agent_ids"][slot]
+                assert ids.setdefault(agent, len(ids)) == env.rows["occupants"][slot]
             if not bare.agents:
                 break
     return recycled
@@ -311,7 +311,7 @@ class Model:
         kind, alive, observations = entry[:3]
         for array in rows.values():
             array[...] = 0
-        rows["agent_ids"][:] = -1
+        rows["occupants"][:] = -1
         rows["action_masks"][:] = True
         if kind == "reset":
             self.slot, self.leaving, self.ids = {}, set(), {}
@@ -338,7 +338,7 @@ class Model:
                 if agent not in self.slot:
                     self.enter(agent)
         for agent, slot in self.slot.items():
-            rows["agent_ids"][slot] = self.ids[agent]
+            rows["occupants"][slot] = self.ids[agent]
             rows["acting"][slot] = agent in alive
             rows["episode_returns"][slot] = self.returns[agent]
             rows["episode_lengths"][slot] = self.lengths[agent]
@@ -435,7 +435,7 @@ def test_rows_in_a_loop_with_autoreset(possible, mode):
                 assert part["finals"].all()
                 fresh = zero_rows(*layouts, n)
                 models[i].take(second[0], fresh)
-                for name in ("observations", "agent_ids", "acting"):
+                for name in ("observations", "occupants", "acting"):
                     want[i][name][...] = fresh[name]
                 want[i]["finals"][:] = True
             for name, array in want[i].items():

@@ -166,7 +166,7 @@ def read_only(array):
         ("observations", read_only, "writeable"),
         ("rewards", lambda a: a.astype(np.float32), "expected float64"),
         ("terminations", lambda a: a.astype(np.uint8), "expected bool"),
-        ("agent_ids", lambda a: np.zeros(2, np.int64), "agent_ids"),
+        ("occupants", lambda a: np.zeros(2, np.int64), "occupants"),
         ("action_masks", read_only, "action_masks"),
         ("masks", lambda a: None, "masks"),
         ("masks", lambda a: a.tolist(), "masks"),
@@ -352,7 +352,7 @@ def test_statistics_of_an_episode():
         assert env.rows["episode_returns"][0] == total
         assert env.rows["episode_lengths"][0] == length
         assert env.rows["acting"][0] == (not (terminated or truncated))
-        assert env.rows["masks"][0] and env.rows["agent_ids"][0] == 0
+        assert env.rows["masks"][0] and env.rows["occupants"][0] == 0
     env.reset()
     assert env.rows["episode_returns"][0] == 0 == env.rows["episode_lengths"][0]
     assert env.rows["rewards"][0] == 0 and env.rows["masks"][0] and env.rows["acting"][0]

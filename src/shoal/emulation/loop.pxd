@@ -15,7 +15,7 @@ cdef struct Rows:
     uint8_t* truncations
     uint8_t* masks
     uint8_t* acting
-    int64_t* agent_ids
+    int64_t* occupants
     uint8_t* action_masks
     uint8_t* finals
     double* episode_returns

@@ -108,7 +108,7 @@ cdef class Buffers:
         self.rows.truncations = <uint8_t*>address(arrays["truncations"])
         self.rows.masks = <uint8_t*>address(arrays["masks"])
         self.rows.acting = <uint8_t*>address(arrays["acting"])
-        self.rows.agent_ids = <int64_t*>address(arrays["agent_ids"])
+        self.rows.occupants = <int64_t*>address(arrays["occupants"])
         self.rows.action_masks = <uint8_t*>address(arrays["action_masks"])
         self.rows.finals = <uint8_t*>address(arrays["finals"])
         self.rows.episode_returns = <double*>address(arrays["episode_returns"])
@@ -468,7 +468,7 @@ cdef class SingleDriver(Driver):
         to.truncations[row] = self.truncated
         to.masks[row] = self.valid
         to.acting[row] = not self.done
-        to.agent_ids[row] = 0
+        to.occupants[row] = 0
         to.episode_returns[row] = self.episode_return
         to.episode_lengths[row] = self.episode_length
         if to.num_masked:

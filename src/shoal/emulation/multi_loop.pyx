@@ -329,7 +329,7 @@ cdef class MultiDriver(Driver):
         memcpy(to.rewards + row, self.rewards, n * sizeof(double))
         memcpy(to.episode_returns + row, self.returns, n * sizeof(double))
         memcpy(to.episode_lengths + row, self.lengths, n * sizeof(int64_t))
-        memcpy(to.agent_ids + row, self.ids, n * sizeof(int64_t))
+        memcpy(to.occupants + row, self.ids, n * sizeof(int64_t))
         memcpy(to.terminations + row, self.terminated, n)
         memcpy(to.truncations + row, self.truncated, n)
         memcpy(to.masks + row, self.valid, n)

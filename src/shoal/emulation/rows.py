@@ -25,7 +25,7 @@ def row_fields(
       False on padding, empty slots, resets of NEXT_STEP autoreset and an agent's first row.
       After an explicit reset: True for every agent present.
     - ``acting`` (bool): the observation is live, and the next step uses this row's action.
-    - ``agent_ids`` (int64): who is in the row; -1 for nobody.
+    - ``occupants`` (int64): who is in the row; -1 for nobody.
     - ``action_masks`` (bool): which choices are legal; all True where the environment doesn't say.
     - ``finals`` (bool): the environment was reset in this same step: ``observations`` begin the
       next episode, ``final_observations`` ended the last one.
@@ -42,7 +42,7 @@ def row_fields(
         "truncations": flag,
         "masks": flag,
         "acting": flag,
-        "agent_ids": (np.dtype(np.int64), ()),
+        "occupants": (np.dtype(np.int64), ()),
         "action_masks": (np.dtype(np.bool_), (action_layout.num_masked,)),
         "finals": flag,
         "episode_returns": (np.dtype(np.float64), ()),

@@ -217,7 +217,7 @@ cdef void lose_rows(Rows* to, Py_ssize_t row, Py_ssize_t count) noexcept:
         to.masks[i] = False
         to.acting[i] = False
         to.finals[i] = False
-        to.agent_ids[i] = -1
+        to.occupants[i] = -1
         to.episode_returns[i] = 0
         to.episode_lengths[i] = 0
 

@@ -318,7 +318,7 @@ class Vector(VectorEnv):
 
     @property
     def occupants(self) -> np.ndarray:
-        return self._arrays["agent_ids"]
+        return self._arrays["occupants"]
 
     @property
     def episode_returns(self) -> np.ndarray:
