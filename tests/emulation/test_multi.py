@@ -1054,6 +1054,10 @@ def test_broken_steps_are_told(spoil, message):
     env.reset()
     with pytest.raises(shoal.ShoalError, match=message):
         env.step({"a": 0, "b": 1})
+    env.env.spoil = lambda result, env: result
+    env.reset()  # and then all is well
+    env.step({"a": 0, "b": 1})
+    assert env.agents == ["a", "b"] and env.rows["masks"].all()
 
 
 @pytest.mark.parametrize(
@@ -1125,13 +1129,13 @@ def test_environments_that_can_not_be_emulated_as_asked():
 
 def test_too_many_agents():
     env = shoal.emulate(Scripted((), seed=1), max_agents=8)
-    with pytest.raises(
-        EmulationError, match=r"no slot for agent 'a.*all 8 are taken.*max_agents"
-    ):
+    with pytest.raises(EmulationError, match=r"no slot for agent 'a.*all 8 are taken.*max_agents"):
         for _ in range(50):
             env.reset()
             while env.agents:
                 env.step(dict.fromkeys(env.agents, 2))
+    with pytest.raises(EmulationError, match="reset the environment first"):
+        env.step(dict.fromkeys(env.env.agents, 2))
 
 
 def test_steps_need_a_running_episode():
