@@ -1199,9 +1199,11 @@ def test_debug_checks_what_the_environment_says():
         env = shoal.emulate(Broken(put(0, "b", np.float32([0, 2]))), debug=True)
         env.reset()
         env.step({"a": 0, "b": 0})
-    for make in (tictactoe_v3.env, simple_spread_v3.parallel_env):
-        env = shoal.emulate(make(), debug=True)
-        env.reset(seed=0)
+    for make in (tictactoe_v3.env, simple_spread_v3.parallel_env, OldParallel):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            env = shoal.emulate(make(), debug=True)
+            env.reset(seed=0)
         for _ in range(5):
             env.step({agent: slot for slot, agent in enumerate(env.agents)})
             if not env.agents:
