@@ -883,7 +883,7 @@ class OldParallel:
     def step(self, actions):
         self.time += 1
         before = self.agents
-        dones = {"a": self.time >= 2, "b": self.time >= 3, "__all__": self.time >= 3}
+        dones = {"a": self.time >= 2, "b": self.time >= 3}
         self.agents = [agent for agent in before if not dones[agent]]
         return self._observe(before), dict.fromkeys(before, 1), dones, {a: {} for a in before}
 
@@ -893,6 +893,10 @@ class OldInNew(OldParallel, ParallelEnv):
 
     def reset(self, seed=None, options=None):
         return super().reset()
+
+    def step(self, actions):
+        observations, rewards, dones, infos = super().step(actions)
+        return observations, rewards, dones | {"__all__": not self.agents}, infos
 
 
 class OldTurns(Gifts):
@@ -1204,10 +1208,8 @@ def test_debug_checks_what_the_environment_says():
             warnings.simplefilter("ignore")
             env = shoal.emulate(make(), debug=True)
             env.reset(seed=0)
-        for _ in range(5):
-            env.step({agent: slot for slot, agent in enumerate(env.agents)})
-            if not env.agents:
-                break
+            while env.agents:
+                env.step({agent: slot % 2 for slot, agent in enumerate(env.agents)})
 
 
 # -- buffers, copies and saved states ---------------------------------------------------------
