@@ -883,7 +883,7 @@ class OldParallel:
     def step(self, actions):
         self.time += 1
         before = self.agents
-        dones = {"a": self.time >= 2, "b": self.time >= 3}
+        dones = {agent: self.time >= {"a": 2, "b": 3}[agent] for agent in before}
         self.agents = [agent for agent in before if not dones[agent]]
         return self._observe(before), dict.fromkeys(before, 1), dones, {a: {} for a in before}
 
