@@ -27,7 +27,6 @@ from shoal.emulation import is_multi_agent, require_environment
 from shoal.emulation.checked import checked
 from shoal.emulation.findings import ORDER, RULES, Finding, Log, Report
 from shoal.emulation.layout import Layout, kind_of, step
-from shoal.emulation.parallel import space_of
 from shoal.emulation.single import SEEDING, keywords, reproducible, unwrapped
 from shoal.errors import EnvCheckError, LayoutError
 
@@ -111,7 +110,7 @@ def play_parallel(env: Any, seed: int, sample: Sample) -> Iterator[dict[str, Any
             actions = {
                 agent: sample(
                     agent,
-                    space_of(env, agent, "action_space"),
+                    env.action_space(agent),
                     mask_in(observations.get(agent), infos.get(agent)),
                 )
                 for agent in env.agents
@@ -139,7 +138,7 @@ def play_turns(env: Any, seed: int, sample: Sample) -> Iterator[dict[str, Any]]:
             action = None
             if not (env.terminations[agent] or env.truncations[agent]):
                 mask = mask_in(env.observe(agent), env.infos.get(agent))
-                action = sample(agent, space_of(env, agent, "action_space"), mask)
+                action = sample(agent, env.action_space(agent), mask)
             env.step(action)
             yield {**turn(env), "reward": dict(env.rewards)}
         env.reset()

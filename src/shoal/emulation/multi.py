@@ -245,9 +245,8 @@ class EmulatedMultiEnv(ParallelEnv):
             self.action_layout.check(self.rows["actions"][acting])
         except ActionError:
             for slot in np.flatnonzero(acting):  # again, to tell whose action it is
-                row = self.rows["actions"][slot : slot + 1]
                 try:
-                    self.action_layout.check(row.reshape(self.action_layout.flat.shape))
+                    self.action_layout.check(self.rows["actions"][slot])
                 except ActionError as error:
                     agent = self._driver.occupants[slot]
                     raise ActionError(f"agent {agent!r}: {error}") from None

@@ -93,6 +93,10 @@ class Arena:
             for b in range(self.num_blocks)
         ]
 
+    def detach(self) -> None:
+        """Let go of the memory, which is released with the last array that looks into it."""
+        self.memory, self.arrays, self.buffers, self.blocks = None, {}, None, []
+
     def poison(self, block: int) -> None:
         """Overwrite a block that has expired, so that whoever still reads it notices."""
         for name in ("observations", "final_observations"):

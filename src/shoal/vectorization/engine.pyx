@@ -247,8 +247,12 @@ cdef class Parent:
         return shoal_drained(&self.c, worker)
 
     def close(self) -> None:
-        """Let the next call of every worker return CLOSED, whatever it still has to do."""
-        self.check()
+        """Let the next call of every worker return CLOSED, whatever it still has to do.
+
+        This may be called while another thread is in `wait_block`.
+        """
+        if self.memory is None:
+            raise ClosedError("the memory has been released")
         shoal_close(&self.c)
 
     def wait_block(self, timeout: float | None = None) -> int:
@@ -270,6 +274,8 @@ cdef class Parent:
         if timeout is not None and timeout < 1e9:
             deadline = shoal_clock() + <int64_t>(max(timeout, 0) * 1e9)
         while True:
+            if self.memory is None:  # a signal handler or another thread has released it
+                raise ClosedError("the memory has been released")
             self.waiting = True
             with nogil:
                 result = shoal_wait_block(&self.c, deadline, &block)
@@ -345,9 +351,16 @@ cdef class Parent:
                 f" {self.outstanding(worker)} owe a result"
             )
 
-    def release(self) -> None:
-        """Let go of the memory; nothing else may be called any more."""
+    def release(self) -> bool:
+        """Let go of the memory; nothing else may be called any more.
+
+        Returns:
+            False if nothing was done, because another thread is in `wait_block`.
+        """
+        if self.waiting:
+            return False
         self.memory = None
+        return True
 
 
 cdef class Worker:

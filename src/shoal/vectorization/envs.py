@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import random
@@ -13,10 +14,11 @@ import cloudpickle
 import numpy as np
 
 from shoal.emulation import emulate
+from shoal.emulation.layout import Layout
 from shoal.emulation.loop import EnvLoop
 from shoal.errors import EmulationError
 
-__all__ = ["EnvGroup", "check_same", "find_attribute", "seed_globals"]
+__all__ = ["EnvGroup", "add_note", "arrays_from", "check_same", "find_attribute", "seed_globals"]
 
 
 class EnvGroup:
@@ -45,8 +47,13 @@ class EnvGroup:
         self.emulation = emulation
         self.envs: list[Any] = []
         for i in range(len(creators)):
-            self.envs.append(self._create(i))
-            self._same_layout(first + i)
+            try:
+                self.envs.append(self._create(i))
+                check_arrays(arrays_of(self.envs[0]), arrays_of(self.envs[i]), first, first + i)
+            except Exception as error:
+                add_note(error, f"raised while environment {first + i} was created")
+                close_quietly(self.envs)
+                raise
         drivers = [env.driver() for env in self.envs]
         self.loop = EnvLoop(drivers, self.envs[0].observation_layout.nbytes, mode)
 
@@ -56,26 +63,11 @@ class EnvGroup:
 
     def recreate(self, i: int) -> None:
         """Put a new environment in the place of number `i`; its next step resets it."""
-        try:
-            self.envs[i].close()
-        except Exception:  # it is broken already
-            pass
-        self.envs[i] = self._create(i)
+        close_quietly([self.envs[i]])
+        env = self._create(i)
+        check_arrays(arrays_of(self.envs[i]), arrays_of(env), self.first + i, self.first + i)
+        self.envs[i] = env
         self.loop.replace(i, self.envs[i].driver())
-
-    def _same_layout(self, index: int) -> None:
-        mine, other = self.envs[0], self.envs[-1]
-        for what in ("observation_layout", "agents_per_env"):
-            if getattr(mine, what) != getattr(other, what):
-                raise EmulationError(
-                    f"environment {index} has another {what} than environment {self.first}: "
-                    f"{getattr(other, what)} instead of {getattr(mine, what)}"
-                )
-        if mine.action_layout.native != other.action_layout.native:
-            raise EmulationError(
-                f"environment {index} has another action space than environment {self.first}: "
-                f"{other.action_layout.native.space} instead of {mine.action_layout.native.space}"
-            )
 
     def description(self) -> str:
         """All that the parent needs to know of the environments, as JSON."""
@@ -147,25 +139,98 @@ class EnvGroup:
     def close(self) -> None:
         """Close all environments, even if some fail; the first failure is raised at the end."""
         failure = None
-        for env in self.envs:
+        for i, env in enumerate(self.envs):
             try:
                 env.close()
             except Exception as error:
+                add_note(error, f"raised while environment {self.first + i} was closed")
                 failure = failure or error
         self.envs = []
         if failure is not None:
             raise failure
 
 
-def check_same(mine: str, other: str, env: int) -> None:
-    """Raise unless two descriptions are of the same layouts; the other is that of `env` and on."""
-    a, b = json.loads(mine), json.loads(other)
-    for what in ("observation_layout", "action_layout", "agents_per_env"):
-        if a[what] != b[what]:
+def close_quietly(envs: list[Any]) -> None:
+    """Close environments of which some may be broken already."""
+    for env in envs:
+        try:
+            env.close()
+        except Exception:
+            pass
+
+
+def arrays_of(env: Any) -> tuple[Layout, Layout, int]:
+    """What decides the arrays of an emulated environment: observations, actions, agents."""
+    return env.observation_layout, env.action_layout.native, env.agents_per_env
+
+
+def arrays_from(description: str) -> tuple[Layout, Layout, int]:
+    """`arrays_of` an environment from `EnvGroup.description`."""
+    known = json.loads(description)
+    return (
+        Layout.from_json(known["observation_layout"], "obs"),
+        Layout.from_json(known["action_layout"], "action"),
+        known["agents_per_env"],
+    )
+
+
+def check_same(expected: str, description: str, index: int) -> None:
+    """Raise EmulationError unless two descriptions give the same arrays.
+
+    Args:
+        expected: of environment 0 (and more).
+        description: of environment `index` (and more).
+    """
+    check_arrays(arrays_from(expected), arrays_from(description), 0, index)
+
+
+def check_arrays(
+    expected: tuple[Layout, Layout, int], got: tuple[Layout, Layout, int], first: int, index: int
+) -> None:
+    """Raise EmulationError unless environments `first` and `index` give the same arrays."""
+    for what, one, other in zip(("observation space", "action space"), expected, got, strict=False):
+        if one != other:
             raise EmulationError(
-                f"environment {env} has another {what} than environment 0: {b[what]} instead of "
-                f"{a[what]}"
+                f"all environments must have the same {what}, but that of environment {index} is "
+                f"another than that of environment {first}: {difference(one, other)}"
             )
+    if expected[2] != got[2]:
+        raise EmulationError(
+            f"all environments must have the same number of agents, but environment {index} has "
+            f"{got[2]} and environment {first} has {expected[2]}"
+        )
+
+
+def difference(expected: Layout, got: Layout) -> str:
+    """Where two layouts part."""
+    for one, other in itertools.zip_longest(expected.leaves, got.leaves):
+        texts = []
+        for leaf, layout in ((other, got), (one, expected)):
+            path = f"{layout.name}.{leaf.path}".rstrip(".") if leaf else "nothing"
+            text = f"{path} {leaf.dtype}{list(leaf.shape)}" if leaf else path
+            if (
+                one
+                and other
+                and (one.path, one.dtype, one.shape)
+                == (
+                    other.path,
+                    other.dtype,
+                    other.shape,
+                )
+            ):
+                text += f" from {leaf.low} to {leaf.high}"
+            texts.append(text)
+        if texts[0] != texts[1]:
+            return " instead of ".join(texts)
+    return f"{got} instead of {expected}"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, unless it is of a kind that can't be changed."""
+    try:
+        error.add_note(note)
+    except Exception:
+        pass
 
 
 def find_attribute(env: Any, name: str) -> Any:

@@ -25,8 +25,8 @@ from shoal.vectorization.envs import EnvGroup, check_same, seed_globals
 from shoal.vectorization.info import add_info
 from shoal.vectorization.serial import NUM_BLOCKS
 from shoal.vectorization.stepper import Stepper
-from shoal.vectorization.worker import answer_call, error_message
-from shoal.vectorization.workers import CLOSE_SECONDS, unpack_error
+from shoal.vectorization.worker import answer_call, error_message, read_error
+from shoal.vectorization.workers import CLOSE_SECONDS
 
 __all__ = ["RayBackend"]
 
@@ -229,7 +229,7 @@ class RayBackend:
 def unpack(answer: bytes) -> bytes:
     """What a message says; raises the error in it."""
     if answer[:1] == b"\1":
-        raise unpack_error(answer)
+        raise read_error(answer)
     return answer[1:]
 
 

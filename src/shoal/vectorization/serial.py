@@ -92,4 +92,8 @@ class SerialBackend:
 
     def close(self) -> None:
         """Close the environments."""
-        self.group.close()
+        try:
+            self.group.close()
+        finally:
+            self.arena.detach()
+            del self.stepper

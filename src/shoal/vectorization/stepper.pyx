@@ -25,6 +25,7 @@ from shoal.vectorization.engine cimport Worker
 from shoal.vectorization.info cimport InfoWriter
 
 from shoal.vectorization.engine import COMMAND, INTERRUPTED, OK
+from shoal.vectorization.envs import add_note
 from shoal.vectorization.info import add_info
 
 cnp.import_array()
@@ -41,6 +42,7 @@ __all__ = [
     "MOST_FAILURES",
     "RESET",
     "STEP",
+    "TOO_MANY",
 ]
 
 # What an environment can be told to do. KEEP: deliver once more what it returned last.
@@ -55,6 +57,10 @@ CALL = 0  # the one command that a worker knows
 # worth restarting.
 MOST_FAILURES = 5
 GOOD_STEPS = 10
+TOO_MANY = (
+    f"on_error='restart' gave up: {MOST_FAILURES} failures in a row, with fewer than "
+    f"{GOOD_STEPS} steps between"
+)
 
 
 cdef class Stepper:
@@ -81,8 +87,8 @@ cdef class Stepper:
     cdef int worker
     cdef bint restart, profile
     cdef object buffers
-    cdef int64_t[::1] counters, steps, failures
-    cdef uint8_t[::1] lost
+    cdef int64_t[::1] counters, steps, failures, good
+    cdef uint8_t[::1] lost, owing
     cdef list seeds
 
     def __cinit__(self, group, arena, int worker, bint restart, bint profile):
@@ -102,7 +108,14 @@ cdef class Stepper:
         self.seeds = [None] * n
         self.steps = np.zeros(n, np.int64)
         self.failures = np.zeros(n, np.int64)
-        self.lost = np.zeros(n, np.uint8)
+        self.good = np.zeros(n, np.int64)  # steps since the last failure
+        self.lost = np.zeros(n, np.uint8)  # its next result carries nothing
+        self.owing = np.zeros(n, np.uint8)
+
+    def owe(self, envs):
+        """Let the next step of these environments only say that an episode has been lost."""
+        for env in envs:
+            self.owing[env - self.first] = True
 
     def run_all(self, ops, dict requests, Py_ssize_t first_place):
         """One operation on every environment, to consecutive places.
@@ -131,10 +144,16 @@ cdef class Stepper:
         """Let the environment act; `deliver` writes what came of it."""
         cdef Py_ssize_t i = env - self.first
         cdef int64_t start = time.perf_counter_ns() if self.profile else 0
+        if self.owing[i]:
+            self.owing[i] = False
+            if op != OP_RESET:
+                self.lost[i] = True
+                return 0
         try:
             if op == OP_STEP:
                 self.loop.advance(i, self.rows, env * self.agents)
                 self.steps[i] += 1
+                self.good[i] += 1
             elif op == OP_RESET:
                 seed, options = requests[env]
                 self.loop.begin(i, seed, options)
@@ -184,22 +203,28 @@ cdef class Stepper:
     cdef int _failed(self, Py_ssize_t i, error) except -1:
         """The environment raised `error`: its rows are lost, and it is recreated or reported."""
         self.lost[i] = True
-        self.failures[i] = self.failures[i] + 1 if self.steps[i] < GOOD_STEPS else 1
-        if self.restart and self.failures[i] < MOST_FAILURES:
-            self.counters[3] += 1
+        row = (self.first + i) * self.agents
+        action = self.arena.arrays["actions"][row : row + self.agents]
+        add_note(
+            error,
+            f"raised by environment {self.first + i} (seed {self.seeds[i]}, step "
+            f"{self.steps[i] + 1} since it was told to reset, last action {action.tolist()})",
+        )
+        self.failures[i] = self.failures[i] + 1 if self.good[i] < GOOD_STEPS else 1
+        self.good[i] = 0
+        while self.restart:
+            if self.failures[i] >= MOST_FAILURES:
+                add_note(error, TOO_MANY)
+                break
             try:
                 self.group.recreate(i)
+                self.counters[3] += 1
                 self.steps[i] = 0
                 return 0
             except Exception as another:
+                add_note(another, f"raised while environment {self.first + i} was created again")
                 error = another
-        row = (self.first + i) * self.agents
-        env = self.group.envs[i]
-        action = self.arena.arrays["actions"][row : row + self.agents]
-        error.add_note(
-            f"raised by environment {self.first + i} (seed {self.seeds[i]}, "
-            f"step {self.steps[i] + 1} since its reset, last action {action.tolist()})"
-        )
+                self.failures[i] += 1
         if self.failure is None:
             self.failure = error
         return 0
@@ -258,6 +283,7 @@ def serve(
     cdef int64_t start
     cdef dict known = {}
     cdef list infos
+    cdef bint reported = False
     while True:
         start = time.perf_counter_ns() if stepper.profile else 0
         with nogil:
@@ -300,9 +326,10 @@ def serve(
                         spill(row, message)
             if infos:
                 infos.clear()
-            if stepper.failure is not None:
+            if stepper.failure is not None and not reported:
+                # The parent reads the first one while more may follow, and closes the vector.
+                reported = True
                 failed(stepper.failure)
-                stepper.failure = None
                 me.fail(1)
             me.complete(place)
 

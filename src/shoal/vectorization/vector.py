@@ -21,6 +21,7 @@ from shoal.errors import (
     PendingCallError,
     ResetNeededError,
     StepTimeoutError,
+    WorkerDied,
 )
 from shoal.vectorization.stepper import KEEP, RESET, STEP, collect, put_actions
 
@@ -119,6 +120,7 @@ class Vector(VectorEnv):
         )
         self._actions = backend.arena.arrays["actions"]
         self._blocks = backend.arena.blocks
+        self._counters = backend.arena.arrays["counters"]
         self._bounds = self.action_layout.bounds
         self._rows = np.arange(self.num_agents).reshape(self.num_envs, self.agents_per_env)
         self.env_ids = np.arange(self.batch_size)
@@ -279,9 +281,7 @@ class Vector(VectorEnv):
         except (StepTimeoutError, KeyboardInterrupt):
             raise
         except Exception as error:
-            self._may_step = False
-            self._ended = f"ended by an earlier error: {type(error).__name__}: {error}"
-            self._finalizer()
+            self._end(error)
             raise
         if self._debug:
             self._held.append(block)
@@ -327,6 +327,11 @@ class Vector(VectorEnv):
     @property
     def episode_lengths(self) -> np.ndarray:
         return self._arrays["episode_lengths"]
+
+    @property
+    def restarts(self) -> int:
+        """How many environments have been replaced so far (``on_error="restart"``)."""
+        return int(self._counters[:, 3].sum())
 
     def statistics(self) -> dict[str, float]:
         """Means over the episodes that have ended since the last call.
@@ -394,13 +399,32 @@ class Vector(VectorEnv):
             raise PendingCallError(
                 f"{method}: a {self._pending} is pending; call recv first", self._pending
             )
-        return tuple(self._backend.call(method, arguments))
+        try:
+            return tuple(self._backend.call(method, arguments))
+        except (WorkerDied, StepTimeoutError, KeyboardInterrupt) as error:
+            self._end(error)  # an answer that comes late would be taken for that of another call
+            raise
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Release everything: at most 5 seconds, whatever the environments are doing."""
+        """Release everything: at most 5 seconds, whatever the environments are doing.
+
+        Raises:
+            Exception: what the first environment raised of those that did when they were closed.
+        """
         self._ended = self._ended or "closed"
         self._may_step = False
+        self._arrays, self._blocks, self._actions = {}, [], None  # what could hold the memory
+        self._counters = self._counters.copy()
         self._finalizer()
+
+    def _end(self, error: BaseException) -> None:
+        """Close after an error, which has been raised."""
+        said = str(error)[:1000]
+        self._ended = f"ended by an earlier error: {type(error).__name__}: {said}"
+        try:
+            self.close_extras()
+        except Exception:  # the earlier one says more
+            pass
 
     # -- checks -------------------------------------------------------------------------------
 
@@ -457,7 +481,11 @@ class Vector(VectorEnv):
 
     def _post(self, name: str, ops: Any, envs: np.ndarray | None, requests: Any) -> None:
         self._may_step = False
-        self._backend.post(ops, envs, requests)
+        try:
+            self._backend.post(ops, envs, requests)
+        except (StepTimeoutError, KeyboardInterrupt) as error:
+            self._end(error)  # some environments have been told, and others not
+            raise
         self._num_in_flight += self.num_envs if envs is None else len(envs)
         if self.batch_size != self.num_envs:
             self._in_flight[slice(None) if envs is None else envs] = True

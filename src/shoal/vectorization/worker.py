@@ -9,30 +9,45 @@ The parent and a worker share three things:
   and exceptions. Each row of the arena and each worker has a region of its own, which is written
   before the row is reported and read before the row is used again; it never blocks.
 
-A worker ends when its parent closes the vector or is gone: the engine's waits and the socket both
-notice, and where the system can, it kills the worker as well.
+A worker ends when its parent closes the vector or is gone, see `end_with_parent`.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
+import socket
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 
+from shoal.errors import EmulationError
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import die_with_parent
-from shoal.vectorization.envs import EnvGroup, seed_globals
+from shoal.vectorization.envs import EnvGroup, add_note, check_same, seed_globals
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import Stepper, serve
 
-__all__ = ["Outbox", "THREAD_LIMITS", "fork_server", "run_worker"]
+__all__ = [
+    "CLOSE_FAILED",
+    "Outbox",
+    "THREAD_LIMITS",
+    "fork_server",
+    "read_error",
+    "receive_message",
+    "run_and_exit",
+    "run_worker",
+    "send_message",
+]
+
+CLOSE_FAILED = 3  # exit code of a worker whose environments raised when they were closed
 
 # One core for each worker: libraries that would use all of them are told so before they load.
 THREAD_LIMITS = dict.fromkeys(
@@ -72,16 +87,67 @@ class Outbox:
         return b"".join(parts)
 
 
-def run_worker(socket_fd: int, arena_fd: int, outbox_fd: int) -> None:
-    """The whole life of a worker; returns when it is over."""
+def send_message(to: socket.socket, message: bytes, wait: Callable[[], None] | None = None) -> None:
+    """Send a message over a stream: its length (8 bytes, little-endian) and its bytes.
+
+    Args:
+        wait: called before each piece; for sockets that do not block.
+    """
+    for part in (len(message).to_bytes(8, "little"), message):
+        left = memoryview(part)
+        while left:
+            if wait is not None:
+                wait()
+            left = left[to.send(left) :]
+
+
+def receive_message(source: socket.socket, wait: Callable[[], None] | None = None) -> bytearray:
+    """Receive what `send_message` sent; EOFError if the other end has been closed."""
+    length, message = 8, bytearray()
+    for part in range(2):
+        message = bytearray(length)
+        left = memoryview(message)
+        while left:
+            if wait is not None:
+                wait()
+            count = source.recv_into(left)
+            if count == 0:
+                raise EOFError("the other end has been closed")
+            left = left[count:]
+        if part == 0:
+            length = int.from_bytes(message, "little")
+    return message
+
+
+def run_worker(
+    socket_fd: int,
+    arena_fd: int,
+    outbox_fd: int,
+    parent: int,
+    thread_stays: bool,
+    mask: set[int] | None = None,
+) -> int:
+    """The whole life of a worker.
+
+    Args:
+        socket_fd, arena_fd, outbox_fd: what it shares with the vector's process.
+        parent, thread_stays: see `end_with_parent`.
+        mask: the signals that are to be blocked.
+
+    Returns:
+        Its exit code.
+    """
     # Ctrl-C goes to the whole terminal; the parent alone answers it, and closes its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = Connection(socket_fd)
-    group = None
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    end_with_parent(parent, thread_stays)
+    connection = socket.socket(fileno=socket_fd)
+    connection.setblocking(True)
+    outbox = Outbox(outbox_fd)
     try:
-        setup = pickle.loads(connection.recv_bytes())
-        if setup["die_with_thread"]:
-            die_with_parent(signal.SIGKILL)
+        setup = pickle.loads(receive_message(connection))
+        worker = setup["worker"]
         if setup["affinity"] is not None:
             os.sched_setaffinity(0, setup["affinity"])
         sys.path[:] = setup["path"]
@@ -90,40 +156,71 @@ def run_worker(socket_fd: int, arena_fd: int, outbox_fd: int) -> None:
         try:
             creators = cloudpickle.loads(setup["creators"])
             group = EnvGroup(creators, setup["first"], setup["emulation"], setup["mode"])
+            if setup["description"] is not None:
+                check_same(setup["description"], group.description(), group.first)
         except Exception as error:
-            connection.send_bytes(error_message(error, f"while worker {setup['worker']} started"))
-            return
-        connection.send_bytes(b"\0" + group.description().encode())
-        geometry = pickle.loads(connection.recv_bytes())
+            send_message(connection, error_message(error, f"while worker {worker} started"))
+            return 1
+        for env, options in setup["options"].items():
+            group.set_options(env - group.first, options)
+        send_message(connection, b"\0" + group.description().encode())
+        geometry = pickle.loads(receive_message(connection))
         env = group.envs[0]
         arena = Arena(
             env.observation_layout, env.action_layout, env.agents_per_env, **geometry["arena"]
         )
         memory = map_memory(arena_fd, arena.nbytes)
         arena.attach(memory)
-        outbox = Outbox(outbox_fd)
-        worker = setup["worker"]
         stepper = Stepper(group, arena, worker, setup["restart"], setup["profile"])
+        stepper.owe(setup["owing"])
+        region = arena.num_rows + worker
 
         def command(argument: int) -> None:
-            connection.send_bytes(answer_call(group, pickle.loads(connection.recv_bytes())))
+            call = pickle.loads(receive_message(connection))
+            send_message(connection, answer_call(group, call))
 
         def requests() -> dict[int, Any]:
-            return cloudpickle.loads(connection.recv_bytes())
+            return cloudpickle.loads(receive_message(connection))
 
         def failed(error: Exception) -> None:
-            message = error_message(error, f"in worker {worker}")
-            outbox.put(arena.num_rows + worker, message)
+            outbox.put(region, error_message(error, f"in worker {worker}"))
 
         serve(stepper, memory, worker, setup["writer"], command, requests, outbox.put, failed)
-    except (EOFError, OSError):
-        pass  # the parent is gone, or has closed
-    finally:
-        if group is not None:
-            try:
-                group.close()
-            except Exception:
-                traceback.print_exc()
+    except (EOFError, ConnectionError):
+        return 1  # the parent is gone, or has given this worker up
+    try:
+        group.close()
+    except Exception as error:
+        outbox.put(region, error_message(error, f"while worker {worker} closed"))
+        return CLOSE_FAILED
+    return 0
+
+
+def end_with_parent(parent: int, thread_stays: bool) -> None:
+    """Let this process be killed when its parent ends, whatever it is doing then.
+
+    Args:
+        parent: process number of the parent.
+        thread_stays: the thread that started this process lives as long as the parent. For the
+            kernel kills when the thread ends.
+    """
+    if not (thread_stays and die_with_parent(signal.SIGKILL)):
+        threading.Thread(target=outlive, args=[parent], name="shoal-parent", daemon=True).start()
+    if os.getppid() != parent:  # it was quicker
+        os._exit(1)
+
+
+def outlive(parent: int) -> NoReturn:
+    """Wait for the end of the parent, and end this process too."""
+    try:
+        poll = select.poll()
+        poll.register(os.pidfd_open(parent), select.POLLIN)
+        poll.poll()
+    except (AttributeError, OSError):  # there are no such descriptors
+        while os.getppid() == parent:
+            time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def answer_call(group: EnvGroup, call: tuple[str, dict[int, tuple]]) -> bytes:
@@ -142,16 +239,54 @@ def answer_call(group: EnvGroup, call: tuple[str, dict[int, tuple]]) -> bytes:
 
 
 def error_message(error: Exception, where: str) -> bytes:
-    """An exception as a message: itself where it survives pickling, else what it says."""
-    text = "".join(traceback.format_exception(error)).rstrip()
-    error.add_note(f"{where}; its traceback there:\n{text}")
+    """An exception as a message, from which `read_error` makes it again.
+
+    Exceptions that don't survive pickling, as many whose constructors take several arguments, keep
+    their type and what they say. Where even the type can't be sent, what they say is left.
+    """
+    trace = traceback.TracebackException.from_exception(error)
+    trace.__notes__ = None  # they go along as they are
+    text = "".join(trace.format()).rstrip()
+    notes = [*getattr(error, "__notes__", []), f"{where}; the traceback there:\n{text}"]
     try:
-        data = cloudpickle.dumps(error)
-        pickle.loads(data)
+        said = str(error)
     except Exception:
-        data = b""
-    said = f"{type(error).__module__}.{type(error).__qualname__}: {error}"
-    return b"\1" + pickle.dumps((data, said, getattr(error, "__notes__", [])))
+        said = "(can't be printed)"
+    name = f"{type(error).__module__}.{type(error).__qualname__}: {said}"
+    for content in (error, (type(error), error.args), (type(error), (said,))):
+        try:
+            data = cloudpickle.dumps(content)
+            rebuild(pickle.loads(data))
+            break
+        except Exception:
+            data = b""
+    return b"\1" + pickle.dumps((data, name, notes))
+
+
+def read_error(message: bytes | bytearray) -> Exception:
+    """The exception that `error_message` packed."""
+    data, name, notes = pickle.loads(message[1:])
+    try:
+        error = rebuild(pickle.loads(data))
+    except Exception:  # its class isn't known here, or there is nothing
+        error = EmulationError(name)
+    if hasattr(error, "__notes__"):
+        del error.__notes__
+    for note in notes:
+        add_note(error, note)
+    return error
+
+
+def rebuild(content: Any) -> Exception:
+    """An exception from itself, or from its type and arguments without calling its constructor."""
+    error = content
+    if isinstance(content, tuple):
+        error = content[0].__new__(content[0], *content[1])
+        error.args = content[1]
+    if not isinstance(error, Exception):
+        raise TypeError(f"expected an exception, got {error!r}")
+    str(error)  # must be printable
+    return error
 
 
 def limit_threads() -> None:
@@ -165,69 +300,77 @@ def limit_threads() -> None:
 # -- the fork server ------------------------------------------------------------------------------
 
 
-def fork_server(server_fd: int, arena_fd: int, outbox_fd: int) -> None:
+def fork_server(server_fd: int, arena_fd: int, outbox_fd: int, parent: int) -> None:
     """Fork a worker for each socket that arrives, and report how each of them ends.
 
     It runs in a process of its own with nothing in it but the imports that all workers need: no
-    threads, no CUDA. It ends, and its workers with it, when the parent closes the other end.
+    threads, no CUDA. It ends, and its workers with it, when the parent closes the other end or is
+    gone.
     """
-    import selectors
-    import socket
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=server_fd)
-    server.setblocking(False)
     wake_read, wake_write = os.pipe()
     for fd in (wake_read, wake_write):
         os.set_blocking(fd, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_write)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    poll = select.poll()
+    for fd in (server_fd, wake_read):
+        poll.register(fd, select.POLLIN)
+    milliseconds = None
+    try:
+        poll.register(os.pidfd_open(parent), select.POLLIN)
+    except (AttributeError, OSError):  # there are no such descriptors: look now and then
+        milliseconds = 1000
     children: set[int] = set()
-    with selectors.DefaultSelector() as selector:
-        selector.register(server, selectors.EVENT_READ)
-        selector.register(wake_read, selectors.EVENT_READ)
-        while True:
-            selector.select()
-            try:
-                while os.read(wake_read, 512):
-                    pass
-            except BlockingIOError:
-                pass
+    try:
+        while os.getppid() == parent:
+            ready = {fd for fd, _ in poll.poll(milliseconds)}
+            if wake_read in ready:
+                os.read(wake_read, 512)
             for pid in list(children):
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
                     children.discard(pid)
-                    code = os.waitstatus_to_exitcode(status)
-                    server.send(b"%d %d\n" % (pid, code))
-            try:
-                message, fds, _, _ = socket.recv_fds(server, 1, 1)
-            except BlockingIOError:
+                    server.send(b"%d %d\n" % (pid, os.waitstatus_to_exitcode(status)))
+            if server_fd not in ready:
                 continue
+            message, fds, _, _ = socket.recv_fds(server, 1, 1)
             if not message:
                 break
+            me = os.getpid()
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for fd in (server_fd, wake_read, wake_write):
                     os.close(fd)
-                run_and_exit(run_worker, fds[0], arena_fd, outbox_fd)
+                run_and_exit(run_worker, fds[0], arena_fd, outbox_fd, me, True)
             children.add(pid)
             os.close(fds[0])
             server.send(b"%d\n" % pid)
+    except ConnectionError:
+        pass  # the parent is gone
     for pid in children:
         os.kill(pid, signal.SIGKILL)
 
 
-def run_and_exit(function: Callable[..., None], *arguments: int) -> None:
-    """End a forked process without running what the process it came from would do at its end."""
+def run_and_exit(function: Callable[..., int | None], *arguments: Any) -> NoReturn:
+    """Run all that a process does, and end it without what an interpreter does at its end.
+
+    A forked process must not run what the one it came from has registered for its end; and threads
+    that environments have left behind must not keep a worker alive.
+    """
     code = 1
     try:
-        function(*arguments)
-        code = 0
+        code = function(*arguments) or 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code & 0xFF)

@@ -5,18 +5,21 @@ them, results land in blocks of `batch_size` environments, and blocks are receiv
 makes them differ is the batch size and which environments share a block.
 
 Invariants:
-- Nothing waits for a worker without noticing its death: steps wait in the engine, which watches the
-  processes; messages wait on the socket, which a dead worker has closed.
-- Messages from a worker answer messages to it, in order; steps send none.
+- Nothing waits for a worker without noticing its death: steps wait in the engine and messages in
+  `Process`, and both watch the process itself.
+- Messages from a worker answer messages to it, in order; steps send none. Its first one says what
+  its environments are, or why it could not start.
+- A worker that takes the place of a dead one is given work at once, which it finds when it is ready
+  (`_starting`), so that nobody waits for it before its results are needed.
 - An environment's region of the outbox is written before its row is reported and read as soon as
   that row's block has been received.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
+import signal
 import sys
 import time
 import warnings
@@ -27,8 +30,7 @@ import cloudpickle
 import numpy as np
 
 from shoal.emulation.actions import ActionLayout
-from shoal.emulation.layout import Layout
-from shoal.errors import EmulationError, StepTimeoutError, WorkerDied
+from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import (
     DEAD,
@@ -39,12 +41,19 @@ from shoal.vectorization.engine import (
     num_blocks,
     usable_cores,
 )
-from shoal.vectorization.envs import check_same
+from shoal.vectorization.envs import arrays_from, check_same
 from shoal.vectorization.info import InfoReader
 from shoal.vectorization.memory import map_memory
-from shoal.vectorization.processes import START_METHODS, Process, Starter, in_main_thread
-from shoal.vectorization.stepper import CALL, GOOD_STEPS, MOST_FAILURES, RESET, lose_places
-from shoal.vectorization.worker import Outbox
+from shoal.vectorization.processes import START_METHODS, UNKNOWN_EXIT, Process, Starter
+from shoal.vectorization.stepper import (
+    CALL,
+    GOOD_STEPS,
+    MOST_FAILURES,
+    RESET,
+    TOO_MANY,
+    lose_places,
+)
+from shoal.vectorization.worker import CLOSE_FAILED, Outbox, read_error
 
 __all__ = ["ProcessBackend"]
 
@@ -57,7 +66,6 @@ class ProcessBackend:
     Attributes:
         description: JSON of what the environments are, as the first worker told it.
         arena: the shared memory, attached.
-        restarts: how often a worker was replaced.
     """
 
     def __init__(
@@ -82,7 +90,6 @@ class ProcessBackend:
         self.batch_size = batch_size
         self.restart = restart
         self.timeout = timeout
-        self.restarts = 0
         self._pid = os.getpid()
         self._closed = False
         self._all = np.arange(self.num_envs)
@@ -97,7 +104,7 @@ class ProcessBackend:
                 "worker": w,
                 "writer": w,
                 "first": self._first[w],
-                "creators": cloudpickle.dumps(list(creators[self._first[w] : self._first[w + 1]])),
+                "creators": pickle_creators(creators[self._first[w] : self._first[w + 1]]),
                 "emulation": emulation,
                 "mode": mode,
                 "seed": (base + self._first[w]) % 2**32,
@@ -105,16 +112,20 @@ class ProcessBackend:
                 "profile": profile,
                 "affinity": None if affinity is None else [affinity[w % len(affinity)]],
                 "path": [os.path.abspath(entry) if entry == "" else entry for entry in sys.path],
-                "die_with_thread": method == "forkserver" or in_main_thread(),
+                # These are for workers that take the place of another.
+                "description": None,
+                "options": {},
+                "owing": [],
             }
             for w in range(num_workers)
         ]
         self._memory_fd, self._outbox_fd = create_memory(0), create_memory(0)
         self._outbox = Outbox(self._outbox_fd)
         self._processes: list[Process] = []
-        self._starter: Starter | None = None
+        self._starting: set[int] = set()  # workers whose first message has not been read
+        self._starter = Starter(method, self._memory_fd, self._outbox_fd)
+        self._control: Parent | None = None
         try:
-            self._starter = Starter(method, self._memory_fd, self._outbox_fd)
             self._start_all(order)
         except BaseException:
             self.close()
@@ -123,18 +134,19 @@ class ProcessBackend:
     # -- starting -----------------------------------------------------------------------------
 
     def _start_all(self, order: str) -> None:
-        assert self._starter is not None
         for setup in self._setups:
-            process = self._starter.start()
-            self._processes.append(process)
-            process.connection.send_bytes(pickle.dumps(setup))
-        descriptions = [self._receive(w).decode() for w in range(self.num_workers)]
+            self._processes.append(self._starter.start())
+            self._processes[-1].send(pickle.dumps(setup))
+        descriptions: dict[int, str] = {}
+        while len(descriptions) < self.num_workers:  # whoever fails first is heard first
+            for w, process in enumerate(self._processes):
+                if w not in descriptions and process.has_message():
+                    descriptions[w] = self._receive(w).decode()
+            time.sleep(0.001)
         self.description = descriptions[0]
-        for w, other in enumerate(descriptions):
-            check_same(self.description, other, self._first[w])
-        known = json.loads(self.description)
-        agents = known["agents_per_env"]
-        self._agents = agents
+        for w in range(1, self.num_workers):
+            check_same(self.description, descriptions[w], self._first[w])
+        observation_layout, action_layout, agents = arrays_from(self.description)
         mode = "first" if order == "first" and self.batch_size < self.num_envs else "fixed"
         counts = self.num_workers, self.num_envs, self.batch_size, mode
         geometry = {
@@ -145,68 +157,79 @@ class ProcessBackend:
             "control_nbytes": control_nbytes(*counts),
         }
         self._geometry = pickle.dumps({"arena": geometry})
-        self.arena = Arena(
-            Layout.from_json(known["observation_layout"], "obs"),
-            ActionLayout(Layout.from_json(known["action_layout"], "action")),
-            agents,
-            **geometry,
-        )
+        self.arena = Arena(observation_layout, ActionLayout(action_layout), agents, **geometry)
         os.ftruncate(self._memory_fd, self.arena.nbytes)
         memory = map_memory(self._memory_fd, self.arena.nbytes)
         self.arena.attach(memory)
         self._control = Parent(memory, *counts, cores=usable_cores())
         for w, process in enumerate(self._processes):
             self._control.set_peer(w, process.pid, process.pidfd)
-            process.connection.send_bytes(self._geometry)
+            process.send(self._geometry)
         self._infos = InfoReader()
-        self._failures = [0] * self.num_workers
-        self._started = [0] * self.num_workers  # batches received when each worker was started
         self._received = 0
+        self._restarts = 0
+        self._failures = [0] * self.num_workers  # in a row
+        self._started = [0] * self.num_workers  # batches received when each worker was started
+        self._options: list[Any] = []  # of automatic resets, for each environment
 
-    def _receive(self, worker: int) -> bytes:
+    def _receive(self, worker: int, deadline: float | None = None) -> bytearray:
         """The next message of a worker; raises what it reports, or that it has died."""
         try:
-            message = self._processes[worker].connection.recv_bytes()
+            message = self._processes[worker].receive(deadline)
+        except TimeoutError:
+            raise
         except (EOFError, OSError):
             raise self._death(worker) from None
         if message[:1] == b"\1":
-            raise unpack_error(message)
+            raise read_error(message)
         return message[1:]
 
-    def _death(self, worker: int) -> WorkerDied:
-        self._processes[worker].wait(1.0)
-        code = self._processes[worker].poll()
+    def _heard(self, worker: int, deadline: float | None) -> None:
+        """Wait until a worker that takes the place of another has started."""
+        if worker in self._starting:
+            self._receive(worker, deadline)
+            self._starting.remove(worker)
+
+    def _envs(self, worker: int) -> str:
         first, last = self._first[worker], self._first[worker + 1] - 1
-        return WorkerDied(
-            f"worker {worker} (process {self._processes[worker].pid}), which has environments "
-            f"{first} to {last}, {describe_exit(code)}"
-        )
+        return f"environments {first} to {last}" if first < last else f"environment {first}"
+
+    def _death(self, worker: int) -> WorkerDied:
+        process = self._processes[worker]
+        process.wait(1.0)
+        what = f"worker {worker} (process {process.pid}), which has {self._envs(worker)}, "
+        return WorkerDied(what + describe_exit(process.poll()))
 
     # -- batches ------------------------------------------------------------------------------
 
     def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
         """Give environments their next operation: one for all, or one each."""
+        control = self._open()
+        messages = {}
+        if requests is not None:  # what can't be pickled must raise before anything is posted
+            for w in range(self.num_workers):
+                mine = [
+                    env
+                    for env in range(self._first[w], self._first[w + 1])
+                    if isinstance(ops, int) or ops[env] == RESET
+                ]
+                if mine:
+                    messages[w] = cloudpickle.dumps({env: requests[env] for env in mine})
         if not isinstance(ops, int):
             for op in np.unique(ops):
-                self._control.post(np.flatnonzero(ops == op), int(op))
+                control.post(np.flatnonzero(ops == op), int(op))
         elif env_ids is None:
-            self._control.post_all(ops)
+            control.post_all(ops)
         else:
-            self._control.post(env_ids, ops)
-        if requests is None:
-            return
+            control.post(env_ids, ops)
         # After posting, so that every worker is reading when a large message is written.
-        for w, process in enumerate(self._processes):
-            mine = {
-                env: requests[env]
-                for env in range(self._first[w], self._first[w + 1])
-                if isinstance(ops, int) or ops[env] == RESET
-            }
-            if mine:
-                try:
-                    process.connection.send_bytes(cloudpickle.dumps(mine))
-                except OSError:
-                    pass  # it has died, which `wait` will say
+        for w, message in messages.items():
+            try:
+                self._processes[w].send(message, self._deadline(None))
+            except TimeoutError:
+                raise self._late("reset") from None
+            except (EOFError, OSError):
+                pass  # it has died, which `wait` will say
 
     def wait(self, timeout: float | None) -> int:
         """Wait for the next block and return its number.
@@ -214,57 +237,93 @@ class ProcessBackend:
         Raises:
             StepTimeoutError, WorkerDied, or what an environment raised.
         """
-        limit = self.timeout if timeout is None else timeout
-        deadline = None if limit is None else time.monotonic() + limit
+        control = self._open()
+        deadline = self._deadline(timeout)
         while True:
             left = None if deadline is None else deadline - time.monotonic()
-            block = self._control.wait_block(left)
+            block = control.wait_block(left)
             if block >= 0:
                 self._received += 1
                 return block
-            worker = self._control.culprit
+            self._open()  # or has another thread closed it?
             if block == -FAILED:
-                raise unpack_error(self._outbox.get(self.arena.num_rows + worker))
+                raise read_error(self._outbox.get(self.arena.num_rows + control.culprit))
             if block != -DEAD:
-                raise self._late(limit)
-            self._bury(worker)
+                raise self._late("batch")
+            try:
+                self._replace(control.culprit)
+            except KeyboardInterrupt:  # nothing can go on from half a restart
+                self.close()
+                raise
 
-    def _late(self, limit: float | None) -> StepTimeoutError:
-        stuck = [self._control.current_env(w) for w in range(self.num_workers)]
-        names = sorted(env for env in stuck if env is not None)
-        what = f"environments {names} are still at it" if names else "no environment is at work"
-        return StepTimeoutError(f"no batch within {limit} s: {what}")
+    def _open(self) -> Parent:
+        if self._closed or self._control is None:
+            raise ClosedError("this vector has been closed")
+        return self._control
 
-    def _bury(self, worker: int) -> None:
+    def _deadline(self, timeout: float | None) -> float | None:
+        limit = self.timeout if timeout is None else timeout
+        return None if limit is None else time.monotonic() + limit
+
+    def _late(self, what: str) -> StepTimeoutError:
+        control = self._open()
+        starting = [w for w in self._starting if not self._processes[w].has_message()]
+        stuck = [control.current_env(w) for w in range(self.num_workers) if w not in starting]
+        at_work = sorted(env for env in stuck if env is not None)
+        parts = [f"environments {at_work} have not returned"] if at_work else []
+        parts += [f"worker {w} is still starting {self._envs(w)}" for w in sorted(starting)]
+        return StepTimeoutError(f"no {what} in time: " + ("; ".join(parts) or "workers are idle"))
+
+    def _replace(self, worker: int) -> None:
         """A worker has died: fill in what it owes and start another, or raise."""
-        error = self._death(worker)
-        alive = self._received - self._started[worker]
-        self._failures[worker] = self._failures[worker] + 1 if alive < GOOD_STEPS else 1
+        control, process = self._open(), self._processes[worker]
+        at = control.current_env(worker)
+        error: Exception = self._death(worker)
+        if at is not None:
+            error = WorkerDied(f"{error}, at environment {at}")
+        try:
+            if process.has_message():
+                self._heard(worker, time.monotonic())
+        except WorkerDied:
+            pass
+        except Exception as reported:  # it has said why it could not start
+            error = reported
         if not self.restart:
             raise error
+        good = self._received - self._started[worker] >= GOOD_STEPS
+        self._failures[worker] = 1 if good else self._failures[worker] + 1
         if self._failures[worker] >= MOST_FAILURES:
-            error.add_note(
-                f"restarted {MOST_FAILURES - 1} times in a row, with fewer than {GOOD_STEPS} "
-                "batches between"
-            )
+            error.add_note(TOO_MANY)
             raise error
-        warnings.warn(f"{error}; starting another", RuntimeWarning, stacklevel=4)
-        self.restarts += 1
-        self._control.bury(worker)
-        for env in self._control.outstanding(worker):
-            place = self._control.place_of(env)
-            lose_places(self.arena, place)
-            self._control.complete_for(env)
-        self._processes[worker].release()
-        assert self._starter is not None
+        control.bury(worker)
+        envs = set(range(self._first[worker], self._first[worker + 1]))
+        outstanding = control.outstanding(worker)
+        for env in outstanding:
+            lose_places(self.arena, control.place_of(env))
+            control.complete_for(env)
+        self._restarts += 1
+        self.arena.arrays["counters"][worker, 3] += len(envs)
+        process.release()
         process = self._processes[worker] = self._starter.start()
-        # Whoever writes infos needs a number that no other process has had.
-        setup = {**self._setups[worker], "writer": self.num_workers + self.restarts}
-        process.connection.send_bytes(pickle.dumps(setup))
-        check_same(self.description, self._receive(worker).decode(), self._first[worker])
-        process.connection.send_bytes(self._geometry)
         self._started[worker] = self._received
-        self._control.revive(worker, process.pid, process.pidfd)
+        self._starting.add(worker)
+        setup = {
+            **self._setups[worker],
+            # Whoever writes infos needs a number that no other process has had.
+            "writer": self.num_workers + self._restarts,
+            # What chance has led to once, it would lead to again.
+            "seed": (self._setups[worker]["seed"] + self._restarts * self.num_envs) % 2**32,
+            "description": self.description,
+            "options": {e: self._options[e][0] for e in envs} if self._options else {},
+            "owing": envs - set(outstanding),
+        }
+        try:
+            process.send(pickle.dumps(setup))
+            process.send(self._geometry)
+        except (EOFError, OSError):
+            pass  # dead again, which the next wait will say
+        control.revive(worker, process.pid, process.pidfd)
+        warnings.warn(f"{error}; starting another", RuntimeWarning, stacklevel=5)
 
     def env_ids(self, block: int) -> np.ndarray:
         """The environment in each slot of a block."""
@@ -282,75 +341,109 @@ class ProcessBackend:
         )
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
-        """Call a method of the groups for each environment: ``method(i, *arguments[i])``."""
-        messages = []
+        """Call a method of the groups for each environment: ``method(i, *arguments[i])``.
+
+        Raises:
+            WorkerDied, StepTimeoutError: answers may be missing, so that nothing can follow.
+            Exception: what the first environment raised of those that did.
+        """
+        control, deadline = self._open(), self._deadline(None)
+        messages = {}
         for w in range(self.num_workers):
             mine = range(self._first[w], self._first[w + 1])
             each = {e: cloudpickle.dumps(arguments[e]) for e in mine if arguments[e] is not None}
-            messages.append(pickle.dumps((method, each)) if each else None)
-        for w, message in enumerate(messages):
-            if message is not None:
-                self._control.command(w, CALL)
-                try:
-                    self._processes[w].connection.send_bytes(message)
-                except OSError:
-                    raise self._death(w) from None
+            if each:
+                messages[w] = pickle.dumps((method, each))
         results: list[Any] = [None] * self.num_envs
         failure = None
-        for w, message in enumerate(messages):
-            if message is not None:
+        try:
+            for w, message in messages.items():
+                if self.restart and self._processes[w].poll() is not None:
+                    self._replace(w)
+                control.command(w, CALL)
+                self._processes[w].send(message, deadline)
+            for w in messages:
                 try:
-                    for env, result in cloudpickle.loads(self._receive(w)).items():
-                        results[env] = result
+                    self._heard(w, deadline)
+                    answer = self._receive(w, deadline)
+                except (WorkerDied, TimeoutError):
+                    raise
                 except Exception as error:
                     failure = failure or error
+                    continue
+                for env, result in cloudpickle.loads(answer).items():
+                    results[env] = result
+        except TimeoutError:
+            raise StepTimeoutError(
+                f"{method}: no answer in time from worker {w}, which has {self._envs(w)}"
+            ) from None
+        except (EOFError, OSError):
+            raise self._death(w) from None
         if failure is not None:
             raise failure
+        if method == "set_options":
+            self._options = list(arguments)
         return results
 
     # -- the end ------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End all workers and release everything; takes at most a few seconds."""
+        """End all workers and release everything; takes at most a few seconds.
+
+        Raises:
+            Exception: what the first environment raised of those that did when they were closed;
+                everything is released all the same.
+        """
         if self._closed or os.getpid() != self._pid:  # a fork of this process owns nothing
             return
         self._closed = True
-        if hasattr(self, "_control"):
-            self._control.close()
-        for process in self._processes:
-            if not hasattr(self, "_control"):
+        control, failure = self._control, None
+        try:
+            if control is not None:
+                control.close()
+                deadline = time.monotonic() + CLOSE_SECONDS
+                for w, process in enumerate(self._processes):
+                    if w not in self._starting or process.has_message():
+                        process.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            for process in self._processes:
                 process.kill()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for process in self._processes:
-            if not process.wait(max(0.0, deadline - time.monotonic())):
-                process.kill()
-        for process in self._processes:
-            process.wait(1.0)
-            process.release()
-        if self._starter is not None:
+            deadline = time.monotonic() + 1
+            for w, process in enumerate(self._processes):
+                process.wait(max(0.0, deadline - time.monotonic()))
+                if process.poll() == CLOSE_FAILED and failure is None:
+                    failure = read_error(self._outbox.get(self.arena.num_rows + w))
+            if control is not None:
+                while not control.release() and time.monotonic() < deadline:
+                    time.sleep(0.001)  # another thread waits, and is about to see that all are dead
+                self.arena.detach()
+            for process in self._processes:
+                process.release()
             self._starter.close()
-        os.close(self._memory_fd)
-        os.close(self._outbox_fd)
+            os.close(self._memory_fd)
+            os.close(self._outbox_fd)
+        if failure is not None:
+            raise failure
 
 
-def unpack_error(message: bytes) -> Exception:
-    """The exception that `worker.error_message` packed."""
-    data, said, notes = pickle.loads(message[1:])
+def pickle_creators(creators: Sequence[Callable[[], Any]]) -> bytes:
+    """Functions as workers can take them."""
     try:
-        error = pickle.loads(data)
-    except Exception:
-        error = EmulationError(said)
-        for note in notes:
-            error.add_note(note)
-    return error
+        return cloudpickle.dumps(list(creators))
+    except Exception as error:
+        error.add_note(
+            "env: the functions that create environments are sent to the workers, so all that "
+            "they refer to must be picklable (by cloudpickle)"
+        )
+        raise
 
 
 def describe_exit(code: int | None) -> str:
     """What an exit code says about the end of a process."""
-    import signal
-
     if code is None:
         return "does not answer, though its process is still there"
+    if code == UNKNOWN_EXIT:
+        return "ended, and something else in this process has taken its exit code"
     if code >= 0:
         return f"ended with exit code {code}"
     try:
