@@ -65,8 +65,10 @@ def require_environment(env: Any) -> None:
     """Raise EmulationError unless `env` has what every environment has."""
     from shoal.errors import EmulationError
 
-    needed = ("reset", "step", "observation_space", "action_space")
-    if isinstance(env, type) or not all(hasattr(env, name) for name in needed):
+    has = [hasattr(env, name) for name in ("reset", "step")]
+    for name in ("observation_space", "action_space"):  # old PettingZoo has dictionaries of them
+        has.append(hasattr(env, name) or hasattr(env, name + "s"))
+    if isinstance(env, type) or not all(has):
         hint = "; give an instance, not the class" if isinstance(env, type) else ""
         raise EmulationError(
             "expected a Gymnasium, PettingZoo or old gym environment with reset, step, "

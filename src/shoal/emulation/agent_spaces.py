@@ -21,6 +21,7 @@ import numpy as np
 
 from shoal.emulation.actions import ActionLayout, choices, is_discrete
 from shoal.emulation.layout import Layout
+from shoal.emulation.parallel import space_of
 from shoal.errors import EmulationError
 
 __all__ = ["AgentSpaces"]
@@ -109,18 +110,13 @@ class AgentSpaces:
         """One agent's own layouts and spaces; the same objects whenever asked."""
         member = self._members.get(agent)
         if member is None:
-            observation, action = self._own_space(agent, 0), self._own_space(agent, 1)
+            observation = space_of(self.env, agent, "observation_space")
+            action = space_of(self.env, agent, "action_space")
             key = (id(observation), id(action))
             if key not in self._by_space:
                 self._by_space[key] = ((observation, action), self._member(observation, action))
             member = self._members[agent] = self._by_space[key][1]
         return member
-
-    def _own_space(self, agent: Any, which: int) -> Any:
-        name = ("observation_space", "action_space")[which]
-        if callable(getattr(self.env, name, None)):
-            return getattr(self.env, name)(agent)
-        return getattr(self.env, name + "s")[agent]
 
     def _member(self, observation: Any, action: Any) -> Member:
         layouts = self._lay_out(observation, action)

@@ -27,6 +27,7 @@ from shoal.emulation import is_multi_agent, require_environment
 from shoal.emulation.checked import checked
 from shoal.emulation.findings import ORDER, RULES, Finding, Log, Report
 from shoal.emulation.layout import Layout, kind_of, step
+from shoal.emulation.parallel import space_of
 from shoal.emulation.single import SEEDING, keywords, reproducible, unwrapped
 from shoal.errors import EnvCheckError, LayoutError
 
@@ -110,7 +111,7 @@ def play_parallel(env: Any, seed: int, sample: Sample) -> Iterator[dict[str, Any
             actions = {
                 agent: sample(
                     agent,
-                    env.action_space(agent),
+                    space_of(env, agent, "action_space"),
                     mask_in(observations.get(agent), infos.get(agent)),
                 )
                 for agent in env.agents
@@ -138,7 +139,7 @@ def play_turns(env: Any, seed: int, sample: Sample) -> Iterator[dict[str, Any]]:
             action = None
             if not (env.terminations[agent] or env.truncations[agent]):
                 mask = mask_in(env.observe(agent), env.infos.get(agent))
-                action = sample(agent, env.action_space(agent), mask)
+                action = sample(agent, space_of(env, agent, "action_space"), mask)
             env.step(action)
             yield {**turn(env), "reward": dict(env.rewards)}
         env.reset()

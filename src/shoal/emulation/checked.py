@@ -15,7 +15,7 @@ import numpy as np
 from shoal.emulation import is_multi_agent
 from shoal.emulation.findings import Log
 from shoal.emulation.layout import kind_of, step
-from shoal.emulation.parallel import as_parallel
+from shoal.emulation.parallel import as_parallel, space_of
 from shoal.emulation.single import OldGymEnv
 
 __all__ = ["checked"]
@@ -362,7 +362,9 @@ class CheckedParallelEnv:
         observations, infos = result
         present = dict.fromkeys(self.env.agents)
         for agent, value in agents.keys("obs", observations, present, present):
-            check_value(log, self.env.observation_space(agent), value, "obs" + step(agent))
+            check_value(
+                log, space_of(self.env, agent, "observation_space"), value, "obs" + step(agent)
+            )
         for agent, info in agents.keys("info", infos, present, ()):
             check_info(log, info, "info" + step(agent))
         self._kept.look(log, observations)
@@ -383,7 +385,7 @@ class CheckedParallelEnv:
         allowed = dict.fromkeys([*before, *after])
         staying = [agent for agent in before if agent in after]
         for agent, value in agents.keys("obs", observations, allowed, staying):
-            check_value(log, env.observation_space(agent), value, "obs" + step(agent))
+            check_value(log, space_of(env, agent, "observation_space"), value, "obs" + step(agent))
         for agent, reward in agents.keys("reward", rewards, allowed, staying):
             check_reward(log, reward, "reward" + step(agent))
         ended = {}
@@ -476,5 +478,7 @@ class CheckedAECEnv:
         if agent not in present:
             log.fail("agents", "agent_selection", f"{agent!r} is not in {list(present)}")
         observation = env.observe(agent)
-        check_value(log, env.observation_space(agent), observation, "obs" + step(agent))
+        check_value(
+            log, space_of(env, agent, "observation_space"), observation, "obs" + step(agent)
+        )
         self._kept.look(log, {agent: observation})

@@ -80,6 +80,9 @@ cdef class MaskWriter:
     cdef int write(self, PyObject* mask, uint8_t* to) except -1
 
 
+cdef PyObject* find(mapping, key) except? NULL
+
+
 cdef class Driver:
     # One environment, as the loop sees it. After `step` or `reset`, the results are held as Python
     # objects until `write` puts them into rows: in between, the loop may choose the rows.

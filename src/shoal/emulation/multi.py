@@ -245,8 +245,9 @@ class EmulatedMultiEnv(ParallelEnv):
             self.action_layout.check(self.rows["actions"][acting])
         except ActionError:
             for slot in np.flatnonzero(acting):  # again, to tell whose action it is
+                row = self.rows["actions"][slot : slot + 1]
                 try:
-                    self.action_layout.check(self.rows["actions"][slot])
+                    self.action_layout.check(row.reshape(self.action_layout.flat.shape))
                 except ActionError as error:
                     agent = self._driver.occupants[slot]
                     raise ActionError(f"agent {agent!r}: {error}") from None

@@ -25,10 +25,8 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from shoal.emulation.loop cimport Buffers, Decoder, Driver, MaskWriter, Rows
+from shoal.emulation.loop cimport Buffers, Decoder, Driver, MaskWriter, Rows, find
 from shoal.emulation.pack cimport Packer
-
-import numpy as np
 
 from shoal.emulation import agent_spaces as common
 from shoal.emulation.parallel import OldParallelEnv, TurnBasedEnv, as_parallel
@@ -64,7 +62,7 @@ cdef class Codec:
     cdef Py_ssize_t num_choices, num_common, action_nbytes, discrete_offset
     cdef uint8_t* own_mask
 
-    def __cinit__(self, observation_layout, action_layout, rows_observation, rows_action):
+    def __cinit__(self, observation_layout, action_layout, rows_action):
         cdef Py_ssize_t i
         self.packer = observation_layout.packer
         self.masks = MaskWriter(action_layout)
@@ -142,7 +140,7 @@ cdef class MultiDriver(Driver):
 
     Attributes:
         env: the environment; may be replaced by a copy.
-        agents: the agents that the next step expects actions of (turn-based: one of them).
+        agents: those alive; empty once the episode is over.
         occupants: for each slot the agent in it, or None.
         observation_layout, action_layout: of the rows that `write` expects.
         mixed: some agent's own layouts are not those of the rows.
@@ -295,13 +293,14 @@ cdef class MultiDriver(Driver):
             result = self._old().modern_reset(result)
         observations, infos = result
         self._vacate()
+        self.done = True
         self.spaces.new_episode()
-        self.agents = self._unique(self.parallel.agents)
-        if not self.agents:
+        agents = self._unique(self.parallel.agents)
+        if not agents:
             raise EmulationError("reset: no agent is in env.agents")
-        for i, agent in enumerate(self.agents):
+        for i, agent in enumerate(agents):
             self.slots[i] = self._admit(agent)
-        self.done = False
+        self.agents, self.done = agents, False
         self._mark_acting()
         self._observe(observations, infos)
         return 0
@@ -415,6 +414,9 @@ cdef class MultiDriver(Driver):
         """Hold the results of a step: first the transitions, then who is there now."""
         cdef Py_ssize_t i, slot, n = self.num_slots
         cdef bint all_flagged = True
+        cdef list before = self.agents
+        # Until all is well: what raises below leaves an episode that can't go on.
+        self.agents, self.done = [], True
         for slot in range(n):
             if self.leaving[slot]:
                 self._free(slot)
@@ -426,9 +428,9 @@ cdef class MultiDriver(Driver):
         memset(self.truncated, 0, n)
         memset(self.valid, 0, n)
         now = self.parallel.agents
-        here = None if same(self.agents, now) else set(now)
-        for i in range(PyList_GET_SIZE(self.agents)):
-            agent = <object>PyList_GET_ITEM(self.agents, i)
+        here = None if same(before, now) else set(now)
+        for i in range(PyList_GET_SIZE(before)):
+            agent = <object>PyList_GET_ITEM(before, i)
             slot = self.slots[i]
             self.valid[slot] = self.turns is None or agent in self.turns.ended
             self.terminated[slot] = flag(terminations, agent)
@@ -440,20 +442,19 @@ cdef class MultiDriver(Driver):
             self.rewards[slot] = self._reward(rewards, agent, slot)
             self.returns[slot] += self.rewards[slot]
             self.lengths[slot] += self.valid[slot]
+        after = before if here is None else self._unique(now)
         if here is not None:
-            self.agents = self._unique(now)
-            for i, agent in enumerate(self.agents):
+            for i, agent in enumerate(after):
                 found = self.slot_of.get(agent)
                 self.slots[i] = self._admit(agent) if found is None else found
-        for i in range(PyList_GET_SIZE(self.agents)):
+        for i in range(len(after)):
             slot = self.slots[i]
             all_flagged = all_flagged and (self.terminated[slot] or self.truncated[slot])
-        # Some environments flag everybody at the end, but leave the list as it was.
-        self.done = all_flagged
-        if all_flagged:
-            for i in range(PyList_GET_SIZE(self.agents)):
+        if all_flagged:  # some environments flag everybody at the end, but leave the list as it was
+            for i in range(len(after)):
                 self.leaving[self.slots[i]] = True
-            self.agents = []
+        else:
+            self.agents, self.done = after, False
         self._mark_acting()
         self._observe(observations, infos)
         return 0
@@ -579,7 +580,7 @@ cdef class MultiDriver(Driver):
                         "pad=(observation_space, action_space) that are large enough"
                     )
                 self._use(wider[0], wider[1])
-            codec = Codec(observation, action, self.observation_layout, self.action_layout)
+            codec = Codec(observation, action, self.action_layout)
             self.codecs[key] = codec
             self.has_masks = self.has_masks or codec.mask_in_observation or codec.padded
             if observation != self.observation_layout or codec.padded:
@@ -624,10 +625,3 @@ cdef bint same(list before, now) noexcept:
 cdef bint flag(flags, agent) except -1:
     cdef PyObject* found = PyDict_GetItemWithError(<PyObject*>flags, <PyObject*>agent)
     return found != NULL and PyObject_IsTrue(<object>found)
-
-
-cdef PyObject* find(mapping, key) except? NULL:
-    """``mapping.get(key)`` of a dict, else NULL; borrowed."""
-    if PyDict_Check(mapping) and PyDict_GET_SIZE(<PyObject*>mapping):
-        return PyDict_GetItemWithError(<PyObject*>mapping, <PyObject*>key)
-    return NULL

@@ -12,7 +12,7 @@ from typing import Any
 from shoal.emulation.single import OldReset, keywords
 from shoal.errors import EmulationError
 
-__all__ = ["OldParallelEnv", "TurnBasedEnv", "as_parallel"]
+__all__ = ["OldParallelEnv", "TurnBasedEnv", "as_parallel", "space_of"]
 
 
 def as_parallel(env: Any) -> Any:
@@ -20,6 +20,13 @@ def as_parallel(env: Any) -> Any:
     if hasattr(env, "agent_iter") or (hasattr(env, "last") and hasattr(env, "observe")):
         return TurnBasedEnv(env)
     return env if keywords(env) == {"seed", "options"} else OldParallelEnv(env)
+
+
+def space_of(env: Any, agent: Any, name: str) -> Any:
+    """An agent's ``observation_space`` or ``action_space``: as of old, perhaps a dictionary's."""
+    if callable(getattr(env, name, None)):
+        return getattr(env, name)(agent)
+    return getattr(env, name + "s")[agent]
 
 
 class OldParallelEnv:
