@@ -1,0 +1,108 @@
+"""What all benchmarks share: fair timing, a description of the machine, and tables.
+
+Peers are timed in the same run, one short round of each after the other, so that a busy moment or a
+change of clock speed meets all of them alike. What is reported are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """The processor, the interpreter, and the versions of `packages` that are installed."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "processor": model,
+        "cores": cores,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+def rounds(
+    variants: dict[str, Callable[[], int]], seconds: float = 0.02, count: int = 31
+) -> dict[str, list[float]]:
+    """Time all variants in turn, `count` times over.
+
+    Args:
+        variants: each does a fixed amount of work and returns how many steps that was.
+        seconds: about how long one round of one variant takes: it is repeated until then.
+        count: rounds.
+
+    Returns:
+        For each variant, microseconds per step in each round.
+    """
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    repeats = {}
+    for name, run in variants.items():
+        run()
+        begin = time.perf_counter()
+        run()
+        repeats[name] = max(1, round(seconds / max(time.perf_counter() - begin, 1e-9)))
+    gc.collect()
+    gc.disable()
+    try:
+        for i in range(count):
+            order = list(variants) if i % 2 else list(variants)[::-1]
+            for name in order:
+                run, steps = variants[name], 0
+                begin = time.perf_counter()
+                for _ in range(repeats[name]):
+                    steps += run()
+                times[name].append((time.perf_counter() - begin) * 1e6 / steps)
+    finally:
+        gc.enable()
+    return times
+
+
+def median_over(times: Sequence[float], base: Sequence[float]) -> float:
+    """Median of the differences between rounds of two variants."""
+    return statistics.median(a - b for a, b in zip(times, base))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def save(name: str, text: str, data: dict[str, Any]) -> None:
+    """Write ``results/NAME.md`` for people and ``results/NAME.json`` for programs."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def machine_text(found: dict[str, Any]) -> str:
+    packages = ", ".join(f"{k} {v or 'not installed'}" for k, v in found["packages"].items())
+    return (
+        f"{found['processor']}, {found['cores']} cores, {found['system']}, "
+        f"Python {found['python']}; {packages}."
+    )
