@@ -69,10 +69,10 @@ def require_environment(env: Any) -> None:
     for name in ("observation_space", "action_space"):  # old PettingZoo has dictionaries of them
         has.append(hasattr(env, name) or hasattr(env, name + "s"))
     if isinstance(env, type) or not all(has):
-        hint = "; give an instance, not the class" if isinstance(env, type) else ""
+        got = f"the class {env.__name__}; give an instance" if isinstance(env, type) else repr(env)
         raise EmulationError(
             "expected a Gymnasium, PettingZoo or old gym environment with reset, step, "
-            f"observation_space and action_space, got {env!r}{hint}"
+            f"observation_space and action_space, got {got}"
         )
 
 

@@ -157,7 +157,7 @@ class SeededNetHack(gymnasium.Wrapper):
 
 
 # Packages whose environments need more than ``reset(seed=...)`` to reproduce, and what does that.
-SEEDING: dict[str, type[gymnasium.Wrapper]] = {"nle": SeededNetHack}
+SEEDING: dict[str, Any] = {"nle": SeededNetHack}
 
 
 def reproducible(env: Any) -> Any:

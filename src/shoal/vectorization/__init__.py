@@ -111,14 +111,20 @@ def vectorize(
     loop_mode = list(AutoresetMode).index(mode)
     cores = usable_cores()
     if backend == "auto" and num_workers is None and batch_size in (None, num_envs):
-        trial = [{**emulation, "debug": False}, loop_mode, None, False, False]
+        trial: Any = [{**emulation, "debug": False}, loop_mode, None, False, False]
 
         def make(count: int, workers: int) -> Vector:
             if workers == 0:
                 tried: Any = SerialBackend(creators[:count], *trial)
             else:
                 tried = ProcessBackend(
-                    "multiprocess", creators[:count], *trial, workers, count, "fixed", start_method
+                    "multiprocess",
+                    creators[:count],
+                    *trial,
+                    num_workers=workers,
+                    batch_size=count,
+                    order="fixed",
+                    start_method=start_method,
                 )
             return Vector(tried, autoreset=mode, copy=False, seed=None, debug=False)
 
