@@ -111,16 +111,22 @@ def vectorize(
     loop_mode = list(AutoresetMode).index(mode)
     cores = usable_cores()
     if backend == "auto" and num_workers is None and batch_size in (None, num_envs):
-        trial: Any = [{**emulation, "debug": False}, loop_mode, None, False, False]
+        trial: dict[str, Any] = {
+            "emulation": {**emulation, "debug": False},
+            "mode": loop_mode,
+            "seed": None,
+            "restart": False,
+            "profile": False,
+        }
 
         def make(count: int, workers: int) -> Vector:
             if workers == 0:
-                tried: Any = SerialBackend(creators[:count], *trial)
+                tried: Any = SerialBackend(creators[:count], **trial)
             else:
                 tried = ProcessBackend(
                     "multiprocess",
                     creators[:count],
-                    *trial,
+                    **trial,
                     num_workers=workers,
                     batch_size=count,
                     order="fixed",

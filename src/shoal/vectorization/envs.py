@@ -188,7 +188,7 @@ def check_arrays(
     expected: tuple[Layout, Layout, int], got: tuple[Layout, Layout, int], first: int, index: int
 ) -> None:
     """Raise EmulationError unless environments `first` and `index` give the same arrays."""
-    for what, one, other in zip(("observation space", "action space"), expected, got, strict=False):
+    for what, one, other in zip(("observation space", "action space"), expected[:2], got[:2]):
         if one != other:
             raise EmulationError(
                 f"all environments must have the same {what}, but that of environment {index} is "

@@ -7,6 +7,7 @@ all environments. Actors start on whatever cluster `ray.init` has joined, or on 
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -105,7 +106,7 @@ class RayBackend:
         self._block = 0
         self._infos: dict[str, Any] = {}
         self._pending: list[Any] = []
-        base = np.random.SeedSequence().entropy % 2**32 if seed is None else seed
+        base = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         actor = ray.remote(Actor)
         self._actors = [
             actor.remote(
@@ -166,7 +167,9 @@ class RayBackend:
         num_rows = self.num_envs * self._agents
         self._infos = {}
         for w, answer in enumerate(answers):
-            rows, infos = unpack(answer) if isinstance(answer, bytes) else answer
+            if isinstance(answer, bytes):
+                raise read_error(answer)
+            rows, infos = answer
             first = self._first[w] * self._agents
             for name, array in rows.items():
                 self.arena.blocks[block][name][first : first + len(array)] = array

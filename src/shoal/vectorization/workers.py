@@ -99,7 +99,7 @@ class ProcessBackend:
         self._first = [w * self.num_envs // num_workers for w in range(num_workers + 1)]
         self._owner = np.repeat(np.arange(num_workers), np.diff(self._first))
         base = int.from_bytes(os.urandom(4), "little") if seed is None else seed
-        self._setups = [
+        self._setups: list[dict[str, Any]] = [
             {
                 "worker": w,
                 "writer": w,
@@ -124,7 +124,7 @@ class ProcessBackend:
         self._processes: list[Process] = []
         self._starting: set[int] = set()  # workers whose first message has not been read
         self._starter = Starter(method, self._memory_fd, self._outbox_fd)
-        self._control: Parent | None = None
+        self._control: Any = None  # a Parent, as soon as there is an arena
         try:
             self._start_all(order)
         except BaseException:
