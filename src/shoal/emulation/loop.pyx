@@ -379,7 +379,7 @@ cdef class Driver:
         raise NotImplementedError
 
     cdef object get_state(self):
-        """What this driver itself remembers of the episode, as plain data."""
+        """What this driver itself remembers of the episode, the last observation included."""
         raise NotImplementedError
 
     cdef int set_state(self, state) except -1:
@@ -482,10 +482,13 @@ cdef class SingleDriver(Driver):
         return self.packer.pack_row(<PyObject*>self.observation, to)
 
     cdef object get_state(self):
-        return [self.episode_return, self.episode_length]
+        return [self.observation, self.reward, self.terminated, self.truncated, self.info,
+                self.episode_return, self.episode_length]
 
     cdef int set_state(self, state) except -1:
-        self.episode_return, self.episode_length = state
+        (self.observation, self.reward, self.terminated, self.truncated, self.info,
+         self.episode_return, self.episode_length) = state
+        self.done = self.terminated or self.truncated
         return 0
 
 
@@ -555,12 +558,14 @@ cdef class EnvLoop:
         self.finished[i] = False
 
     def get_state(self, Py_ssize_t i):
-        """What the loop remembers of environment `i`, as plain data."""
-        return {"pending": bool(self.pending[i]), "driver": (<Driver>self.drivers[i]).get_state()}
+        """What the loop remembers of environment `i`."""
+        return {"pending": self.pending[i], "options": self.options[i],
+                "driver": (<Driver>self.drivers[i]).get_state()}
 
     def set_state(self, Py_ssize_t i, state):
         """Go on from what `get_state` returned."""
         self.pending[i] = state["pending"]
+        self.options[i] = state["options"]
         (<Driver>self.drivers[i]).set_state(state["driver"])
 
     def take_infos(self):

@@ -380,15 +380,17 @@ cdef class MultiDriver(Driver):
             for slot in range(self.num_slots)
         ]
         turns = None if self.turns is None else self.turns.get_state()
-        return [list(self.agents), list(self.occupants), dict(self.serials), slots, turns, self.done]
+        return [list(self.agents), list(self.occupants), dict(self.serials), slots, turns, self.done,
+                list(self.values), self.info]
 
     cdef int set_state(self, state) except -1:
         cdef Py_ssize_t slot, i
-        agents, occupants, serials, slots, turns, done = state
+        agents, occupants, serials, slots, turns, done, values, info = state
         self._vacate()
         self.spaces.new_episode()
         self.agents, self.occupants = list(agents), list(occupants)
         self.serials, self.done = dict(serials), done
+        self.values, self.info = list(values), info
         if turns is not None:
             self.turns.set_state(turns)
         for slot in range(self.num_slots):

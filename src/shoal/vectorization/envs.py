@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
+import functools
+import inspect
+import io
 import itertools
 import json
 import pickle
@@ -12,6 +16,7 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+from gymnasium.utils import EzPickle
 
 from shoal.emulation import emulate
 from shoal.emulation.layout import Layout
@@ -108,32 +113,31 @@ class EnvGroup:
         self.loop.options[i] = options
 
     def get_state(self, i: int) -> dict[str, Any]:
-        """Everything about environment `i` that decides how it goes on.
-
-        Environments with ``get_state`` and ``set_state`` are asked; others are pickled whole.
-        """
+        """Everything about environment `i` that decides how it goes on; see `Vector.get_state`."""
         env = self.envs[i].env
-        own = getattr(getattr(env, "unwrapped", env), "get_state", None)
-        state = {"loop": self.loop.get_state(i)}
+        base = getattr(env, "unwrapped", env)
+        own = own_methods(base)
+        file = io.BytesIO()
         try:
-            if callable(own):
-                state["own"] = own()
-            state["env"] = cloudpickle.dumps(env)
+            Saver(file, base if own else None).dump(env)
         except Exception as error:
-            if "own" not in state:
-                raise EmulationError(
-                    f"environment {self.first + i} can't be saved: it has no get_state() and "
-                    f"can't be pickled ({type(error).__name__}: {error})"
-                ) from error
+            raise EmulationError(
+                f"environment {self.first + i} can't be saved: it has no get_state() and "
+                f"set_state(), and can't be pickled ({type(error).__name__}: {error})"
+            ) from error
+        state = {"loop": self.loop.get_state(i), "env": file.getvalue()}
+        if own:
+            state["own"] = own[0]()
         return state
 
     def set_state(self, i: int, state: dict[str, Any]) -> None:
         """Go on from what `get_state` returned."""
-        if "env" in state:
-            self.envs[i].env = self.loop.drivers[i].env = pickle.loads(state["env"])
+        env = self.envs[i].env
+        base = getattr(env, "unwrapped", env)
+        self.envs[i].env = Loader(io.BytesIO(state["env"]), base).load()
         if "own" in state:
-            env = self.envs[i].env
-            getattr(env, "unwrapped", env).set_state(state["own"])
+            own_methods(base)[1](state["own"])
+        self.loop.replace(i, self.envs[i].driver())
         self.loop.set_state(i, state["loop"])
 
     def close(self) -> None:
@@ -148,6 +152,56 @@ class EnvGroup:
         self.envs = []
         if failure is not None:
             raise failure
+
+
+def own_methods(env: Any) -> tuple[Callable[[], Any], Callable[[Any], None]] | None:
+    """How an environment saves and restores itself, if it does."""
+    for save, restore in (("get_state", "set_state"), ("clone_state", "restore_state")):
+        save, restore = getattr(env, save, None), getattr(env, restore, None)
+        if callable(save) and callable(restore):
+            if "include_rng" in inspect.signature(save).parameters:  # Atari's
+                save = functools.partial(save, include_rng=True)
+            return save, restore
+    return None
+
+
+class Saver(cloudpickle.Pickler):
+    """Pickles an environment with all that it holds.
+
+    Args:
+        file: to write to.
+        base: the environment innermost, if it saves itself: just its place is kept.
+    """
+
+    def __init__(self, file: io.BytesIO, base: Any):
+        super().__init__(file)
+        self.base = base
+
+    def persistent_id(self, value: Any) -> str | None:
+        return "base" if self.base is not None and value is self.base else None
+
+    def reducer_override(self, value: Any) -> Any:
+        # Gymnasium's EzPickle keeps only the arguments: what comes back begins from nothing.
+        if isinstance(value, EzPickle):
+            create = copyreg.__newobj__, (type(value),)  # type: ignore[attr-defined]
+            return (*create, value.__dict__, None, None, restore_attributes)
+        return super().reducer_override(value)
+
+
+class Loader(pickle.Unpickler):
+    """Loads what `Saver` pickled, around the innermost environment that is there."""
+
+    def __init__(self, file: io.BytesIO, base: Any):
+        super().__init__(file)
+        self.base = base
+
+    def persistent_load(self, name: str) -> Any:
+        return self.base
+
+
+def restore_attributes(value: Any, attributes: dict[str, Any]) -> None:
+    """Set attributes, without regard to `__setstate__`."""
+    value.__dict__.update(attributes)
 
 
 def close_quietly(envs: list[Any]) -> None:

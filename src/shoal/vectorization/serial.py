@@ -85,10 +85,10 @@ class SerialBackend:
         """The infos of a block, as Gymnasium's vector environments give them."""
         return self.stepper.take_infos(block * self.arena.batch_rows, self.arena.batch_rows)
 
-    def call(self, method: str, arguments: Sequence[tuple]) -> list[Any]:
-        """Call a method of the group for each environment: ``method(i, *arguments[i])``."""
+    def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
+        """Call a method of the group: ``method(i, *arguments[i])`` for those that have any."""
         function = getattr(self.group, method)
-        return [function(i, *each) for i, each in enumerate(arguments)]
+        return [None if each is None else function(i, *each) for i, each in enumerate(arguments)]
 
     def close(self) -> None:
         """Close the environments."""

@@ -50,6 +50,7 @@ STEP, RESET, KEEP = 0, 1, 2
 cdef enum:
     OP_STEP = 0
     OP_RESET = 1
+    OP_KEEP = 2
 
 CALL = 0  # the one command that a worker knows
 
@@ -129,7 +130,7 @@ cdef class Stepper:
         cdef int op = -1 if isinstance(ops, np.ndarray) else ops
         for env in range(self.first, end):
             self.advance(ops[env] if op < 0 else op, env, requests)
-            self.deliver(env, first_place + env - self.first)
+            self.deliver(ops[env] if op < 0 else op, env, first_place + env - self.first)
 
     def take_infos(self, Py_ssize_t first_row, Py_ssize_t num_rows):
         """The infos delivered since the last call, as Gymnasium's vectors give them."""
@@ -165,13 +166,15 @@ cdef class Stepper:
             self.counters[0] += time.perf_counter_ns() - start
         return 0
 
-    cdef int deliver(self, Py_ssize_t env, Py_ssize_t place) except -1:
+    cdef int deliver(self, int op, Py_ssize_t env, Py_ssize_t place) except -1:
         """Write what the environment holds into its rows of `place`."""
         cdef Py_ssize_t i = env - self.first
         cdef int64_t start = time.perf_counter_ns() if self.profile else 0
         if not self.lost[i]:
             try:
                 self.loop.deliver(i, self.rows, place * self.agents)
+                if op == OP_KEEP:  # its transition has been delivered before
+                    memset(self.rows.masks + place * self.agents, False, self.agents)
                 if self.loop.any_info or self.loop.any_final:
                     self._keep_infos(i, place)
             except Exception as error:
@@ -312,7 +315,7 @@ def serve(
             if op == OP_RESET:
                 del known[env]
             place = me.claim()
-            stepper.deliver(env, place)
+            stepper.deliver(op, env, place)
             infos = stepper.infos
             if agents == 1:
                 message = writer.write(infos[0][1] if infos else None, place)

@@ -106,6 +106,7 @@ class Vector(VectorEnv):
         self.autoreset = autoreset
         self._seed = seed
         self._arrays: dict[str, np.ndarray] = {}  # of the last batch
+        self._begun = False  # environments have been reset, or given a state
         self._needs_reset = np.ones(self.num_envs, bool)  # DISABLED: episode over, or never begun
         self._num_in_flight = 0  # environments that have been posted and not received
         self._in_flight = np.zeros(self.num_envs, bool)  # which; kept up in pools only
@@ -141,7 +142,7 @@ class Vector(VectorEnv):
                 first time, and after that the environments' generators just run on.
             options: for all environments, or one for each. ``options["reset_mask"]`` (bool,
                 ``(num_envs,)``) leaves the environments alone where it is False; their rows keep
-                what they held.
+                what they held, but for `masks`, which are False.
 
         Returns:
             (observations, infos)
@@ -208,7 +209,7 @@ class Vector(VectorEnv):
         if isinstance(options, Mapping) and "reset_mask" in options:
             options = dict(options)
             mask = check_reset_mask(options.pop("reset_mask"), self.num_envs)
-            if not self._arrays:
+            if not self._begun:
                 raise PendingCallError("reset_mask: reset all environments first", "reset")
         each = self._each("options", options, lambda same, i: same)
         requests = {i: (seeds[i], each[i]) for i in range(self.num_envs)}
@@ -242,7 +243,7 @@ class Vector(VectorEnv):
                 busy = envs[self._in_flight[envs]].tolist()
                 raise PendingCallError(f"step: environments {busy} have not answered yet", "step")
             rows = self._rows[envs].reshape(-1)
-        if not self._arrays:
+        if not self._begun:
             raise PendingCallError("step: reset the environments first", "reset")
         if self.autoreset is AutoresetMode.DISABLED:
             self._check_not_over(self.env_ids if envs is None else envs)
@@ -286,6 +287,7 @@ class Vector(VectorEnv):
         if self._debug:
             self._held.append(block)
         arrays = self._arrays = self._blocks[block]
+        self._begun = True
         self._num_in_flight -= self.batch_size
         if self.batch_size != self.num_envs:
             self.env_ids = self._backend.env_ids(block)
@@ -384,14 +386,25 @@ class Vector(VectorEnv):
     def get_state(self) -> tuple[Any, ...]:
         """A snapshot of every environment, from which `set_state` goes on exactly.
 
-        Environments are asked for it (``get_state``), or pickled.
+        Environments that save themselves (``get_state`` and ``set_state``, or ``clone_state`` and
+        ``restore_state``, as Atari's do) are asked for it; others are pickled, wrappers included.
+        Global generators (`random`, `numpy.random`, torch) are not part of it.
+
+        Raises:
+            EmulationError: an environment does neither.
         """
         return self._call("get_state", [()] * self.num_envs)
 
     def set_state(self, states: Sequence[Any]) -> None:
-        """Bring every environment back to where it was at `get_state`."""
+        """Bring every environment to where it was at `get_state`, of this vector or one like it.
+
+        The next call may be `step`; the attributes of the last batch stay as they are until then.
+        """
+        if len(states) != self.num_envs:
+            raise ValueError(f"set_state: expected {self.num_envs} states, got {len(states)}")
         self._call("set_state", [(state,) for state in states])
         self._needs_reset[:] = [state["loop"]["pending"] for state in states]
+        self._begun = True
 
     def _call(self, method: str, arguments: list[Any]) -> tuple[Any, ...]:
         self._usable()
@@ -494,8 +507,8 @@ class Vector(VectorEnv):
     def _end_episodes(self, arrays: dict, infos: dict[str, Any], ended: np.ndarray) -> None:
         """Keep the statistics of episodes that have ended, and Gymnasium's ``final_obs``."""
         if self.autoreset is AutoresetMode.DISABLED:
-            over = ended.reshape(self.batch_size, -1).all(axis=1)
-            self._needs_reset[self.env_ids] = over
+            acting = arrays["acting"].reshape(self.batch_size, -1)  # agents may end one by one
+            self._needs_reset[self.env_ids] = ~acting.any(axis=1)
         finals = arrays["finals"]
         if finals.any():
             final_obs = np.full(len(finals), None, object)
@@ -506,7 +519,9 @@ class Vector(VectorEnv):
         if len(rows):
             agents = self._rows[self.env_ids].reshape(-1)
             returns, lengths = arrays["episode_returns"][rows], arrays["episode_lengths"][rows]
-            self._episodes.add(agents[rows], rows, returns, lengths, infos)
+            self._episodes.add(agents[rows], returns, lengths)
+            self._episodes.add_infos(infos, rows[~finals[rows]])
+            self._episodes.add_infos(infos.get("final_info", {}), rows[finals[rows]])
 
 
 class EpisodeLog:
@@ -520,25 +535,22 @@ class EpisodeLog:
         """These agents begin an episode now."""
         self.start[agents] = time.perf_counter()
 
-    def add(
-        self,
-        agents: np.ndarray,
-        rows: np.ndarray,
-        returns: np.ndarray,
-        lengths: np.ndarray,
-        infos: Mapping[str, Any],
-    ) -> None:
-        """Episodes of `agents` have ended in these `rows` of a batch."""
+    def add(self, agents: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> None:
+        """Episodes of `agents` have ended."""
         now = time.perf_counter()
-        for key, values in infos.get("final_info", infos).items():
-            if key[0] != "_" and isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
-                present = rows[infos.get("final_info", infos)["_" + key][rows]]
-                if values.ndim == 1 and len(present):
-                    self._add(key, values[present])
         self._add("return", returns)
         self._add("length", lengths)
         self._add("time", now - self.start[agents])
         self.start[agents] = now
+
+    def add_infos(self, infos: Mapping[str, Any], rows: np.ndarray) -> None:
+        """The numbers in the infos of `rows`, whose episodes have ended."""
+        for key, values in infos.items():
+            if f"_{key}" not in infos or not isinstance(values, np.ndarray):
+                continue
+            present = rows[infos[f"_{key}"][rows]]
+            if values.ndim == 1 and values.dtype.kind in "biuf" and len(present):
+                self._add(key, values[present])
 
     def _add(self, key: str, values: np.ndarray) -> None:
         total = self.sums.setdefault(key, [0.0, 0])
@@ -556,7 +568,7 @@ def as_rows(actions: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) -
     """Actions as an array of this shape and dtype, if that changes no value."""
     try:
         array = np.asarray(actions)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged; a tensor on another device
         raise ActionError(f"{where}: {error}") from None
     if array.shape != shape:
         raise ActionError(
