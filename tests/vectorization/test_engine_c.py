@@ -56,7 +56,7 @@ def test_stress_without_futex(program, mode):
     print(run([program("no futex"), mode, "2", "20000"]))
 
 
-# (build, mode, seed, rows): 26 million rows in all.
+# (build, mode, seed, rows): 32 million rows in all.
 LONG = [
     *[("plain", mode, seed, 4_000_000) for mode in ("threads", "fork") for seed in (10, 11, 12)],
     *[("plain", "crash", seed, 1_000_000) for seed in (20, 21)],
