@@ -4,7 +4,7 @@
  * percentile), the processor time of all processes per batch, and how much of the time that the
  * steps themselves take on all cores the whole run makes use of.
  */
-#include "../../src/shoal/vectorization/c/sync.c"
+#include "../src/shoal/vectorization/c/sync.c"
 
 #include <math.h>
 #include <stdio.h>
