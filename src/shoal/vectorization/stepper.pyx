@@ -31,6 +31,7 @@ from shoal.vectorization.info import add_info
 cnp.import_array()
 
 __all__ = [
+    "EpisodeLog",
     "Stepper",
     "collect",
     "serve",
@@ -356,19 +357,97 @@ def put_actions(cnp.ndarray target, actions, Bounds bounds):
     return True
 
 
-def collect(dict block):
-    """What the caller of `recv` gets for his own: copies of a block's small arrays.
+cdef class EpisodeLog:
+    """Sums over the episodes that have ended, whoever of `num_agents` agents they were of."""
+
+    cdef Py_ssize_t episodes, agents_per_env
+    cdef double returns, seconds
+    cdef int64_t lengths
+    cdef double[::1] begun      # of each agent's episode: when
+    cdef dict metrics           # name: [sum, count]
+
+    def __cinit__(self, Py_ssize_t num_agents, Py_ssize_t agents_per_env):
+        self.agents_per_env = agents_per_env
+        self.begun = np.full(num_agents, time.perf_counter())
+        self.metrics = {}
+
+    def restart(self, agents):
+        """These agents begin an episode now."""
+        np.asarray(self.begun)[agents] = time.perf_counter()
+
+    cdef int add(self, dict block, const int64_t[::1] env_ids) except -1:
+        """Count the episodes that have ended in these rows: those of `env_ids`, in order."""
+        cdef const uint8_t* terminated = data(block, "terminations")
+        cdef const uint8_t* truncated = data(block, "truncations")
+        cdef const uint8_t* masks = data(block, "masks")
+        cdef const double* returns = <const double*>data(block, "episode_returns")
+        cdef const int64_t* lengths = <const int64_t*>data(block, "episode_lengths")
+        cdef Py_ssize_t env, slot, agent, row = 0
+        cdef double now = time.perf_counter()
+        for env in range(env_ids.shape[0]):
+            for slot in range(self.agents_per_env):
+                if (terminated[row] | truncated[row]) & masks[row]:
+                    agent = env_ids[env] * self.agents_per_env + slot
+                    self.episodes += 1
+                    self.returns += returns[row]
+                    self.lengths += lengths[row]
+                    self.seconds += now - self.begun[agent]
+                    self.begun[agent] = now
+                row += 1
+        return 0
+
+    def add_infos(self, infos, rows):
+        """Count the numbers in the infos of these rows (bool), whose episodes have ended."""
+        for key, values in infos.items():
+            mask = infos.get(f"_{key}")
+            if mask is None or not isinstance(values, np.ndarray):
+                continue
+            if values.ndim == 1 and values.dtype.kind in "biuf":
+                present = values[rows & mask]
+                total = self.metrics.setdefault(key, [0.0, 0])
+                total[0] += float(present.sum(dtype=np.float64))
+                total[1] += len(present)
+
+    def take(self):
+        """Means since the last call."""
+        if self.episodes == 0:
+            return {"episodes": 0}
+        means = {
+            "episodes": self.episodes,
+            **{name: total / count for name, (total, count) in self.metrics.items() if count},
+            "return": self.returns / self.episodes,
+            "length": self.lengths / self.episodes,
+            "time": self.seconds / self.episodes,
+        }
+        self.episodes = self.lengths = 0
+        self.returns = self.seconds = 0
+        self.metrics.clear()
+        return means
+
+
+cdef const uint8_t* data(dict block, str name):
+    return <const uint8_t*>cnp.PyArray_BYTES(block[name])
+
+
+def collect(dict block, const int64_t[::1] env_ids, EpisodeLog log):
+    """What the caller of `recv` gets for his own, copies of a block's small arrays; and count.
+
+    Args:
+        block: the rows of `env_ids`, in order.
+        log: is told of the episodes that have ended.
 
     Returns:
         (rewards, terminations, truncations, masks, whether an episode has ended in any row).
     """
     cdef cnp.ndarray terminations = block["terminations"], truncations = block["truncations"]
-    cdef const uint8_t* first = <const uint8_t*>cnp.PyArray_BYTES(terminations)
-    cdef const uint8_t* second = <const uint8_t*>cnp.PyArray_BYTES(truncations)
+    cdef const uint8_t* first = data(block, "terminations")
+    cdef const uint8_t* second = data(block, "truncations")
     cdef Py_ssize_t row
     cdef uint8_t ended = 0
     for row in range(cnp.PyArray_DIM(terminations, 0)):
         ended |= first[row] | second[row]
+    if ended:
+        log.add(block, env_ids)
     return (
         cnp.PyArray_NewCopy(block["rewards"], cnp.NPY_CORDER),
         cnp.PyArray_NewCopy(terminations, cnp.NPY_CORDER),

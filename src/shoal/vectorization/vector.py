@@ -23,7 +23,7 @@ from shoal.errors import (
     StepTimeoutError,
     WorkerDied,
 )
-from shoal.vectorization.stepper import KEEP, RESET, STEP, collect, put_actions
+from shoal.vectorization.stepper import KEEP, RESET, STEP, EpisodeLog, collect, put_actions
 
 __all__ = ["Batch", "Vector"]
 
@@ -122,10 +122,11 @@ class Vector(VectorEnv):
         self._actions = backend.arena.arrays["actions"]
         self._blocks = backend.arena.blocks
         self._counters = backend.arena.arrays["counters"]
+        self._profiled = time.perf_counter_ns(), self._counters.copy()
         self._bounds = self.action_layout.bounds
         self._rows = np.arange(self.num_agents).reshape(self.num_envs, self.agents_per_env)
         self.env_ids = np.arange(self.batch_size)
-        self._episodes = EpisodeLog(self.num_agents)
+        self._episodes = EpisodeLog(self.num_agents, self.agents_per_env)
 
     # -- all environments at once -------------------------------------------------------------
 
@@ -295,8 +296,10 @@ class Vector(VectorEnv):
         if not self._num_in_flight:
             self._pending = None
             self._may_step = self._steps_freely
-        rewards, terminations, truncations, masks, ended = collect(arrays)
-        if ended:
+        rewards, terminations, truncations, masks, ended = collect(
+            arrays, self.env_ids, self._episodes
+        )
+        if ended and (infos or self.autoreset is not AutoresetMode.NEXT_STEP):
             self._end_episodes(arrays, infos, terminations | truncations)
         observations = arrays["observations"]
         if self.copy:
@@ -344,6 +347,25 @@ class Vector(VectorEnv):
             has ended. Episodes that a restart cut off do not count.
         """
         return self._episodes.take()
+
+    def profile(self) -> dict[str, float]:
+        """Where the time of the processes that step environments went since the last call.
+
+        Returns:
+            Shares that add up to 1: ``environment`` (in the environments' own methods),
+            ``packing`` (writing results to their rows), ``waiting`` (workers: for the next
+            actions), and ``other`` (infos and signals; with the serial backend, the caller too).
+
+        Raises:
+            ValueError: nothing was measured, because the vector was made without ``profile=True``.
+        """
+        if not self._counters[:, :3].any():
+            raise ValueError("profile: nothing was measured; vectorize(..., profile=True) does")
+        (since, before), now = self._profiled, time.perf_counter_ns()
+        self._profiled = now, self._counters.copy()
+        used = (self._counters - before)[:, :3].sum(axis=0) / ((now - since) * len(before))
+        shares = dict(zip(("environment", "packing", "waiting"), used.tolist(), strict=True))
+        return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 
     # -- single environments ------------------------------------------------------------------
 
@@ -505,7 +527,7 @@ class Vector(VectorEnv):
         self._pending = name
 
     def _end_episodes(self, arrays: dict, infos: dict[str, Any], ended: np.ndarray) -> None:
-        """Keep the statistics of episodes that have ended, and Gymnasium's ``final_obs``."""
+        """What is rare or slow to do where an episode has ended."""
         if self.autoreset is AutoresetMode.DISABLED:
             acting = arrays["acting"].reshape(self.batch_size, -1)  # agents may end one by one
             self._needs_reset[self.env_ids] = ~acting.any(axis=1)
@@ -515,53 +537,10 @@ class Vector(VectorEnv):
             for row in np.flatnonzero(finals):
                 final_obs[row] = arrays["final_observations"][row].copy()
             infos["final_obs"], infos["_final_obs"] = final_obs, finals.copy()
-        rows = np.flatnonzero(ended & arrays["masks"])
-        if len(rows):
-            agents = self._rows[self.env_ids].reshape(-1)
-            returns, lengths = arrays["episode_returns"][rows], arrays["episode_lengths"][rows]
-            self._episodes.add(agents[rows], returns, lengths)
-            self._episodes.add_infos(infos, rows[~finals[rows]])
-            self._episodes.add_infos(infos.get("final_info", {}), rows[finals[rows]])
-
-
-class EpisodeLog:
-    """Sums over the episodes that have ended, in rows of all agents."""
-
-    def __init__(self, num_agents: int):
-        self.start = np.full(num_agents, time.perf_counter())
-        self.sums: dict[str, list[float]] = {}
-
-    def restart(self, agents: np.ndarray) -> None:
-        """These agents begin an episode now."""
-        self.start[agents] = time.perf_counter()
-
-    def add(self, agents: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> None:
-        """Episodes of `agents` have ended."""
-        now = time.perf_counter()
-        self._add("return", returns)
-        self._add("length", lengths)
-        self._add("time", now - self.start[agents])
-        self.start[agents] = now
-
-    def add_infos(self, infos: Mapping[str, Any], rows: np.ndarray) -> None:
-        """The numbers in the infos of `rows`, whose episodes have ended."""
-        for key, values in infos.items():
-            if f"_{key}" not in infos or not isinstance(values, np.ndarray):
-                continue
-            present = rows[infos[f"_{key}"][rows]]
-            if values.ndim == 1 and values.dtype.kind in "biuf" and len(present):
-                self._add(key, values[present])
-
-    def _add(self, key: str, values: np.ndarray) -> None:
-        total = self.sums.setdefault(key, [0.0, 0])
-        total[0] += float(values.sum(dtype=np.float64))
-        total[1] += len(values)
-
-    def take(self) -> dict[str, float]:
-        """Means since the last call."""
-        sums, self.sums = self.sums, {}
-        means = {key: total / count for key, (total, count) in sums.items()}
-        return {"episodes": int(sums["length"][1]) if sums else 0, **means}
+        if infos:
+            counted = ended & arrays["masks"]
+            self._episodes.add_infos(infos, counted & ~finals)
+            self._episodes.add_infos(infos.get("final_info", {}), counted & finals)
 
 
 def as_rows(actions: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) -> np.ndarray:
