@@ -79,7 +79,7 @@ class Timed(Empty):
 
 
 def work(seconds: float) -> None:
-    """Use so much of a core; waiting for a clock on the wall could be done by any number at once."""
+    """Use so much of a core: a clock on the wall could be waited for by any number at once."""
     end = time.thread_time_ns() + seconds * 1e9
     while time.thread_time_ns() < end:
         pass
