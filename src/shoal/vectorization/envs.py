@@ -280,11 +280,8 @@ def difference(expected: Layout, got: Layout) -> str:
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Add a note to an exception, unless it is of a kind that can't be changed."""
-    try:
-        error.add_note(note)
-    except Exception:
-        pass
+    """Add a note to an exception, even if its class refuses attributes (a frozen dataclass)."""
+    object.__setattr__(error, "__notes__", [*getattr(error, "__notes__", []), note])
 
 
 def find_attribute(env: Any, name: str) -> Any:

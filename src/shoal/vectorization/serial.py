@@ -96,4 +96,4 @@ class SerialBackend:
             self.group.close()
         finally:
             self.arena.detach()
-            del self.stepper
+            del self.stepper, self.group

@@ -158,10 +158,12 @@ cdef class Stepper:
                 self.good[i] += 1
             elif op == OP_RESET:
                 seed, options = requests[env]
-                self.loop.begin(i, seed, options)
                 self.seeds[i] = seed
+                self.steps[i] = -1
+                self.loop.begin(i, seed, options)
                 self.steps[i] = 0
         except Exception as error:
+            self.steps[i] += 1
             self._failed(i, error)
         if self.profile:
             self.counters[0] += time.perf_counter_ns() - start
@@ -212,7 +214,7 @@ cdef class Stepper:
         add_note(
             error,
             f"raised by environment {self.first + i} (seed {self.seeds[i]}, step "
-            f"{self.steps[i] + 1} since it was told to reset, last action {action.tolist()})",
+            f"{self.steps[i]} since it was told to reset, last action {action.tolist()})",
         )
         self.failures[i] = self.failures[i] + 1 if self.good[i] < GOOD_STEPS else 1
         self.good[i] = 0

@@ -31,7 +31,7 @@ import cloudpickle
 from shoal.errors import EmulationError
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import die_with_parent
-from shoal.vectorization.envs import EnvGroup, add_note, check_same, seed_globals
+from shoal.vectorization.envs import EnvGroup, check_same, seed_globals
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import Stepper, serve
 
@@ -270,10 +270,7 @@ def read_error(message: bytes | bytearray) -> Exception:
         error = rebuild(pickle.loads(data))
     except Exception:  # its class isn't known here, or there is nothing
         error = EmulationError(name)
-    if hasattr(error, "__notes__"):
-        del error.__notes__
-    for note in notes:
-        add_note(error, note)
+    object.__setattr__(error, "__notes__", notes)
     return error
 
 
@@ -282,7 +279,6 @@ def rebuild(content: Any) -> Exception:
     error = content
     if isinstance(content, tuple):
         error = content[0].__new__(content[0], *content[1])
-        error.args = content[1]
     if not isinstance(error, Exception):
         raise TypeError(f"expected an exception, got {error!r}")
     str(error)  # must be printable
