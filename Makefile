@@ -36,7 +36,7 @@ lint: $(VENV)/.dev ## style, types, layering, and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src
-	find src tests \( -name '*.c' -o -name '*.h' \) -exec $(BIN)/clang-format --dry-run -Werror {} +
+	find src tests benchmarks \( -name '*.c' -o -name '*.h' \) -exec $(BIN)/clang-format --dry-run -Werror {} +
 	$(BIN)/python -m pytest -q tests/test_structure.py
 	$(BIN)/mkdocs build --quiet --strict
 
