@@ -332,3 +332,28 @@ def test_memory_is_neither_leaked_nor_freed_too_early():
     gc.collect()
     alive = [ref for ref in ours.envs[0].env.returned if ref() is not None]
     assert len(alive) <= 1
+
+
+def test_a_final_info_survives_an_environment_that_fills_the_same_dict_again():
+    class Reuses(gymnasium.Env):
+        observation_space = spaces.Discrete(2)
+        action_space = spaces.Discrete(2)
+        info: dict
+
+        def reset(self, *, seed=None, options=None):
+            self.info = getattr(self, "info", {"of": {}})
+            self.info["of"]["what"] = "reset"
+            return 0, self.info
+
+        def step(self, action):
+            self.info["of"]["what"] = "step"
+            return 1, 0.0, True, False, self.info
+
+    env = shoal.emulate(Reuses())
+    loop = EnvLoop([env.driver()], env.observation_layout.nbytes, SAME_STEP)
+    loop.reset(0, None, None, env._buffers, 0)
+    env.rows["actions"][:] = 0
+    loop.step(env._buffers)
+    infos, final_infos = loop.take_infos()
+    assert infos[0]["of"]["what"] == "reset"
+    assert final_infos[0]["of"]["what"] == "step"

@@ -508,6 +508,16 @@ cdef double as_number(value) except? -1:
         ) from None
 
 
+cdef object copy_info(info):
+    """An info that outlives the reset: some environments fill the same dict again.
+
+    Two levels, since the info of several agents is a dict of their infos.
+    """
+    if not isinstance(info, dict):
+        return info
+    return {key: dict(value) if isinstance(value, dict) else value for key, value in info.items()}
+
+
 cdef class EnvLoop:
     """Steps environments one after the other, with one autoreset mode.
 
@@ -607,7 +617,7 @@ cdef class EnvLoop:
                 if self.mode == MODE_SAME_STEP:
                     driver.write_observations(self.finals)
                     self.finished[i] = True
-                    self.final_infos[i] = driver.info
+                    self.final_infos[i] = copy_info(driver.info)
                     self.any_final = True
                     driver.reset(None, self.options[i], False)
                 else:
