@@ -11,7 +11,7 @@ import time
 import pytest
 
 import shoal
-from shoal.cli import main
+from shoal.cli import advice, main
 
 COMMAND = [sys.executable, "-c", "import sys; from shoal.cli import main; sys.exit(main())"]
 
@@ -83,18 +83,20 @@ def test_run_prints_layout_speed_episodes_and_overhead(capsys):
 
 
 def test_the_same_seed_gives_the_same_episodes(capsys):
+    run = ["run", "CartPole-v1", "--steps", "300", "--backend", "serial"]
+
     def episodes(seed):
-        assert main(["run", "CartPole-v1", "--steps", "300", "--seed", seed]) == 0
+        assert main([*run, "--seed", seed]) == 0
         return re.search(r".*episodes ended.*", capsys.readouterr().out).group()
 
     assert episodes("1") == episodes("1") != episodes("2")
 
 
 def test_run_steps_nethack_and_prints_its_layout(capsys):
-    assert main(["run", "nle:NetHackScore-v0", "--steps", "200"]) == 0
+    assert main(["run", "nle:NetHackScore-v0", "--steps", "50", "--num-envs", "4"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"tty_chars +box +uint8 +24x80", out)
-    assert "14 leaves" in out and "200 steps" in out
+    assert "14 leaves" in out and "pool of 2, 4 copies" in out and "200 steps" in out
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,27 @@ def test_run_steps_several_agents(name, agents, capsys):
     assert out.startswith(f"{name}: {agents} agents\n")
     assert "120 steps in" in out and "agent rows per second" in out and "episodes ended" in out
     assert re.search(r"emulation overhead: .* µs.* per step", out)
+
+
+def test_bench_compares_every_backend(capsys):
+    assert main(["bench", "CartPole-v1", "--num-envs", "4", "--seconds", "0.1"]) == 0
+    out = capsys.readouterr().out
+    lines = dict(re.findall(r"^(serial|\d workers?(?:, pool of \d)?) +([\d,]+ .*)$", out, re.M))
+    assert {"serial", "1 worker"} < lines.keys() and any("pool of 2" in name for name in lines)
+    for line in lines.values():
+        rate, *shares, _, p99 = line.split()
+        assert int(rate.replace(",", "")) > 0 and float(p99.replace(",", "")) > 0
+        assert sum(int(share.strip("%")) for share in shares) in range(97, 104)
+        assert shares[0] != "0%"  # of the environment
+    assert 'Use backend="' in out
+
+
+def test_bench_says_what_to_use():
+    assert 'backend="serial"' in advice(100.0, {1: 90.0, 2: 104.0}, {})
+    said = advice(100.0, {1: 90.0, 2: 180.0}, {32: 185.0})
+    assert 'backend="multiprocess", num_workers=2: 1.80 × serial' in said and "pool" not in said
+    said = advice(100.0, {1: 90.0, 2: 150.0}, {32: 190.0, 16: 170.0})
+    assert "num_workers=2, batch_size=32, 1.90 × serial" in said
 
 
 def test_describe_shows_each_kind_of_agent(capsys):
@@ -123,8 +146,9 @@ def test_an_overhead_that_cannot_be_measured_is_no_error(env_file, capsys):
 
 def test_run_takes_only_legal_actions(env_file, capsys):
     """The environment fails on an illegal action, and each of its episodes is known."""
-    assert main(["run", f"{env_file}:Strict", "--steps", "20"]) == 0
-    assert "4 episodes ended: return 2.5 (2.5 to 2.5), length 5 (5 to 5)" in capsys.readouterr().out
+    assert main(["run", f"{env_file}:Strict", "--steps", "10", "--num-envs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"[34] episodes ended: return 2.5 \(2.5 to 2.5\), length 5 \(5 to 5\)", out)
 
 
 def test_describe_shows_both_layouts(capsys):
@@ -195,7 +219,7 @@ def test_ctrl_c_ends_quietly(env_file):
 def test_a_terminal_shows_progress_and_ends_with_a_clear_line(env_file):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "run", f"{env_file}:Slow", "--steps", "60"],
+        [*COMMAND, "run", f"{env_file}:Slow", "--steps", "30", "--num-envs", "2"],
         stdout=subprocess.DEVNULL,
         stderr=theirs,
     )

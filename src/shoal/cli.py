@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import itertools
 import os
 import sys
 import time
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_run, add_check, add_describe):
+    for add in (add_run, add_bench, add_check, add_describe):
         add(commands)
     args = parser.parse_args(argv)
     try:
@@ -177,46 +179,50 @@ def check(args: argparse.Namespace) -> int:
 
 def add_run(commands: Any) -> None:
     parser = add_command(commands, "run", run, "step an environment with random actions")
-    parser.add_argument("--num-envs", type=count, default=1, help="copies; default: 1")
+    parser.add_argument("--num-envs", type=count, default=16, help="copies; default: 16")
     parser.add_argument("--steps", type=count, default=10_000, help="of each copy; default: 10000")
     parser.add_argument("--seed", type=int, default=0, help="of the first copy; default: 0")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "serial", "multiprocess", "pool"),
+        help="default: pool, which steps half of the copies while the others wait for actions",
+    )
+    parser.add_argument("--num-workers", type=count, help="processes; default: one for each core")
 
 
 def run(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from shoal.emulation.actions import RandomActions
-    from shoal.emulation.loop import SAME_STEP, Buffers, EnvLoop
     from shoal.emulation.make import creator
-    from shoal.emulation.rows import zero_rows
+    from shoal.vectorization.auto import drive
 
-    make = creator(args.env, **dict(args.kwargs))
-    envs = [shoal.emulate(make(), **emulation(args)) for _ in range(args.num_envs)]
-    first = envs[0]
+    first = shoal.emulate(creator(args.env, **dict(args.kwargs))(), **emulation(args))
     print(description(args.env, first), end="\n\n", flush=True)
-
-    layouts = first.observation_layout, first.action_layout
-    loop = EnvLoop([env.driver() for env in envs], layouts[0].nbytes, SAME_STEP)
-    rows = zero_rows(*layouts, args.num_envs * first.agents_per_env)
-    buffers = Buffers(*layouts, rows)
-    for i in range(args.num_envs):
-        loop.reset(i, args.seed + i, None, buffers, i * first.agents_per_env)
-
-    act = RandomActions(first.action_layout, args.seed)
-    bar = Progress(args.steps)
-    returns, lengths, seconds = [], [], 0.0
-    for step in range(args.steps):
-        act(rows)
+    vector = shoal.vectorize(
+        args.env,
+        args.num_envs,
+        env_kwargs=dict(args.kwargs),
+        backend=args.backend or ("pool" if args.num_envs > 1 else "serial"),
+        num_workers=args.num_workers,
+        autoreset="same_step",
+        seed=args.seed,
+        **emulation(args),
+    )
+    with contextlib.closing(vector):
+        num_batches = -(-args.steps * args.num_envs // vector.batch_size)
+        bar = Progress(num_batches * vector.batch_size)
+        returns, lengths = [], []
         begin = time.perf_counter()
-        loop.step(buffers)
-        seconds += time.perf_counter() - begin
-        ended = (rows["terminations"] | rows["truncations"]) & rows["masks"]
-        if ended.any():
-            returns.extend(rows["episode_returns"][ended])
-            lengths.extend(rows["episode_lengths"][ended])
-        bar.show(step + 1)
+        for i, (batch, _) in enumerate(itertools.islice(drive(vector, args.seed), num_batches), 1):
+            ended = (batch.terminations | batch.truncations) & batch.masks
+            if ended.any():
+                returns.extend(vector.episode_returns[ended])
+                lengths.extend(vector.episode_lengths[ended])
+            bar.show(i * vector.batch_size)
+        seconds = time.perf_counter() - begin
     bar.clear()
-    total = args.steps * args.num_envs
+    print(f"{configuration(vector)}, {vector.num_envs} copies")
+    total = num_batches * vector.batch_size
     print(f"{total:,} steps in {seconds:.3g} s: {total / seconds:,.0f} steps per second", end="")
     if first.agents_per_env > 1:
         print(f", {total * first.agents_per_env / seconds:,.0f} agent rows per second", end="")
@@ -228,9 +234,16 @@ def run(args: argparse.Namespace) -> int:
             end="",
         )
     print(f"\n{overhead(first, args.seed)}")
-    for env in envs:
-        env.close()
+    first.close()
     return 0
+
+
+def configuration(vector: Any) -> str:
+    """How a vector steps its environments, in a few words."""
+    if vector.num_workers == 0:
+        return vector.backend
+    text = f"{vector.num_workers} worker" + "s" * (vector.num_workers != 1)
+    return text + f", pool of {vector.batch_size}" * (vector.batch_size < vector.num_envs)
 
 
 def overhead(env: Any, seed: int) -> str:
@@ -245,6 +258,101 @@ def overhead(env: Any, seed: int) -> str:
     else:
         text = f"{found.added:.2f} µs (± {found.noise:.2f})"
     return f"emulation overhead: {text} per step; the bare step takes {found.bare:.4g} µs"
+
+
+# -- shoal bench ------------------------------------------------------------------------------
+
+
+def add_bench(commands: Any) -> None:
+    parser = add_command(commands, "bench", bench, "compare all ways to step many copies")
+    parser.add_argument("--num-envs", type=count, default=64, help="copies; default: 64")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="for each configuration; default: 1"
+    )
+
+
+def bench(args: argparse.Namespace) -> int:
+    from shoal.vectorization.engine import usable_cores
+
+    num_envs, most = args.num_envs, min(usable_cores(), args.num_envs)
+    print(
+        f"{args.env}, {num_envs} copies, random actions; shares of the time of the processes that "
+        f"step them,\nand microseconds from sending actions until a batch is there\n\n"
+        f"{'':<22}  steps/s  environment  packing  waiting  other      p50      p99",
+        flush=True,
+    )
+    serial = measure(args, {"backend": "serial"})
+    # All counts up to 4, then doubled.
+    counts = [n for n in range(1, most + 1) if n <= 4 or n == most or n & (n - 1) == 0]
+    whole = {n: measure(args, {"backend": "multiprocess", "num_workers": n}) for n in counts}
+    workers = max(whole, key=whole.__getitem__)
+    sizes = sorted({num_envs // part for part in (2, 4, 8) if num_envs // part >= workers})[::-1]
+    pools = {
+        size: measure(args, {"backend": "pool", "num_workers": workers, "batch_size": size})
+        for size in sizes
+    }
+    print(f"\n{advice(serial, whole, pools)}")
+    return 0
+
+
+def measure(args: argparse.Namespace, options: dict[str, Any]) -> float:
+    """Steps per second of one configuration; prints its row of the table."""
+    import numpy as np
+
+    from shoal.vectorization.auto import drive
+
+    vector = shoal.vectorize(
+        args.env,
+        args.num_envs,
+        env_kwargs=dict(args.kwargs),
+        seed=0,
+        profile=True,
+        **options,
+        **emulation(args),
+    )
+    with contextlib.closing(vector):
+        driven = drive(vector, seed=0)
+        next(driven)  # the first warms up
+        vector.profile()
+        latencies: list[float] = []
+        begin = now = time.perf_counter()
+        while len(latencies) < 3 or now < begin + args.seconds:
+            latencies.append(next(driven)[1])
+            now = time.perf_counter()
+        shares = vector.profile()
+    rate = len(latencies) * vector.batch_size / (now - begin)
+    p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
+    print(
+        f"{configuration(vector):<22}{rate:>9,.0f}{shares['environment']:>13.0%}"
+        f"{shares['packing']:>9.0%}{shares['waiting']:>9.0%}{shares['other']:>7.0%}"
+        f"{p50:>9,.0f}{p99:>9,.0f}",
+        flush=True,
+    )
+    return rate
+
+
+def advice(serial: float, whole: dict[int, float], pools: dict[int, float]) -> str:
+    """What to use, given the steps per second of each number of workers and size of batches.
+
+    What is less than 5 % faster than something simpler is not worth its trouble.
+    """
+    workers = max(whole, key=whole.__getitem__)
+    if whole[workers] > 1.05 * serial:
+        text = f'Use backend="multiprocess", num_workers={workers}'
+        text += f": {whole[workers] / serial:.2f} × serial."
+    else:
+        text = 'Use backend="serial": workers are no faster.'
+    if pools:
+        size = max(pools, key=pools.__getitem__)
+        if pools[size] > 1.05 * max(serial, whole[workers]):
+            text += (
+                f'\nIf you can take batches of a part of the copies: backend="pool", '
+                f"num_workers={workers}, batch_size={size}, {pools[size] / serial:.2f} × serial."
+            )
+    return text
+
+
+# -- the progress line ------------------------------------------------------------------------
 
 
 class Progress:

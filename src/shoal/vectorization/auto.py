@@ -11,16 +11,16 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from shoal.emulation.actions import RandomActions
-from shoal.vectorization.vector import Vector
+from shoal.vectorization.vector import Batch, Vector
 
-__all__ = ["choose_workers", "seconds_per_batch"]
+__all__ = ["choose_workers", "drive"]
 
 TRIAL_SECONDS = 0.25  # of stepping, for each configuration
 MOST_TRIED = 8  # environments of the serial trial
@@ -64,26 +64,39 @@ def choose_workers(
 def seconds_per_batch(vector: Vector, seconds: float) -> float:
     """Step a vector with random legal actions for a while, and close it; the mean of a batch."""
     try:
-        layout = vector.action_layout
-        rows = {"actions": layout.flat.zeros(vector.num_agents)}
-        actions = rows["actions"]
-        if isinstance(vector.single_action_space, gymnasium.spaces.Dict):
-            actions = layout.flat.view(actions)
-        choose = RandomActions(layout, seed=0, size=64)
-        vector.reset(seed=0)
-        stepping, steps = 0.0, 0
+        driven = drive(vector, seed=0)
+        next(driven)  # the first warms up
+        stepping, batches = 0.0, 0
         end = time.perf_counter() + seconds
-        while steps < 3 or time.perf_counter() < end:
-            rows["action_masks"] = vector.action_masks
-            choose(rows)
-            start = time.perf_counter()
-            vector.step(actions)
-            if steps:  # the first warms up
-                stepping += time.perf_counter() - start
-            steps += 1
-        return stepping / (steps - 1)
+        while batches < 2 or time.perf_counter() < end:
+            stepping += next(driven)[1]
+            batches += 1
+        return stepping / batches
     finally:
         vector.close()
+
+
+def drive(vector: Vector, seed: int) -> Iterator[tuple[Batch, float]]:
+    """Reset a vector and step it for ever with random legal actions, whatever its batches are.
+
+    Yields:
+        Each batch, and the seconds from sending actions until it was there.
+    """
+    layout = vector.action_layout
+    rows = {"actions": layout.flat.zeros(vector.batch_size * vector.agents_per_env)}
+    actions: Any = rows["actions"]
+    if isinstance(vector.single_action_space, gymnasium.spaces.Dict):
+        actions = layout.flat.view(actions)
+    choose = RandomActions(layout, seed)
+    vector.async_reset(seed=seed)
+    vector.recv()
+    while True:
+        rows["action_masks"] = vector.action_masks
+        choose(rows)
+        start = time.perf_counter()
+        vector.send(actions)
+        batch = vector.recv()
+        yield batch, time.perf_counter() - start
 
 
 class own_generators:
