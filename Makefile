@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer (with venv), a C compiler and make; everything else goes into $(VENV).
 #
 # There are three sets of packages, each one stamp file in $(VENV): `demo` (small, no torch),
-# `test` and `dev`. A set is installed again when pyproject.toml, the pins or a source changes; the
+# `test`, and `bench` or `dev` on top of it. A set is installed again when pyproject.toml, the pins or a source changes; the
 # compiled objects stay in $(VENV)/build, so that only what changed is compiled.
 
 PYTHON ?= python3
@@ -28,7 +28,7 @@ test: $(VENV)/.test ## all but the slow tests
 test-all: $(VENV)/.test sanitize ## every test, and the compiled code under sanitizers
 	$(BIN)/python -m pytest -m ""
 
-bench: $(VENV)/.test ## every benchmark, one after the other
+bench: $(VENV)/.bench ## every benchmark, one after the other
 	set -e; for file in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do \
 		echo "== $$file"; $(BIN)/python $$file; done
 
@@ -86,6 +86,10 @@ $(VENV)/.test: $(SOURCES) $(VENV)/.tools
 	$(PIP) torch==2.13.0
 	$(SHOAL) '.[test]'
 	$(NLE)
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(SHOAL) '.[bench]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.test
