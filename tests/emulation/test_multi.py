@@ -381,11 +381,19 @@ def test_rows_are_those_of_the_model(possible, seed):
             if not entry[1]:
                 break
             actions = {agent: rng.integers(2, 7) for agent in entry[1]}
+            poison(env.rows)
             observations, *parts, infos = env.step(actions)
             assert bare.log[-1][7] == actions
             for name, part in zip(("rewards", "terminations", "truncations"), parts):
                 assert part == {agent: env.rows[name][env_slot(env, agent)] for agent in part}
                 assert part.keys() == observations.keys()
+
+
+def poison(rows):
+    """Spoil what was written, so that what is not written again shows."""
+    for name, array in rows.items():
+        if name not in ("actions", "acting", "final_observations"):
+            array.reshape(-1).view(np.uint8)[...] = 1
 
 
 def env_slot(env, agent):
@@ -742,6 +750,7 @@ def test_padded_rows_are_the_agents_own_and_zero():
     bare = simple_tag_v3.parallel_env()
     env = shoal.emulate(bare, pad=True)
     env.reset(seed=0)
+    poison(env.rows)
     env.step(dict.fromkeys(env.agents, 1))
     hunters, prey = env.groups
     assert hunters.agents == ("adversary_0", "adversary_1", "adversary_2")
@@ -1002,7 +1011,7 @@ class Broken(ParallelEnv):
     def step(self, actions):
         self.steps += 1
         no = dict.fromkeys(self.agents, False)
-        result = [self._observe(), dict.fromkeys(self.agents, 0.0), no, dict(no), {}]
+        result = [self._observe(), dict.fromkeys(self.agents, 0.5), no, dict(no), {}]
         result = self.spoil(result, self)
         return tuple(result) if isinstance(result, list) else result
 
@@ -1174,7 +1183,7 @@ def test_a_flagged_agent_that_stays_has_a_new_life():
         env.step({"a": 0, "b": 0})
         assert env.agents == ["a", "b"] and env.rows["acting"].all()
         assert env.rows["terminations"].tolist() == [True, False]
-        assert env.rows["episode_lengths"][0] == 1
+        assert env.rows["episode_lengths"][0] == 1 and env.rows["episode_returns"][0] == 0.5
 
 
 def test_turns_that_break_the_rules():

@@ -225,6 +225,7 @@ cdef class MultiDriver(Driver):
     def deliver(self, Buffers rows):
         """Write what is held into `rows`."""
         self.write(&rows.rows, 0)
+        memset(rows.rows.finals, 0, self.num_slots)
 
     def encode(self, actions, Buffers rows):
         """Write each acting agent's flat action into `rows`; ranges are not checked.
