@@ -593,6 +593,53 @@ def test_the_end_of_a_game_comes_for_all_in_one_step():
     assert env.rows["episode_lengths"].tolist() == [3, 2]
 
 
+@pytest.mark.parametrize("flagged", [True, False])
+def test_an_agent_that_comes_back_has_not_moved_yet(flagged):
+    class Phoenix(Gifts):
+        """Player q dies (or just vanishes) after its first move, and is back two moves later."""
+
+        def step(self, action):
+            if self.terminations[self.agent_selection]:
+                return self._was_dead_step(action)
+            mover = self.agent_selection
+            self.moves += 1
+            self._cumulative_rewards[mover] = 0
+            self.rewards = dict.fromkeys(self.agents, 1)
+            self.agent_selection = {"p": "q", "q": "r", "r": "p"}[mover]
+            if self.moves == 2:
+                if flagged:
+                    self.terminations["q"] = True
+                else:
+                    self.agents.remove("q")
+                    del self.rewards["q"]
+            if self.moves == 4:
+                self.agents.append("q")
+                for part in (self.rewards, self._cumulative_rewards, self.infos):
+                    part["q"] = {} if part is self.infos else 0
+                self.terminations["q"] = self.truncations["q"] = False
+            self._accumulate_rewards()
+            self._deads_step_first()
+
+    env = shoal.emulate(Phoenix())
+    env.reset()
+    seen = []
+    for _ in range(7):
+        _, rewards, *flags, _ = env.step(dict.fromkeys(env.agents, 0))
+        masks = "".join(a for a, valid in zip("pqr", env.rows["masks"]) if valid)
+        over = "".join(a for a in rewards if flags[0][a] or flags[1][a])
+        seen.append((env.env.agent_selection, masks, over, env.rows["rewards"].tolist()))
+    assert seen == [
+        ("q", "", "", [0, 0, 0]),
+        # q got 1 before its first turn and 1 for its move; the latter nobody sees if it vanishes.
+        ("r", "q", "q", [0, 2 if flagged else 1, 0]),
+        ("p", "p", "", [3, 0, 0]),
+        ("q", "", "", [0, 0, 0]),  # back again: its first turn ends no transition
+        ("r", "r", "", [0, 0, 5]),
+        ("p", "p", "", [3, 0, 0]),
+        ("q", "q", "", [0, 3, 0]),
+    ]
+
+
 def test_masks_and_observations_of_a_turn_based_game():
     """Both players' boards are fresh at every step, though one moved."""
     env = shoal.emulate(connect_four_v3.env())

@@ -112,7 +112,7 @@ class TurnBasedEnv:
 
     def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
         self._old.reset(seed, options)
-        self._acted: set = set()  # agents that moved and whose turn has not come round yet
+        self._acted: set = set()  # agents that have moved, in this life
         self._owed: dict = {}  # rewards got before the first action
         observations, _, _, _, infos = self._go_on(())
         return observations, infos
@@ -145,13 +145,13 @@ class TurnBasedEnv:
             over = terminated or truncated
             if over or agent in self._acted:
                 self.ended.add(agent)
-                self._acted.discard(agent)
                 rewards[agent] = reward + self._owed.pop(agent, 0)
             else:
                 self._owed[agent] = self._owed.get(agent, 0) + reward
             if not over:
                 self.acting = agent
                 break
+            self._acted.discard(agent)
             observations[agent], infos[agent] = env.observe(agent), info
             terminations[agent], truncations[agent] = terminated, truncated
             env.step(None)
