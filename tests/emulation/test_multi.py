@@ -596,7 +596,7 @@ def test_the_end_of_a_game_comes_for_all_in_one_step():
 @pytest.mark.parametrize("flagged", [True, False])
 def test_an_agent_that_comes_back_has_not_moved_yet(flagged):
     class Phoenix(Gifts):
-        """Player q dies (or just vanishes) after its first move, and is back two moves later."""
+        """Player q dies (or just vanishes) after its first move, and is back before its next turn."""
 
         def step(self, action):
             if self.terminations[self.agent_selection]:
@@ -612,7 +612,7 @@ def test_an_agent_that_comes_back_has_not_moved_yet(flagged):
                 else:
                     self.agents.remove("q")
                     del self.rewards["q"]
-            if self.moves == 4:
+            if self.moves == 3:
                 self.agents.append("q")
                 for part in (self.rewards, self._cumulative_rewards, self.infos):
                     part["q"] = {} if part is self.infos else 0
@@ -633,10 +633,10 @@ def test_an_agent_that_comes_back_has_not_moved_yet(flagged):
         # q got 1 before its first turn and 1 for its move; the latter nobody sees if it vanishes.
         ("r", "q", "q", [0, 2 if flagged else 1, 0]),
         ("p", "p", "", [3, 0, 0]),
-        ("q", "", "", [0, 0, 0]),  # back again: its first turn ends no transition
+        ("q", "", "", [0, 0, 0]),  # its first turn in this life ends no transition
         ("r", "r", "", [0, 0, 5]),
         ("p", "p", "", [3, 0, 0]),
-        ("q", "q", "", [0, 3, 0]),
+        ("q", "q", "", [0, 4, 0]),  # 1 of it from before its first turn
     ]
 
 
