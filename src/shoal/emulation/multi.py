@@ -12,6 +12,10 @@ that don't know who may come, the lowest slot that was free when it joined. Inva
   end. An agent that leaves without a flag is truncated.
 - A row without an agent, or without an observation of it, is zero; its action mask is all True.
 - An episode is over when no agent is left, or when all that are left are flagged.
+
+An agent that is alive must have an observation and a reward; one whose end has come may lack both
+(zeros then). Missing flags are False, missing infos empty. What an environment says of anybody else
+is ignored (``debug=True`` objects), but infos are passed on.
 """
 
 from __future__ import annotations
