@@ -38,7 +38,7 @@ from shoal.vectorization.engine import usable_cores
 ROUNDS = 5
 WORKERS = 2
 SYNC, ASYNC, DUMMY, SUBPROC = "Gymnasium Sync", "Gymnasium Async", "SB3 Dummy", "SB3 Subproc"
-POOL = "EnvPool (C++)"
+POOL, BARE = "EnvPool (C++)", "bare loop"
 AUTO, SERIAL, ONE, TWO = "Shoal auto", "Shoal serial", "Shoal 1 worker", "Shoal 2 workers"
 
 
@@ -172,24 +172,31 @@ def received(vector: Any, actions: Any) -> Variant:
     return Variant(batch, vector.close)
 
 
-def bare(make: Callable[[], Any], actions: Any) -> Variant:
-    """One environment in a loop."""
-    env = make()
-    env.reset(seed=0)
-    each = itertools.cycle(actions[:, 0])
+def bare(make: Callable[[], Any], actions: Any, num_envs: int = 1) -> Variant:
+    """Environments in a Python loop; all of them are one batch."""
+    envs = [make() for _ in range(num_envs)]
+    for i, env in enumerate(envs):
+        env.reset(seed=i)
+    each = itertools.cycle(actions)
 
     def batch() -> int:
-        _, _, terminated, truncated, _ = env.step(next(each))
-        if terminated or truncated:
-            env.reset()
-        return 1
+        for env, action in zip(envs, next(each)):
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+        return num_envs
 
-    return Variant(batch, env.close)
+    def close() -> None:
+        for env in envs:
+            env.close()
+
+    return Variant(batch, close)
 
 
-def random_actions(space: spaces.Space, num_envs: int) -> np.ndarray:
+def random_actions(space: spaces.Space, num_envs: int, count: int = 64) -> np.ndarray:
+    """Batches of actions, over which variants go again and again."""
     space.seed(0)
-    return np.array([[space.sample() for _ in range(num_envs)] for _ in range(64)])
+    return np.array([[space.sample() for _ in range(num_envs)] for _ in range(count)])
 
 
 def peers(make: Callable[[], Any], n: int, actions: Any, parallel: bool = True) -> Makers:
@@ -342,17 +349,19 @@ def time_in_turns(makers: Makers, seconds: float) -> dict[str, Variant]:
 
 @dataclass
 class Bar:
-    """Something that must hold; `got` is written as `form` says, with `unit`."""
+    """Something that must hold, or with `bound` False is only shown; `form` formats `got`."""
 
     text: str
     got: float
     limit: float
     at_most: bool = False
     form: str = "{:.2f} ×"
+    bound: bool = True
 
     @property
     def met(self) -> bool:
-        return self.got <= self.limit if self.at_most else self.got >= self.limit
+        below = self.got <= self.limit
+        return not self.bound or (below if self.at_most else self.got >= self.limit)
 
 
 Found = dict[str, Variant]
@@ -365,16 +374,18 @@ def factor(found: Found, name: str, reference: str) -> float:
 
 def times(found: Found, name: str, limit: float, reference: str) -> Bar:
     if reference == "best peer":
-        reference = max((f for f in found if "Shoal" not in f), key=lambda f: found[f].rate)
+        reference = max(
+            (f for f in found if not f.startswith("Shoal")), key=lambda f: found[f].rate
+        )
     if reference not in found:
         return Bar(f"{name} ≥ {limit} × {reference}", float("nan"), limit)
     return Bar(f"{name} ≥ {limit} × {reference}", factor(found, name, reference), limit)
 
 
-def share(found: Found, name: str, limit: float, ideal: float) -> Bar:
-    """Of an ideal rate, in percent."""
-    got = found[name].rate / ideal * 100
-    return Bar(f"{name} ≥ {limit:g} % of {ideal:,.0f}/s", got, limit, form="{:.1f} %")
+def share(found: Found, name: str, limit: float) -> Bar:
+    """Of what as many bare loops would reach as there are workers, each on a core of its own."""
+    got = factor(found, name, BARE) / min(WORKERS, usable_cores()) * 100
+    return Bar(f"{name} ≥ {limit:g} % of {WORKERS} × {BARE}", got, limit, form="{:.1f} %")
 
 
 def latency(found: Found, name: str, microseconds: float) -> Bar:
@@ -466,39 +477,38 @@ def image_64(seconds: float) -> Result:
 
 def busy_100(seconds: float) -> Result:
     """Steps of 100 µs of work in the mean, exponentially distributed; 64 environments."""
-    mean = 100e-6
 
     def make() -> Timed:
-        return Timed(exponential(mean), work)
+        return Timed(exponential(100e-6), work)
 
     actions = random_actions(spaces.Discrete(4), 64)
     pool = f"{TWO}, pool of 32"
     makers = {
         **peers(make, 64, actions),
+        BARE: lambda: bare(make, actions),
         TWO: ours(make, 64, actions),
         pool: ours(make, 64, actions, backend="pool", batch_size=32),
     }
     found = time_in_turns(makers, 2 * seconds)
-    ideal = min(WORKERS, usable_cores()) / mean
-    return found, [share(found, TWO, 88, ideal), share(found, pool, 95, ideal)]
+    return found, [share(found, TWO, 88), share(found, pool, 95)]
 
 
 def busy_1000(seconds: float) -> Result:
     """Steps of 1 ms of work in the mean, exponentially distributed; 8 environments."""
-    mean = 1e-3
 
     def make() -> Timed:
-        return Timed(exponential(mean), work)
+        return Timed(exponential(1e-3), work)
 
     actions = random_actions(spaces.Discrete(4), 8)
     pool = f"{TWO}, pool of 4"
     makers = {
         **peers(make, 8, actions),
+        BARE: lambda: bare(make, actions),
         TWO: ours(make, 8, actions),
         pool: ours(make, 8, actions, backend="pool", batch_size=4),
     }
     found = time_in_turns(makers, 2 * seconds)
-    return found, [share(found, pool, 90, min(WORKERS, usable_cores()) / mean)]
+    return found, [share(found, pool, 90)]
 
 
 def sleeping(seconds: float) -> Result:
@@ -534,23 +544,27 @@ def halfcheetah(seconds: float) -> Result:
 
 
 def nethack(seconds: float) -> Result:
+    # Beside the one bare environment stand 8 in one loop, as many as each worker has: a process
+    # that steps several has each of them less in its caches.
+
     def make() -> Any:
         import nle  # noqa: F401  (registers the environment)
 
         return gymnasium.make("NetHackScore-v0", disable_env_checker=True)
 
     name = "nle:NetHackScore-v0"
-    actions = random_actions(make().action_space, 16)
+    actions = random_actions(make().action_space, 16, 1024)
     pool = f"{TWO}, pool of 8"
     makers = {
         **peers(make, 16, actions),
-        "bare loop": lambda: bare(make, actions),
+        BARE: lambda: bare(make, actions),
+        f"{BARE} over 8": lambda: bare(make, actions, 8),
         SERIAL: ours(name, 16, actions, backend="serial"),
         TWO: ours(name, 16, actions),
         pool: ours(name, 16, actions, backend="pool", batch_size=8),
     }
     found = time_in_turns(makers, 2 * seconds)
-    return found, [times(found, TWO, 1.6, "bare loop"), times(found, pool, 1.75, "bare loop")]
+    return found, [times(found, TWO, 1.6, BARE), times(found, pool, 1.75, BARE)]
 
 
 def multi_agent(seconds: float) -> Result:
@@ -583,19 +597,21 @@ def idle(seconds: float) -> Result:
         TWO: ours(small, 8, actions),
     }
     found = make_all(makers)
-    bars = []
     for variant in found.values():
         step_for(variant, 0.1)
-        variant.latencies, variant.cpu = [], 0.0
     before = {name: cpu_seconds(variant.pids) for name, variant in found.items()}
     time.sleep(5)
     used = {name: cpu_seconds(variant.pids) - before[name] for name, variant in found.items()}
+    bars = []
     for name, variant in found.items():
         begin = time.perf_counter()
         variant.batch()
         first = (time.perf_counter() - begin) * 1e3
-        bars.append(Bar(f"{name}: ≤ 0.01 s of CPU", used[name], 0.01, True, "{:.2f} s"))
-        bars.append(Bar(f"{name}: first batch ≤ 1 ms", first, 1, True, "{:.2f} ms"))
+        bound = name.startswith("Shoal")  # peers are only shown
+        bars += [
+            Bar(f"{name}, CPU" + " ≤ 0.01 s" * bound, used[name], 0.01, True, "{:.2f} s", bound),
+            Bar(f"{name}, first batch" + " ≤ 1 ms" * bound, first, 1, True, "{:.2f} ms", bound),
+        ]
         variant.close()
     return {}, bars
 
@@ -655,7 +671,7 @@ def report(title: str, found: Found, bars: list[Bar]) -> str:
         head = ["", "steps/s", "CPU s per million steps", "batch p50 (µs)", "p99 (µs)"]
         parts.append(table(head, list(rows_of(found))))
     rows = [
-        [bar.text, bar.form.format(bar.got), "yes" if bar.met else "**no**"]
+        [bar.text, bar.form.format(bar.got), ("yes" if bar.met else "**no**") if bar.bound else ""]
         for bar in bars
         if bar.got == bar.got  # a peer that is not installed
     ]
@@ -693,6 +709,7 @@ def main() -> None:
             "bars": [
                 {"bar": bar.text, "got": bar.got, "limit": bar.limit, "met": bar.met}
                 for bar in bars
+                if bar.got == bar.got
             ],
         }
     if not args.quick and not args.only:
