@@ -271,7 +271,11 @@ def test_stepping_needs_a_reset_first_and_after_the_end():
 
 
 def test_what_is_no_environment_is_refused():
-    for wrong, hint in ((3, "got 3"), (Odd, "give an instance, not the class"), (None, "got None")):
+    for wrong, hint in (
+        (3, "got 3"),
+        (Odd, "got the class Odd; give an instance"),
+        (None, "got None"),
+    ):
         with pytest.raises(EmulationError, match=hint):
             shoal.emulate(wrong)
     with pytest.raises(EmulationError, match="multi-agent"):

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import random
 
 import gymnasium
 import numpy as np
@@ -136,6 +137,11 @@ class Global(gymnasium.Env):
     observation_space = spaces.Box(0, 1, (3,), np.float64)
     action_space = spaces.Discrete(2)
 
+    def __init__(self, torch=False):
+        if torch:
+            import torch
+        self.torch = torch
+
     def reset(self, *, seed=None, options=None):
         return self.draw(), {}
 
@@ -143,8 +149,5 @@ class Global(gymnasium.Env):
         return self.draw(), 0.0, False, False, {}
 
     def draw(self):
-        import random
-
-        import torch
-
-        return np.array([random.random(), np.random.random(), torch.rand(()).item()])
+        last = self.torch.rand(()).item() if self.torch else 0.0
+        return np.array([random.random(), np.random.random(), last])

@@ -23,7 +23,7 @@ from shoal.emulation.layout import Layout
 from shoal.emulation.loop import EnvLoop
 from shoal.errors import EmulationError
 
-__all__ = ["EnvGroup", "add_note", "arrays_from", "check_same", "find_attribute", "seed_globals"]
+__all__ = ["EnvGroup", "add_note", "arrays_from", "check_same", "find_attribute"]
 
 
 class EnvGroup:
@@ -34,6 +34,7 @@ class EnvGroup:
         first: index of the first of them in the whole vector.
         emulation: keyword arguments of `shoal.emulate`.
         mode: the loop's autoreset mode.
+        seed: of this process's global generators, which are left alone if it is None.
 
     Attributes:
         envs: the emulated environments.
@@ -46,7 +47,11 @@ class EnvGroup:
         first: int,
         emulation: dict[str, Any],
         mode: int,
+        seed: int | None,
     ):
+        if seed is not None:
+            seed_globals(seed)
+        had_torch = "torch" in sys.modules
         self.creators = creators
         self.first = first
         self.emulation = emulation
@@ -59,6 +64,8 @@ class EnvGroup:
                 add_note(error, f"raised while environment {first + i} was created")
                 close_quietly(self.envs)
                 raise
+        if seed is not None and not had_torch:
+            seed_torch(seed)
         drivers = [env.driver() for env in self.envs]
         self.loop = EnvLoop(drivers, self.envs[0].observation_layout.nbytes, mode)
 
@@ -135,8 +142,9 @@ class EnvGroup:
         env = self.envs[i].env
         base = getattr(env, "unwrapped", env)
         self.envs[i].env = Loader(io.BytesIO(state["env"]), base).load()
-        if "own" in state:
-            own_methods(base)[1](state["own"])
+        own = own_methods(base)
+        if own:
+            own[1](state["own"])
         self.loop.replace(i, self.envs[i].driver())
         self.loop.set_state(i, state["loop"])
 
@@ -156,8 +164,8 @@ class EnvGroup:
 
 def own_methods(env: Any) -> tuple[Callable[[], Any], Callable[[Any], None]] | None:
     """How an environment saves and restores itself, if it does."""
-    for save, restore in (("get_state", "set_state"), ("clone_state", "restore_state")):
-        save, restore = getattr(env, save, None), getattr(env, restore, None)
+    for names in (("get_state", "set_state"), ("clone_state", "restore_state")):
+        save, restore = (getattr(env, name, None) for name in names)
         if callable(save) and callable(restore):
             if "include_rng" in inspect.signature(save).parameters:  # Atari's
                 save = functools.partial(save, include_rng=True)
@@ -295,5 +303,10 @@ def seed_globals(seed: int) -> None:
     """Seed the global generators that environments may draw from."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    seed_torch(seed)
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch's generator, if somebody has imported it."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)

@@ -22,7 +22,7 @@ from shoal.emulation.layout import Layout
 from shoal.emulation.rows import row_fields
 from shoal.errors import StepTimeoutError, WorkerDied
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.envs import EnvGroup, check_same, seed_globals
+from shoal.vectorization.envs import EnvGroup, check_same
 from shoal.vectorization.info import add_info
 from shoal.vectorization.serial import NUM_BLOCKS
 from shoal.vectorization.stepper import Stepper
@@ -41,10 +41,11 @@ class Actor:
     def describe(self) -> bytes:
         """Make the environments and say what they are."""
         setup = self.setup
-        seed_globals(setup["seed"])
         try:
             creators = cloudpickle.loads(setup["creators"])
-            self.group = EnvGroup(creators, setup["first"], setup["emulation"], setup["mode"])
+            self.group = EnvGroup(
+                creators, setup["first"], setup["emulation"], setup["mode"], setup["seed"]
+            )
         except Exception as error:
             return error_message(error, f"while actor {setup['worker']} started")
         env = self.group.envs[0]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.envs import EnvGroup, seed_globals
+from shoal.vectorization.envs import EnvGroup
 from shoal.vectorization.stepper import Stepper
 
 __all__ = ["SerialBackend"]
@@ -41,10 +41,8 @@ class SerialBackend:
         restart: bool,
         profile: bool,
     ):
-        if seed is not None:
-            seed_globals(seed)
         self.num_envs = self.batch_size = len(creators)
-        self.group = EnvGroup(creators, 0, emulation, mode)
+        self.group = EnvGroup(creators, 0, emulation, mode, seed)
         self.description = self.group.description()
         env = self.group.envs[0]
         self.arena = Arena(

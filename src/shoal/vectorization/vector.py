@@ -410,7 +410,8 @@ class Vector(VectorEnv):
 
         Environments that save themselves (``get_state`` and ``set_state``, or ``clone_state`` and
         ``restore_state``, as Atari's do) are asked for it; others are pickled, wrappers included.
-        Global generators (`random`, `numpy.random`, torch) are not part of it.
+        Global generators (`random`, `numpy.random`, torch) are not part of it, and Atari's state
+        has not the last action, which the first sticky action after it may repeat.
 
         Raises:
             EmulationError: an environment does neither.
@@ -487,7 +488,7 @@ class Vector(VectorEnv):
             raise ValueError(f"env_ids: expected 0 to {self.num_envs - 1}, got {env_ids!r}")
         if len(np.unique(envs)) != len(envs):
             raise ValueError(f"env_ids: an environment is named twice in {env_ids!r}")
-        return envs
+        return np.ascontiguousarray(envs, np.int64)
 
     def _check_not_over(self, envs: np.ndarray) -> None:
         if self._needs_reset[envs].any():

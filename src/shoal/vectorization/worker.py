@@ -31,7 +31,7 @@ import cloudpickle
 from shoal.errors import EmulationError
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import die_with_parent
-from shoal.vectorization.envs import EnvGroup, check_same, seed_globals
+from shoal.vectorization.envs import EnvGroup, check_same
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import Stepper, serve
 
@@ -152,10 +152,11 @@ def run_worker(
             os.sched_setaffinity(0, setup["affinity"])
         sys.path[:] = setup["path"]
         limit_threads()
-        seed_globals(setup["seed"])
         try:
             creators = cloudpickle.loads(setup["creators"])
-            group = EnvGroup(creators, setup["first"], setup["emulation"], setup["mode"])
+            group = EnvGroup(
+                creators, setup["first"], setup["emulation"], setup["mode"], setup["seed"]
+            )
             if setup["description"] is not None:
                 check_same(setup["description"], group.description(), group.first)
         except Exception as error:
