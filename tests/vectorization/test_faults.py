@@ -721,6 +721,18 @@ def test_restarting_deaths_has_an_end(where, method):
     assert "on_error='restart' gave up: 5 failures in a row" in notes(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:worker:RuntimeWarning")
+def test_restarting_has_an_end_in_a_pool_whose_others_go_on():
+    faults = {3: ("step", faulty.kill, 1)}
+    vector = make(4, faults, 4, backend="pool", batch_size=1, on_error="restart")
+    vector.async_reset()
+    with pytest.raises(WorkerDied, match="environment 3") as caught:
+        while True:
+            vector.recv()
+            vector.send(np.zeros(1, np.int64))
+    assert "on_error='restart' gave up: 5 failures in a row" in notes(caught.value)
+
+
 @pytest.mark.parametrize("deed", [faulty.fail, faulty.leave])
 @pytest.mark.parametrize("first", [faulty.fail, faulty.kill])
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
@@ -798,6 +810,7 @@ def test_100_000_steps_with_a_death_in_every_1_000(backend):
     vector.async_reset(seed=0)
     expected = [None] * 16  # what the next observation must be, unless the environment is lost
     deaths = lost = 0
+    killed = set()
     for batch_number in range(100_000):
         batch = vector.recv(timeout=60)
         envs = vector.env_ids.tolist()
@@ -806,6 +819,7 @@ def test_100_000_steps_with_a_death_in_every_1_000(backend):
             time_now = int(batch.observations[row, 0])
             if batch.truncations[row]:
                 lost += 1
+                killed.remove(env)
                 assert not batch.masks[row]
                 assert time_now == 0
                 expected[env] = 0
@@ -813,8 +827,11 @@ def test_100_000_steps_with_a_death_in_every_1_000(backend):
             assert time_now == (expected[env] or 0)
             expected[env] = 0 if ended[row] else time_now + 1
         if batch_number % 1000 == 500:
-            worker = int(rng.integers(16))
-            os.kill(vector._backend._processes[worker].pid, signal.SIGKILL)
+            # In a pool the last death may not have been noticed yet.
+            at_work = [e for e in range(16) if e not in killed and expected[e]]
+            victim = int(rng.choice(at_work))
+            vector._backend._processes[victim].kill()
+            killed.add(victim)
             deaths += 1
         vector.send(np.zeros(size, np.int64))
     while vector._num_in_flight >= size:

@@ -48,6 +48,7 @@ cdef extern from "c/sync.h" nogil:
         shoal_parent* parent, uint32_t worker, uint32_t command, uint32_t argument
     )
     int shoal_drained(shoal_parent* parent, uint32_t worker)
+    uint32_t shoal_num_done(const shoal_parent* parent, uint32_t worker)
     void shoal_close(shoal_parent* parent)
     int shoal_wait_block(shoal_parent* parent, int64_t deadline, uint32_t* block)
     void shoal_block_envs(const shoal_parent* parent, uint32_t block, int64_t* envs)
@@ -245,6 +246,11 @@ cdef class Parent:
         """Has the worker done everything that it was given?"""
         self.check_worker(worker)
         return shoal_drained(&self.c, worker)
+
+    def num_done(self, Py_ssize_t worker) -> int:
+        """How many entries the worker has done, mod 2^32; those that `revive` drops count too."""
+        self.check_worker(worker)
+        return shoal_num_done(&self.c, worker)
 
     def close(self) -> None:
         """Let the next call of every worker return CLOSED, whatever it still has to do.

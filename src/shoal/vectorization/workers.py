@@ -166,10 +166,9 @@ class ProcessBackend:
             self._control.set_peer(w, process.pid, process.pidfd)
             process.send(self._geometry)
         self._infos = InfoReader()
-        self._received = 0
         self._restarts = 0
         self._failures = [0] * self.num_workers  # in a row
-        self._started = [0] * self.num_workers  # batches received when each worker was started
+        self._begun = [0] * self.num_workers  # what `num_done` was when each worker was started
         self._options: list[Any] = []  # of automatic resets, for each environment
 
     def _receive(self, worker: int, deadline: float | None = None) -> bytearray:
@@ -243,7 +242,6 @@ class ProcessBackend:
             left = None if deadline is None else deadline - time.monotonic()
             block = control.wait_block(left)
             if block >= 0:
-                self._received += 1
                 return block
             self._open()  # or has another thread closed it?
             if block == -FAILED:
@@ -290,7 +288,8 @@ class ProcessBackend:
             error = reported
         if not self.restart:
             raise error
-        good = self._received - self._started[worker] >= GOOD_STEPS
+        done = (control.num_done(worker) - self._begun[worker]) % 2**32
+        good = done >= GOOD_STEPS * (self._first[worker + 1] - self._first[worker])
         self._failures[worker] = 1 if good else self._failures[worker] + 1
         if self._failures[worker] >= MOST_FAILURES:
             error.add_note(TOO_MANY)
@@ -305,7 +304,6 @@ class ProcessBackend:
         self.arena.arrays["counters"][worker, 3] += len(envs)
         process.release()
         process = self._processes[worker] = self._starter.start()
-        self._started[worker] = self._received
         self._starting.add(worker)
         setup = {
             **self._setups[worker],
@@ -323,6 +321,7 @@ class ProcessBackend:
         except (EOFError, OSError):
             pass  # dead again, which the next wait will say
         control.revive(worker, process.pid, process.pidfd)
+        self._begun[worker] = control.num_done(worker)
         warnings.warn(f"{error}; starting another", RuntimeWarning, stacklevel=5)
 
     def env_ids(self, block: int) -> np.ndarray:

@@ -384,6 +384,10 @@ int shoal_drained(shoal_parent *parent, uint32_t worker) {
     return LOAD(&parent->sync.lines[worker].head, acquire) == peer->tail;
 }
 
+uint32_t shoal_num_done(const shoal_parent *parent, uint32_t worker) {
+    return LOAD(&parent->sync.lines[worker].head, acquire);
+}
+
 void shoal_close(shoal_parent *parent) {
     uint64_t given[SHOAL_MAX_WORKERS / 64];
     memset(given, 0xff, sizeof given);
@@ -499,16 +503,16 @@ void shoal_bury(shoal_parent *parent, uint32_t worker) {
 /* DEAD and the worker in `culprit`, or OK. */
 static int check_peers(shoal_parent *parent, int64_t now) {
     shoal_sync *sync = &parent->sync;
-    parent->checked = now;
     for (uint32_t w = 0; w < sync->config.num_workers; w++) {
         if (!sync->peers[w].dead) {
             if (is_alive(&sync->peers[w]))
                 continue;
             shoal_bury(parent, w);
         }
-        parent->culprit = w;
+        parent->culprit = w; /* there may be more: the next wait looks again at once */
         return SHOAL_DEAD;
     }
+    parent->checked = now;
     return SHOAL_OK;
 }
 

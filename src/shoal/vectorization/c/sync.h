@@ -259,6 +259,8 @@ int shoal_post(shoal_parent *parent, const int64_t *envs, uint32_t count, uint32
 int shoal_command(shoal_parent *parent, uint32_t worker, uint32_t command, uint32_t argument);
 /* Has the worker done everything it was given? */
 int shoal_drained(shoal_parent *parent, uint32_t worker);
+/* How many entries it has done, mod 2^32; those that shoal_revive drops count too. */
+uint32_t shoal_num_done(const shoal_parent *parent, uint32_t worker);
 /* Let every worker's next call return SHOAL_CLOSED, whatever it still has to do. */
 void shoal_close(shoal_parent *parent);
 /* Wait for the next block, at most until `deadline` (shoal_clock; INT64_MAX: for ever). A block
