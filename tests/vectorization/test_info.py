@@ -460,12 +460,14 @@ def test_classes_that_only_the_worker_has_become_text(tmp_path, monkeypatch):
     spilled[:, 0] = 1
     with pytest.warns(RuntimeWarning, match="only_there"):
         got = pipe.reader.read(spilled, first.get)
-        assert got["kind"][0] == "only_there.Kind('human')"
+        # As Python's pickle writes it: by value, or, in early releases of 3.11, by name.
+        assert got["kind"][0] in ("only_there.Kind('human')", "only_there.Kind.HUMAN")
+        kind = got["kind"][0]
         got = pipe.reader.read(spilled, point.get)
         assert (got["point"][0], got["score"][0]) == ("only_there.Point()", 2.5)
         assert pipe.reader.read(spilled, bag.get) == {}
         got = pipe.reader.read(slots, None)
-    assert (got["kind"][0], got["score"][0]) == ("only_there.Kind('human')", 1.5)
+    assert (got["kind"][0], got["score"][0]) == (kind, 1.5)
 
 
 def test_messages_may_be_learned_early_twice_and_in_any_order():

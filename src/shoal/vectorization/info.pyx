@@ -671,10 +671,18 @@ class LenientUnpickler(pickle.Unpickler):
         try:
             return super().find_class(module, name)
         except Exception:
-            return type(name, (UnknownObject,), {"__module__": module})
+            return UnknownClass(name, (UnknownObject,), {"__module__": module})
 
 
-class UnknownObject(str):
+class UnknownClass(type):
+    def __getattr__(cls, name):
+        # Early releases of Python 3.11 pickle a member of an enum as an attribute of its class.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return f"{cls.__module__}.{cls.__name__}.{name}"
+
+
+class UnknownObject(str, metaclass=UnknownClass):
     """An object of a class that can't be imported here: the class and what it was made from."""
 
     def __new__(cls, *arguments):
