@@ -58,6 +58,7 @@ from shoal.vectorization.worker import CLOSE_FAILED, Outbox, read_error
 __all__ = ["ProcessBackend"]
 
 CLOSE_SECONDS = 2.0  # for environments to close, before their workers are killed
+HASTE_SECONDS = 0.5  # the same if one of the workers is dead already
 
 
 class ProcessBackend:
@@ -399,8 +400,9 @@ class ProcessBackend:
         control, failure = self._control, None
         try:
             if control is not None:
+                all_alive = all(process.poll() is None for process in self._processes)
                 control.close()
-                deadline = time.monotonic() + CLOSE_SECONDS
+                deadline = time.monotonic() + (CLOSE_SECONDS if all_alive else HASTE_SECONDS)
                 for w, process in enumerate(self._processes):
                     if w not in self._starting or process.has_message():
                         process.wait(max(0.0, deadline - time.monotonic()))
