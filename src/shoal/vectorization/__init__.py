@@ -69,9 +69,11 @@ def vectorize(
             quickest, and unsafe once it has threads or has used CUDA. None of them needs an
             ``if __name__ == "__main__"``.
         on_error: ``"raise"`` what an environment raises, or ``"restart"``: replace environments
-            that raise and workers that die. Their rows are invalid (``masks``) and truncated; five
-            failures in a row, with fewer than ten steps between, end it with an error all the same.
-        timeout: seconds that a batch may take; None for no limit.
+            that raise and workers that die. Each environment that was lost says so in one row that
+            is invalid (``masks``) and truncated, and goes on with a reset; `Vector.restarts` counts
+            them. Five failures in a row, with fewer than ten steps between, end it with an error
+            all the same.
+        timeout: seconds that a batch, or the answers to a call, may take; None for no limit.
         affinity: the cores that workers are bound to, in turn.
         profile: keep track of where the time goes; see `Vector.profile`.
         form, one_hot, max_len, max_agents, pad, debug: as for `shoal.emulate`. With `debug`, every
