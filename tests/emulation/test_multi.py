@@ -596,7 +596,7 @@ def test_the_end_of_a_game_comes_for_all_in_one_step():
 @pytest.mark.parametrize("flagged", [True, False])
 def test_an_agent_that_comes_back_has_not_moved_yet(flagged):
     class Phoenix(Gifts):
-        """Player q dies (or just vanishes) after its first move, and is back before its next turn."""
+        """Player q dies (or just vanishes) after its first move, and is back before its turn."""
 
         def step(self, action):
             if self.terminations[self.agent_selection]:
