@@ -374,9 +374,8 @@ def factor(found: Found, name: str, reference: str) -> float:
 
 def times(found: Found, name: str, limit: float, reference: str) -> Bar:
     if reference == "best peer":
-        reference = max(
-            (f for f in found if not f.startswith("Shoal")), key=lambda f: found[f].rate
-        )
+        others = [name for name in found if not name.startswith("Shoal")]
+        reference = max(others, key=lambda name: found[name].rate, default=reference)
     if reference not in found:
         return Bar(f"{name} ≥ {limit} × {reference}", float("nan"), limit)
     return Bar(f"{name} ≥ {limit} × {reference}", factor(found, name, reference), limit)
