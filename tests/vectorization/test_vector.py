@@ -398,6 +398,8 @@ def test_calls_and_attributes(workers):
 
 # -- calls out of order -----------------------------------------------------------------------
 
+LAST_BATCH = ["acting", "action_masks", "episode_lengths", "episode_returns", "occupants"]
+
 
 def test_calls_out_of_order_name_the_pending_one(workers):
     vector = shoal.vectorize(lengths(3), **workers)
@@ -407,6 +409,9 @@ def test_calls_out_of_order_name_the_pending_one(workers):
     with pytest.raises(PendingCallError, match="send actions first") as error:
         vector.recv()
     assert error.value.name == "step"
+    for name in LAST_BATCH:
+        with pytest.raises(PendingCallError, match=f"{name}: no batch"):
+            getattr(vector, name)
     with pytest.raises(PendingCallError, match="reset all environments first"):
         vector.reset(options={"reset_mask": np.ones(3, bool)})
     for pending, begin in (
@@ -484,6 +489,7 @@ def test_a_closed_vector_says_so(workers):
         functools.partial(vector.send, [0, 0]),
         functools.partial(vector.call, "render"),
         vector.get_state,
+        *(functools.partial(getattr, vector, name) for name in LAST_BATCH),
     ):
         with pytest.raises(ClosedError, match="closed"):
             call()

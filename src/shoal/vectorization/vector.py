@@ -308,30 +308,36 @@ class Vector(VectorEnv):
 
     # -- the last batch -----------------------------------------------------------------------
 
+    def _last(self, name: str) -> np.ndarray:
+        if not self._arrays:
+            self._usable()
+            raise PendingCallError(f"{name}: no batch has been received yet", "reset")
+        return self._arrays[name]
+
     @property
     def final_observations(self) -> np.ndarray:
         same = self.autoreset is AutoresetMode.SAME_STEP
-        return self._arrays["final_observations" if same else "observations"]
+        return self._last("final_observations" if same else "observations")
 
     @property
     def action_masks(self) -> np.ndarray:
-        return self._arrays["action_masks"]
+        return self._last("action_masks")
 
     @property
     def acting(self) -> np.ndarray:
-        return self._arrays["acting"]
+        return self._last("acting")
 
     @property
     def occupants(self) -> np.ndarray:
-        return self._arrays["occupants"]
+        return self._last("occupants")
 
     @property
     def episode_returns(self) -> np.ndarray:
-        return self._arrays["episode_returns"]
+        return self._last("episode_returns")
 
     @property
     def episode_lengths(self) -> np.ndarray:
-        return self._arrays["episode_lengths"]
+        return self._last("episode_lengths")
 
     @property
     def restarts(self) -> int:
