@@ -6,6 +6,6 @@ import signal
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start. Some
-# of them are about Ctrl-C.
+# A shell that runs the tests in the background has them and what they start ignore Ctrl-C, which
+# some of them are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
