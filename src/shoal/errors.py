@@ -17,6 +17,10 @@ __all__ = [
     "ResetNeededError",
     "StepTimeoutError",
     "WorkerDied",
+    "ConfigError",
+    "NotFiniteError",
+    "CheckpointError",
+    "RunError",
 ]
 
 
@@ -70,3 +74,19 @@ class StepTimeoutError(ShoalError, TimeoutError):
 
 class WorkerDied(ShoalError):
     """A worker process ended by itself; the message has its exit code and its environments."""
+
+
+class ConfigError(ShoalError, ValueError):
+    """An option that does not exist, or a value that can't be meant."""
+
+
+class NotFiniteError(ShoalError, ArithmeticError):
+    """NaN or infinity in training; the message names the first place it appeared."""
+
+
+class CheckpointError(ShoalError):
+    """A checkpoint is missing, broken, or belongs to other spaces."""
+
+
+class RunError(ShoalError):
+    """A run's folder can't be made, written or found."""

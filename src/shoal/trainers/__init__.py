@@ -1,0 +1,1 @@
+"""Trainers: PPO on any vector, with its policies, runs and display."""

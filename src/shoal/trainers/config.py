@@ -1,0 +1,218 @@
+"""What a training run can be told: one dataclass, from which the command line and TOML files come."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from shoal.errors import ConfigError
+
+__all__ = ["Config", "from_dict", "to_dict"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides how a run goes. The same config gives the same run."""
+
+    env: str
+    """Environment: an id, module.name, or file.py:creator."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for the environment's constructor (in TOML a table, on the command line
+    key value pairs)."""
+    total_steps: int = 1_000_000
+    """Transitions to learn from, counted over all agents."""
+    seed: int = 1
+    """Of environments, weights, actions and minibatches."""
+
+    # -- collecting --
+    num_envs: int = 8
+    """Copies of the environment."""
+    num_workers: int | None = None
+    """Processes that step them; 0: this process; default: what a short trial finds fastest."""
+    batch_size: int | None = None
+    """Environments in one batch; fewer than num_envs steps some while the policy acts on others."""
+    horizon: int = 128
+    """Steps of each agent in one rollout, and the length of a training sequence."""
+    max_agents: int | None = None
+    """Rows of an environment whose agents come and go."""
+
+    # -- learning --
+    learning_rate: float = 2.5e-4
+    """Of Adam, or of Muon for matrices."""
+    anneal: Literal["linear", "cosine", "none"] = "linear"
+    """How the learning rate falls to 0 over the run."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """Muon updates matrices with orthogonalised momentum, and leaves the rest to Adam."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    gamma: float = 0.99
+    """Discount of future rewards."""
+    gae_lambda: float = 0.95
+    """Bias (0) against variance (1) of the advantages."""
+    vtrace_rho: float | None = None
+    """Clip of the importance weight of each step's error (V-trace); none: plain GAE."""
+    vtrace_c: float | None = None
+    """Clip of the importance weight of what follows; needs vtrace_rho."""
+    update_epochs: int = 4
+    """Passes over each rollout."""
+    num_minibatches: int = 4
+    """Minibatches in a pass."""
+    accumulate: int = 1
+    """Parts that a minibatch is computed in, to save memory; the gradient is the same."""
+    clip: float = 0.2
+    """How far the probability ratio may move from 1 before it stops paying."""
+    value_clip: float | None = None
+    """The same for the value function, in units of return; none: not clipped."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus."""
+    max_gradient_norm: float = 0.5
+    """Gradients are scaled down to this norm."""
+    target_kl: float | None = None
+    """Ends the passes over a rollout once the policy has moved this far; none: never."""
+    normalize_advantages: bool = True
+    """Zero mean and unit variance within each minibatch."""
+    normalize_observations: bool = False
+    """Running mean and variance of continuous observation leaves."""
+    normalize_rewards: bool = False
+    """Divide rewards by the running deviation of the discounted return."""
+    reward_clip: float | None = None
+    """Clip rewards to plus or minus this."""
+
+    # -- policy --
+    policy: str = "default"
+    """"default", or file.py:Class or module:Class of your own torch module."""
+    hidden_size: int = 128
+    """Width of the default policy."""
+    recurrent: bool = False
+    """Put an LSTM between encoder and heads."""
+    squash: bool = False
+    """Continuous actions through tanh instead of clipped."""
+
+    # -- machine --
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1"; auto: CUDA where there is any."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's arithmetic on CUDA; parameters stay float32."""
+    tf32: bool = False
+    """Let CUDA round float32 matrix products to TF32."""
+    compile: bool = False
+    """torch.compile the policy: minutes to start, faster afterwards."""
+    torch_threads: int | None = None
+    """CPU threads of torch; default: one for each core that workers leave, at least one."""
+
+    # -- run --
+    runs_dir: str = "runs"
+    """Where the run's folder is made."""
+    name: str | None = None
+    """Name of the run; default: environment, time and seed."""
+    checkpoint_interval: int = 50
+    """Updates between checkpoints; one is always written at the end."""
+    keep_checkpoints: int = 3
+    """How many of the latest are kept (the best one besides)."""
+    tensorboard: bool = True
+    """Write TensorBoard files."""
+    wandb: bool = False
+    """Report to Weights & Biases (offline without a login)."""
+    neptune: bool = False
+    """Report to Neptune."""
+    trackio: bool = False
+    """Report to Trackio."""
+    display: Literal["auto", "dashboard", "lines", "none"] = "auto"
+    """Auto: a dashboard in a terminal, else lines."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError for a value that can't be meant."""
+    at_least = {
+        1: (
+            "total_steps num_envs horizon update_epochs num_minibatches accumulate hidden_size "
+            "checkpoint_interval keep_checkpoints batch_size max_agents torch_threads"
+        ),
+        0: (
+            "seed num_workers adam_eps weight_decay entropy_coefficient value_coefficient "
+            "gamma gae_lambda"
+        ),
+    }
+    for low, names in at_least.items():
+        for name in names.split():
+            value = getattr(config, name)
+            if value is not None and not value >= low:
+                raise ConfigError(f"{name}: expected at least {low}, got {value}")
+    for name in (
+        "learning_rate clip max_gradient_norm vtrace_rho vtrace_c value_clip target_kl reward_clip"
+    ).split():
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name}: expected more than 0, got {value}")
+    for name in ("gamma", "gae_lambda"):
+        if getattr(config, name) > 1:
+            raise ConfigError(f"{name}: expected 0 to 1, got {getattr(config, name)}")
+    if (config.vtrace_rho is None) != (config.vtrace_c is None):
+        raise ConfigError("vtrace_rho and vtrace_c: give both, or neither")
+    if config.batch_size is not None and config.batch_size > config.num_envs:
+        raise ConfigError(
+            f"batch_size: expected at most num_envs ({config.num_envs}), got {config.batch_size}"
+        )
+    if config.num_workers is not None and config.num_workers > config.num_envs:
+        raise ConfigError(
+            f"num_workers: expected at most num_envs ({config.num_envs}), got {config.num_workers}"
+        )
+    for name in ("anneal", "optimizer", "precision", "display"):
+        allowed = Config.__annotations__[name].removeprefix("Literal")
+        if repr(getattr(config, name)).replace("'", '"') not in allowed:
+            raise ConfigError(f"{name}: expected one of {allowed}, got {getattr(config, name)!r}")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain values, for JSON; TOML leaves out what is None."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A Config from plain values, as a TOML or JSON file holds them.
+
+    A whole number in any spelling (``1e8``) is taken where an integer is expected.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), a value of the wrong type, or
+            one that can't be meant.
+    """
+    known = {f.name: str(f.type) for f in dataclasses.fields(Config)}
+    made = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ConfigError(f"{key}: no such option" + (f"; did you mean {near[0]}?" * bool(near)))
+        made[name] = _typed(name, value, known[name])
+    if "env" not in made:
+        raise ConfigError("env: missing")
+    return Config(**made)
+
+
+def _typed(name: str, value: Any, expected: str) -> Any:
+    kind = expected.removesuffix(" | None")
+    if value is None and kind != expected:
+        return None
+    right = {
+        "int": isinstance(value, (int, float)) and not isinstance(value, bool),
+        "float": isinstance(value, (int, float)) and not isinstance(value, bool),
+        "bool": isinstance(value, bool),
+        "str": isinstance(value, str),
+        "dict[str, Any]": isinstance(value, Mapping),
+    }.get(kind, True)
+    if not right or (kind == "int" and value != int(value)):
+        raise ConfigError(f"{name}: expected {kind}, got {value!r}")
+    if kind == "int":
+        return int(value)
+    return float(value) if kind == "float" else value
