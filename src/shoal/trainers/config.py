@@ -1,16 +1,17 @@
-"""What a training run can be told: one dataclass, from which the command line and TOML files come."""
+"""What a training run can be told: one dataclass, of which the command line and TOML are made."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from shoal.errors import ConfigError
 
-__all__ = ["Config", "from_dict", "to_dict"]
+__all__ = ["Config", "from_dict", "near", "to_dict", "typed"]
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,10 @@ def check(config: Config) -> None:
             value = getattr(config, name)
             if value is not None and not value >= low:
                 raise ConfigError(f"{name}: expected at least {low}, got {value}")
-    for name in (
+    more_than_0 = (
         "learning_rate clip max_gradient_norm vtrace_rho vtrace_c value_clip target_kl reward_clip"
-    ).split():
+    )
+    for name in more_than_0.split():
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise ConfigError(f"{name}: expected more than 0, got {value}")
@@ -168,9 +170,12 @@ def check(config: Config) -> None:
             f"num_workers: expected at most num_envs ({config.num_envs}), got {config.num_workers}"
         )
     for name in ("anneal", "optimizer", "precision", "display"):
-        allowed = Config.__annotations__[name].removeprefix("Literal")
-        if repr(getattr(config, name)).replace("'", '"') not in allowed:
-            raise ConfigError(f"{name}: expected one of {allowed}, got {getattr(config, name)!r}")
+        allowed, value = get_args(get_type_hints(Config)[name]), getattr(config, name)
+        if value not in allowed:
+            raise ConfigError(
+                f"{name}: expected one of {', '.join(allowed)}, got {value!r}"
+                f"{near(str(value), allowed)}"
+            )
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -187,32 +192,42 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         ConfigError: an unknown key (the nearest known one is named), a value of the wrong type, or
             one that can't be meant.
     """
+    made = typed(values)
+    if "env" not in made:
+        raise ConfigError("env: missing")
+    return Config(**made)
+
+
+def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values as the options that they name, each in its type; not checked any further."""
     known = {f.name: str(f.type) for f in dataclasses.fields(Config)}
     made = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise ConfigError(f"{key}: no such option" + (f"; did you mean {near[0]}?" * bool(near)))
+            raise ConfigError(f"{key}: no such option{near(name, known)}")
         made[name] = _typed(name, value, known[name])
-    if "env" not in made:
-        raise ConfigError("env: missing")
-    return Config(**made)
+    return made
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """``; did you mean ...?``, or nothing if no known name is near."""
+    found = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _typed(name: str, value: Any, expected: str) -> Any:
     kind = expected.removesuffix(" | None")
     if value is None and kind != expected:
         return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
     right = {
-        "int": isinstance(value, (int, float)) and not isinstance(value, bool),
-        "float": isinstance(value, (int, float)) and not isinstance(value, bool),
+        "int": number and float(value).is_integer(),
+        "float": number and math.isfinite(value),
         "bool": isinstance(value, bool),
         "str": isinstance(value, str),
         "dict[str, Any]": isinstance(value, Mapping),
     }.get(kind, True)
-    if not right or (kind == "int" and value != int(value)):
+    if not right:
         raise ConfigError(f"{name}: expected {kind}, got {value!r}")
-    if kind == "int":
-        return int(value)
-    return float(value) if kind == "float" else value
+    return {"int": int, "float": float}.get(kind, lambda same: same)(value)

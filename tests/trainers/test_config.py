@@ -1,0 +1,44 @@
+"""What a config takes, and what it says to the rest."""
+
+import pytest
+
+from shoal.errors import ConfigError
+from shoal.trainers.config import Config, from_dict, to_dict
+
+
+def test_the_defaults_are_allowed_and_come_back_from_plain_values():
+    config = Config("CartPole-v1", env_kwargs={"a": [1, 2]}, num_workers=2)
+    assert from_dict(to_dict(config)) == config
+    assert from_dict({"env": "CartPole-v1"}) == Config("CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "env: missing"),
+        ({"env": "x", "learning_ratee": 1}, "did you mean learning_rate"),
+        ({"env": "x", "num-minibatch": 1}, "did you mean num_minibatches"),
+        ({"env": "x", "optimizer": "adamw"}, "one of adam, muon, got 'adamw'; did you mean adam"),
+        ({"env": "x", "anneal": 1}, "anneal: expected one of linear, cosine, none, got 1"),
+        ({"env": "x", "total_steps": 1.5}, "total_steps: expected int, got 1.5"),
+        ({"env": "x", "total_steps": float("inf")}, "total_steps: expected int, got inf"),
+        ({"env": "x", "learning_rate": float("inf")}, "learning_rate: expected float, got inf"),
+        ({"env": "x", "total_steps": True}, "total_steps: expected int, got True"),
+        ({"env": "x", "tensorboard": 1}, "tensorboard: expected bool, got 1"),
+        ({"env": "x", "num_envs": 0}, "num_envs: expected at least 1, got 0"),
+        ({"env": "x", "gamma": 1.01}, "gamma: expected 0 to 1"),
+        ({"env": "x", "gamma": float("nan")}, "gamma: expected"),
+        ({"env": "x", "learning_rate": 0}, "learning_rate: expected more than 0"),
+        ({"env": "x", "vtrace_c": 1.0}, "give both, or neither"),
+        ({"env": "x", "num_envs": 2, "batch_size": 3}, "batch_size: expected at most num_envs"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error_that_helps(values, said):
+    with pytest.raises(ConfigError, match=said):
+        from_dict(values)
+
+
+def test_a_whole_number_may_be_written_in_any_way():
+    assert from_dict({"env": "x", "total_steps": 1e8}).total_steps == 10**8
+    assert isinstance(from_dict({"env": "x", "total_steps": 1e8}).total_steps, int)
+    assert isinstance(from_dict({"env": "x", "gamma": 1}).gamma, float)
