@@ -1,0 +1,102 @@
+"""Advantages on CUDA: the same as c/advantage.c, in Triton, compiled when it is first called.
+
+A_t = delta_t + decay_t * A_{t+1} is linear, so two neighbouring stretches of slots compose to one,
+and a parallel scan from the right gives all A. One program does one segment, a block of slots at a
+time; A of each block's first slot goes on to the block before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+__all__ = ["advantages"]
+
+
+@triton.jit
+def _compose(right_decay: Any, right_delta: Any, decay: Any, delta: Any) -> Any:
+    # Nothing is carried where decay is 0, not even NaN or infinity.
+    carried = tl.where(decay == 0.0, 0.0, decay * right_delta)
+    return decay * right_decay, delta + carried
+
+
+@triton.jit
+def _kernel(
+    out: Any,
+    rewards: Any,
+    values: Any,
+    terminated: Any,
+    truncated: Any,
+    valid: Any,
+    ratios: Any,
+    horizon: Any,
+    gamma: Any,
+    gae_lambda: Any,
+    rho: Any,
+    c: Any,
+    WEIGHTED: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    segment = tl.program_id(0).to(tl.int64)
+    slots = segment * horizon
+    carried = 0.0
+    for block in range(tl.cdiv(horizon, BLOCK) - 1, -1, -1):
+        t = block * BLOCK + tl.arange(0, BLOCK)
+        inside = t < horizon
+        is_valid = tl.load(valid + slots + t, mask=inside, other=0) != 0
+        ends = tl.load(terminated + slots + t, mask=inside, other=0) != 0
+        cut = ends | (tl.load(truncated + slots + t, mask=inside, other=0) != 0)
+        reward = tl.load(rewards + slots + t, mask=inside, other=0.0)
+        value = tl.load(values + slots + segment + t, mask=inside, other=0.0)
+        next_value = tl.load(values + slots + segment + t + 1, mask=inside, other=0.0)
+        delta = reward + tl.where(ends, 0.0, gamma * next_value) - value
+        decay = tl.full((BLOCK,), gamma * gae_lambda, tl.float32)
+        if WEIGHTED:
+            ratio = tl.load(ratios + slots + t, mask=inside, other=0.0)
+            delta *= tl.where(ratio > rho, rho, ratio)
+            decay *= tl.where(ratio > c, c, ratio)
+        # Slots past the horizon pass on what is carried: none of the block's own comes from there.
+        delta = tl.where(inside & is_valid, delta, 0.0)
+        decay = tl.where(inside, tl.where(is_valid & ~cut, decay, 0.0), 1.0)
+        decay, delta = tl.associative_scan((decay, delta), 0, _compose, reverse=True)
+        advantage = delta + tl.where(decay == 0.0, 0.0, decay * carried)
+        tl.store(out + slots + t, advantage, mask=inside)
+        carried = tl.sum(tl.where(t == block * BLOCK, advantage, 0.0))
+
+
+def advantages(
+    out: torch.Tensor,
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    valid: torch.Tensor,
+    ratios: torch.Tensor | None,
+    gamma: float,
+    gae_lambda: float,
+    rho: float,
+    c: float,
+) -> None:
+    """`shoal.trainers.advantage.advantages`, which has checked its inputs; all are contiguous."""
+    segments, horizon = out.shape
+    if out.numel() == 0:
+        return
+    _kernel[(segments,)](
+        out,
+        rewards,
+        values,
+        terminated.view(torch.uint8),
+        truncated.view(torch.uint8),
+        valid.view(torch.uint8),
+        rewards if ratios is None else ratios,
+        horizon,
+        gamma,
+        gae_lambda,
+        rho,
+        c,
+        WEIGHTED=ratios is not None,
+        BLOCK=min(1024, triton.next_power_of_2(horizon)),
+    )
