@@ -274,6 +274,11 @@ class Layout:
         leaves = iter([self._leaf_view(array, leaf, batch) for leaf in self.leaves])
         return _view(self.spec, leaves)
 
+    def view_leaves(self, array: Any) -> dict[str, Any]:
+        """Each leaf of a batch of rows by its path, as `view` gives them, without the nesting."""
+        batch = tuple(array.shape[: array.ndim - len(self.shape)])
+        return {leaf.path: self._leaf_view(array, leaf, batch) for leaf in self.leaves}
+
     def _leaf_view(self, array: Any, leaf: Leaf, batch: tuple[int, ...]) -> Any:
         shape = leaf.shape
         if self.form == "float32":

@@ -27,7 +27,7 @@ from typing import Any
 from shoal.emulation.single import reproducible
 from shoal.errors import UnknownEnvError
 
-__all__ = ["Creator", "creator"]
+__all__ = ["Creator", "creator", "load_named"]
 
 # How ids begin (in lower case) whose plug-in module need not be named.
 PREFIXES = {
@@ -81,11 +81,22 @@ def creator(name: str, **kwargs: Any) -> Creator:
     return Creator(name, kwargs)
 
 
+def load_named(name: str) -> Callable[..., Any]:
+    """The function or class that ``file.py:name`` or ``module:name`` means.
+
+    Raises:
+        UnknownEnvError: there is no such thing.
+    """
+    module, _, inner = name.partition(":")
+    loaded = _load(Path(module)) if module.endswith(".py") else _import(module, name)
+    return _attribute(loaded, inner, name)
+
+
 def _function(name: str) -> Callable[..., Any]:
     """What makes the environment called `name`."""
     module, colon, inner = name.partition(":")
     if module.endswith(".py"):
-        return _attribute(_load(Path(module)), inner, name)
+        return load_named(name)
     if colon:
         loaded = _import(module, name)
         return _registered(inner) or _attribute(loaded, inner, name)

@@ -37,8 +37,12 @@ class Config:
     """Environments in one batch; fewer than num_envs steps some while the policy acts on others."""
     horizon: int = 128
     """Steps of each agent in one rollout, and the length of a training sequence."""
+    max_len: int | None = None
+    """Most items of a Sequence, Graph or string of no fixed length."""
     max_agents: int | None = None
     """Rows of an environment whose agents come and go."""
+    pad: bool = False
+    """One layout for agents whose spaces differ."""
 
     # -- learning --
     learning_rate: float = 2.5e-4
@@ -105,8 +109,8 @@ class Config:
     """Let CUDA round float32 matrix products to TF32."""
     compile: bool = False
     """torch.compile the policy: minutes to start, faster afterwards."""
-    torch_threads: int | None = None
-    """CPU threads of torch; default: one for each core that workers leave, at least one."""
+    torch_threads: int = 1
+    """CPU threads of torch; small networks are fastest with one."""
 
     # -- run --
     runs_dir: str = "runs"
@@ -137,7 +141,7 @@ def check(config: Config) -> None:
     at_least = {
         1: (
             "total_steps num_envs horizon update_epochs num_minibatches accumulate hidden_size "
-            "checkpoint_interval keep_checkpoints batch_size max_agents torch_threads"
+            "checkpoint_interval keep_checkpoints batch_size max_len max_agents torch_threads"
         ),
         0: (
             "seed num_workers adam_eps weight_decay entropy_coefficient value_coefficient "

@@ -1,0 +1,340 @@
+"""Policies: plain torch modules with `encode` and `decode`.
+
+A policy is any `torch.nn.Module` that is made as ``Policy(observation_layout, action_layout,
+config)`` and has
+
+- ``num_features``: how many numbers it knows an observation by,
+- ``encode(observations) -> features``: rows as the vector serves them, ``(n, *layout.shape)``, to
+  float32 ``(n, num_features)``; `Layout.view` gives the nested structure back without a copy,
+- ``decode(features) -> (parameters, values)``: ``(n, Distribution.num_parameters)`` and ``(n,)``;
+  `ActionHead` makes the parameters.
+
+`Recurrent` puts an LSTM between the two.
+
+Initial weights, as in the reference implementation of PPO (Huang et al. 2022, "The 37
+implementation details of PPO", detail 2): orthogonal, with gain sqrt(2) in hidden layers, 0.01 for
+what makes actions, 1 for the value; biases 0. Embeddings are normal with deviation 0.1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shoal.emulation.actions import ActionLayout
+from shoal.emulation.layout import Layout, Leaf
+from shoal.trainers.config import Config
+from shoal.trainers.distributions import Distribution
+
+__all__ = ["ActionHead", "DefaultPolicy", "Normalizer", "Recurrent", "linear"]
+
+MOST_ONE_HOT = 512  # categories of one leaf, all elements together; more are embedded
+SMALLEST_IMAGE = 16  # both sides of what counts as a picture
+MOST_GRID_CATEGORIES = 8192
+EMBEDDING = 16
+
+
+def linear(num_in: int, num_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
+    """A linear layer with orthogonal weights and no bias to begin with."""
+    return initialize(nn.Linear(num_in, num_out), gain)
+
+
+def initialize(layer: Any, gain: float = math.sqrt(2)) -> Any:
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ActionHead(nn.Module):
+    """From features to the parameters of the action distribution.
+
+    Logits and means are linear in the features; the logarithms of the standard deviations are
+    parameters of their own, the same in every state, and begin at 0.
+    """
+
+    def __init__(self, num_features: int, action_layout: ActionLayout):
+        super().__init__()
+        kind = Distribution(action_layout)
+        self.linear = linear(num_features, kind.num_logits + kind.num_continuous, gain=0.01)
+        self.log_std = nn.Parameter(torch.zeros(kind.num_continuous))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(n, num_features)`` to ``(n, Distribution.num_parameters)``."""
+        parameters = self.linear(features)
+        if not len(self.log_std):
+            return parameters
+        return torch.cat([parameters, self.log_std.expand(len(features), -1)], dim=1)
+
+
+class Normalizer(nn.Module):
+    """Running mean and deviation of each of `size` numbers; clips the result to ±10.
+
+    Statistics change only in `update`, so that whoever acted and whoever learns from it see the
+    same numbers. Chan et al. 1983 for merging a batch.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(size, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def update(self, values: Tensor) -> None:
+        """Take in a batch ``(n, size)``."""
+        n = len(values)
+        if n == 0:
+            return
+        values = values.double()
+        mean, variance = values.mean(0), values.var(0, unbiased=False)
+        total = self.count + n
+        delta = mean - self.mean
+        before = self.variance * self.count
+        self.variance = (before + variance * n + delta**2 * self.count * n / total) / total
+        self.mean = self.mean + delta * n / total
+        self.count = total
+
+    def forward(self, values: Tensor) -> Tensor:
+        scaled = (values - self.mean.float()) * (self.variance.float() + 1e-8).rsqrt()
+        return scaled.clamp(-10, 10)
+
+
+class DefaultPolicy(nn.Module):
+    """A policy for any observation: each leaf is turned into numbers by what it holds.
+
+    - categories: one-hot, or embedded and averaged where they are many;
+    - pictures (uint8, both sides at least 16): a small convolutional network;
+    - grids of small integers, as in NetHack: each cell embedded, then convolutions;
+    - other numbers: as they are; integers divided by their bounds, or by their logarithm where the
+      bounds are wide.
+
+    All of them together go through one hidden layer. Actor and critic have a second one each, and
+    where there are no convolutions and no recurrence, a first one each too.
+    """
+
+    def __init__(self, observation_layout: Layout, action_layout: ActionLayout, config: Config):
+        super().__init__()
+        self.layout = observation_layout
+        self.leaves = list(observation_layout.leaves)
+        hidden = config.hidden_size
+        self.encoders = nn.ModuleDict()
+        num_numbers = num_seen = 0
+        self.kinds = [leaf_kind(leaf, observation_layout.form) for leaf in self.leaves]
+        for i, (leaf, kind) in enumerate(zip(self.leaves, self.kinds)):
+            if kind in ("picture", "grid"):
+                self.encoders[str(i)] = Convolutions(leaf, kind == "grid", hidden)
+                num_seen += hidden
+            elif kind == "embed":
+                self.encoders[str(i)] = Categories(leaf)
+                num_seen += EMBEDDING
+            elif kind == "one_hot":
+                num_seen += int(leaf.num_categories.sum())
+            else:
+                num_numbers += leaf.size if observation_layout.form == "float32" else leaf.count
+        self.normalizer = Normalizer(num_numbers) if config.normalize_observations else None
+        simple = not len(self.encoders) and not config.recurrent
+        self.split = 2 if simple else 1
+        self.num_features = hidden * self.split
+        self.first = linear(num_numbers + num_seen, self.num_features)
+        self.actor = linear(hidden, hidden)
+        self.critic = linear(hidden, hidden)
+        self.head = ActionHead(hidden, action_layout)
+        self.value = linear(hidden, 1, gain=1)
+
+    def numbers(self, observations: Tensor) -> Tensor:
+        """The leaves that are plain numbers, side by side: float32 ``(n, numbers)``."""
+        views = self.layout.view_leaves(observations)
+        parts = [
+            scaled(leaf, views[leaf.path]).flatten(1)
+            for leaf, kind in zip(self.leaves, self.kinds)
+            if kind == "numbers"
+        ]
+        return (
+            torch.cat(parts, 1) if parts else observations.new_zeros(len(observations), 0).float()
+        )
+
+    def encode(self, observations: Tensor) -> Tensor:
+        numbers = self.numbers(observations)
+        if self.normalizer is not None:
+            numbers = self.normalizer(numbers)
+        parts = [numbers]
+        views = self.layout.view_leaves(observations)
+        for i, (leaf, kind) in enumerate(zip(self.leaves, self.kinds)):
+            if kind == "one_hot":
+                parts.append(one_hot(leaf, views[leaf.path]))
+            elif kind != "numbers":
+                parts.append(self.encoders[str(i)](views[leaf.path]))
+        return torch.tanh(self.first(torch.cat(parts, 1)))
+
+    def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        actor, critic = features.chunk(2, 1) if self.split == 2 else (features, features)
+        parameters = self.head(torch.tanh(self.actor(actor)))
+        return parameters, self.value(torch.tanh(self.critic(critic))).squeeze(1)
+
+
+def leaf_kind(leaf: Leaf, form: str) -> str:
+    """How the default policy reads a leaf."""
+    if form == "float32":
+        return "numbers"
+    if leaf.kind == "binary":
+        return "numbers"
+    if leaf.kind != "box":
+        return "one_hot" if int(leaf.num_categories.sum()) <= MOST_ONE_HOT else "embed"
+    if leaf.dtype[:5] == "float" or leaf.dtype == "bool":
+        return "numbers"
+    sides = leaf.shape[:2]
+    if len(leaf.shape) == 3 and leaf.shape[0] <= 4 < leaf.shape[2]:
+        sides = leaf.shape[1:]  # channels first
+    big = len(leaf.shape) in (2, 3) and min(sides) >= SMALLEST_IMAGE
+    if big and leaf.dtype == "uint8" and (len(leaf.shape) == 3 or min(sides) >= 32):
+        return "picture"
+    if len(leaf.shape) == 2 and min(sides) >= 5 and bounded(leaf) <= MOST_GRID_CATEGORIES:
+        return "grid"
+    return "numbers"
+
+
+def bounded(leaf: Leaf) -> int:
+    """How many values an integer leaf may take."""
+    return (
+        int(np.max(np.asarray(leaf.high).astype(object) - np.asarray(leaf.low).astype(object))) + 1
+    )
+
+
+def scaled(leaf: Leaf, values: Tensor) -> Tensor:
+    """Plain numbers of moderate size."""
+    values = values.float()
+    if leaf.kind != "box" or leaf.dtype[:5] == "float" or leaf.dtype == "bool":
+        return values
+    largest = max(float(np.max(np.abs(np.asarray(b, np.float64)))) for b in (leaf.low, leaf.high))
+    if largest > 2**16:
+        return values.sign() * values.abs().log1p()
+    return values / max(1.0, largest)
+
+
+def one_hot(leaf: Leaf, values: Tensor) -> Tensor:
+    """Categories as ones among zeros, element after element: float32 ``(n, categories)``."""
+    categories = leaf.num_categories.reshape(-1)
+    low = np.broadcast_to(np.asarray(leaf.low), leaf.shape).reshape(-1).astype(np.int64)
+    index = values.long().reshape(len(values), -1)
+    index = index - torch.as_tensor(low, device=index.device)
+    # An empty slot of a Sequence or an option that is not taken holds 0, which may lie below `low`.
+    index = index.clamp_min(0)
+    if (categories == categories[0]).all():
+        return functional.one_hot(index, int(categories[0])).flatten(1).float()
+    parts = [functional.one_hot(index[:, i], int(n)) for i, n in enumerate(categories)]
+    return torch.cat(parts, 1).float()
+
+
+class Categories(nn.Module):
+    """Many categories: the mean of the elements' embeddings."""
+
+    def __init__(self, leaf: Leaf):
+        super().__init__()
+        self.low = int(np.min(leaf.low))
+        self.embedding = nn.Embedding(min(bounded(leaf), 2**16), EMBEDDING)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        index = (values.long().reshape(len(values), -1) - self.low).clamp_min(0)
+        return self.embedding(index % self.embedding.num_embeddings).mean(1)
+
+
+class Convolutions(nn.Module):
+    """A picture, or a grid of categories, as `num_out` numbers.
+
+    Pictures of at least 64 pixels a side go through the three layers of Mnih et al. 2015; smaller
+    ones, and grids, through two layers of 3 by 3 with stride 2.
+    """
+
+    def __init__(self, leaf: Leaf, grid: bool, num_out: int):
+        super().__init__()
+        shape = leaf.shape
+        self.embedding = None
+        self.low = int(np.min(leaf.low))
+        self.first = len(shape) == 3 and shape[0] <= 4 < shape[2]  # channels come first
+        if grid:
+            self.embedding = nn.Embedding(bounded(leaf), EMBEDDING)
+            nn.init.normal_(self.embedding.weight, std=0.1)
+            channels, sides = EMBEDDING, shape
+        elif len(shape) == 2:
+            channels, sides = 1, shape
+        else:
+            channels, sides = (shape[0], shape[1:]) if self.first else (shape[2], shape[:2])
+        if grid or min(sides) < 64:
+            plan = [(32, 3, 2), (32, 3, 2)]
+        else:
+            plan = [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
+        layers: list[nn.Module] = []
+        for out, kernel, stride in plan:
+            layers += [initialize(nn.Conv2d(channels, out, kernel, stride, padding=1)), nn.ReLU()]
+            sides = tuple((side + 2 - kernel) // stride + 1 for side in sides)
+            channels = out
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.out = linear(channels * math.prod(sides), num_out)
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.embedding is not None:
+            seen = self.embedding(values.long() - self.low).permute(0, 3, 1, 2)
+        else:
+            seen = values.float() / 255
+            if values.ndim == 3:
+                seen = seen[:, None]
+            elif not self.first:
+                seen = seen.permute(0, 3, 1, 2)
+        return torch.relu(self.out(self.layers(seen)))
+
+
+class Recurrent(nn.Module):
+    """Any policy with an LSTM between its `encode` and its `decode`, as wide as its features.
+
+    A state is one tensor ``(2, n, num_features)``: the LSTM's hidden and cell state.
+    """
+
+    def __init__(self, policy: Any):
+        super().__init__()
+        self.policy = policy
+        self.num_features = policy.num_features
+        self.lstm = nn.LSTM(self.num_features, self.num_features, batch_first=True)
+        for name, parameter in self.lstm.named_parameters():
+            if "weight" in name:
+                nn.init.orthogonal_(parameter, 1.0)
+            else:
+                nn.init.zeros_(parameter)
+
+    def encode(self, observations: Tensor) -> Tensor:
+        return self.policy.encode(observations)
+
+    def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.policy.decode(features)
+
+    def recur(self, features: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the LSTM along sequences.
+
+        Args:
+            features: ``(n, steps, num_features)``.
+            state: before the first step, ``(2, n, num_features)``.
+            starts: bool ``(n, steps)``: a step that begins an episode, before which the state of
+                its row is set to zero.
+
+        Returns:
+            (features of the same shape, state after the last step).
+        """
+        # One call of the LSTM covers the steps up to the next that begins an episode in any row.
+        cuts = starts.any(0).nonzero().flatten().tolist()
+        edges = sorted({0, *cuts, features.shape[1]})
+        parts = []
+        for begin, end in itertools.pairwise(edges):
+            state = state * ~starts[:, begin, None]
+            out, (hidden, cell) = self.lstm(features[:, begin:end], (state[0:1], state[1:2]))
+            state = torch.cat([hidden, cell])
+            parts.append(out)
+        return torch.cat(parts, 1), state
