@@ -149,9 +149,8 @@ class Batch(NamedTuple):
     env_ids: np.ndarray | None  # whom to answer: None for all
     every_row: np.ndarray  # int64: the rows of those environments, those left out included
     observations: np.ndarray  # uint8 (n, bytes of a row); a view of shared memory
-    masks: np.ndarray  # bool (n, num_masked)
+    masks: np.ndarray  # bool (n, num_masked): legal choices
     starts: np.ndarray  # bool: the observation begins an episode
-    acting: np.ndarray  # bool: the next action is used
 
 
 class Collector:
@@ -238,7 +237,6 @@ class Collector:
             observations=observations.view(np.uint8)[select],
             masks=vector.action_masks[select],
             starts=~masks,
-            acting=acting[select],
         )
         self.shares["copy"] += time.perf_counter() - received
         return made
