@@ -385,3 +385,38 @@ def test_layout_uses_the_compiled_packer():
     row = layout.zeros()
     assert layout.pack(1, row) is row
     assert layout.unpack(row) == 1
+
+
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integer_scalars_of_every_dtype(dtype):
+    info = np.iinfo(dtype)
+    span = int(info.max)  # as many as Gymnasium lets this dtype count
+    for start in (int(info.min), 1):
+        space = spaces.Discrete(span, start=start, dtype=getattr(np, dtype))
+        layout = Layout.from_space(space)
+        for number in (start, start + 1, start + span - 1):
+            value = getattr(np, dtype)(number)
+            for packer in (Packer(layout), NumpyPacker(layout)):
+                row = layout.zeros()
+                packer.pack(value, row)
+                assert row[()] == number and same(packer.unpack(row), value)
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, "uint64", "float16", "float32", "float64", "bool"])
+def test_scalars_of_every_dtype_as_arrays_without_dimensions(dtype):
+    if dtype == "bool":
+        low, high = 0, 1
+    else:
+        info = np.finfo(dtype) if dtype.startswith("float") else np.iinfo(dtype)
+        low, high = info.min, info.max
+    layout = Layout.from_space(spaces.Box(low, high, (), getattr(np, dtype)))
+    for number in (low, 1, high):
+        value = np.array(number, dtype)[()]
+        assert isinstance(value, np.generic)
+        for packer in (Packer(layout), NumpyPacker(layout)):
+            row = garbage(layout)
+            packer.pack(value, row)
+            assert row.tobytes() == value.tobytes()

@@ -51,9 +51,17 @@ cdef extern from "numpy/arrayobject.h":
     char* PyArray_BYTES(PyArrayObject* array)
     bint PyArray_IS_C_CONTIGUOUS(PyArrayObject* array)
     bint PyArray_ISNOTSWAPPED(PyArrayObject* array)
-    void PyArray_ScalarAsCtype(PyObject* scalar, void* out)
-    object PyArray_Scalar(void* data, cnp.dtype dtype, object base)
     int PyArray_CopyInto(cnp.ndarray into, cnp.ndarray source) except -1
+
+cdef extern from "numpy/arrayscalars.h":
+    # NumPy's scalars all have their value right behind the head that all objects share, so this
+    # one stands for every type that a leaf may have: bool, integers and floats of up to 8 bytes.
+    ctypedef struct NumpyScalar "PyDoubleScalarObject":
+        double obval
+
+cdef extern from "Python.h":
+    ctypedef struct ScalarType "PyTypeObject":
+        object (*tp_alloc)(ScalarType* type, Py_ssize_t items)
 
 cdef enum:
     ARRAY, SCALAR, DICT, TUPLE, ONEOF, TEXT, SEQUENCE, GRAPH
@@ -299,7 +307,9 @@ cdef class Packer:
             memcpy(cnp.PyArray_BYTES(array), at, node.nbytes)
             return array
         if node.kind == SCALAR:
-            return PyArray_Scalar(<void*>at, cnp.PyArray_DescrFromType(node.type_num), None)
+            scalar = (<ScalarType*>node.scalar_type).tp_alloc(<ScalarType*>node.scalar_type, 0)
+            memcpy(&(<NumpyScalar*>scalar).obval, at, node.nbytes)
+            return scalar
         if node.kind == DICT:
             mapping = PyDict_New()
             for i in range(node.num_children):
@@ -382,7 +392,7 @@ cdef bint store_scalar(Node* node, PyObject* value, char* at) except -1:
     cdef long long number
     cdef int overflow
     if <PyObject*>Py_TYPE(<object>value) == node.scalar_type:
-        PyArray_ScalarAsCtype(value, at)
+        memcpy(at, &(<NumpyScalar*>value).obval, node.nbytes)
         return True
     if not PyLong_Check(<object>value):
         return False
