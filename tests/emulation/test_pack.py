@@ -387,6 +387,46 @@ def test_layout_uses_the_compiled_packer():
     assert layout.unpack(row) == 1
 
 
+class Name(str):
+    """A key that equals a plain string, and is none."""
+
+    __slots__ = ()
+
+
+def test_keys_are_found_wherever_they_stand_in_the_dictionary():
+    """In every order, after deletions, and as equal keys that are other objects."""
+    names = ["alpha", "beta", "gamma", "delta delta", 7, ("a", 1)]
+    space = spaces.Dict({name: spaces.Discrete(100) for name in names})
+    layout = Layout.from_space(space)
+    packer = Packer(layout)
+    value = {name: np.int64(i) for i, name in enumerate(names)}
+    row, expected = layout.zeros(), NumpyPacker(layout)
+    reference = layout.zeros()
+    expected.pack(value, reference)
+
+    def check(given):
+        row[...] = 0
+        packer.pack(given, row)
+        assert np.array_equal(row, reference)
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        check({names[i]: value[names[i]] for i in rng.permutation(len(names))})
+        holes = {f"gone {i}": i for i in range(rng.integers(5))} | value
+        for key in list(holes):
+            if key not in value:
+                del holes[key]
+        check(holes)
+        check({"extra": 0} | value)
+        fresh = {Name(k) if isinstance(k, str) else k: v for k, v in value.items()}
+        check(fresh)
+        check({"".join(list(k)) if isinstance(k, str) else k: v for k, v in value.items()})
+    del holes["gamma"]
+    with pytest.raises(LayoutError, match="gamma: missing"):
+        packer.pack(holes, row)
+    check(value)
+
+
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
 
 

@@ -25,6 +25,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 import math
+import sys
 
 import numpy as np
 
@@ -145,7 +146,11 @@ cdef class Packer:
         for i in range(node.num_children):
             self._plan(&node.children[i], plan.children[i], fixed and kind in ("Dict", "Tuple"))
             if kind == "Dict":
-                node.children[i].key = <PyObject*>plan.keys[i]
+                key = plan.keys[i]
+                if type(key) is str:
+                    key = sys.intern(key)  # so that it is the very object that code elsewhere has
+                self.keep.append(key)
+                node.children[i].key = <PyObject*>key
         return 0
 
     # -- packing ------------------------------------------------------------------------------
@@ -203,7 +208,7 @@ cdef class Packer:
             if PyDict_Check(<object>value):
                 for i in range(node.num_children):
                     child = &node.children[i]
-                    part = PyDict_GetItemWithError(value, child.key)
+                    part = lookup(value, child.key, &child.hint)
                     if part == NULL:
                         common.item(<object>value, <object>child.key, <object>node.plan,
                                     <object>child.plan)
