@@ -1,5 +1,8 @@
 """Both packers: exact round trips, identical bytes, and refusal of what doesn't fit."""
 
+import gc
+from collections import OrderedDict, defaultdict
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -425,6 +428,48 @@ def test_keys_are_found_wherever_they_stand_in_the_dictionary():
     with pytest.raises(LayoutError, match="gamma: missing"):
         packer.pack(holes, row)
     check(value)
+
+
+class Doubling(dict):
+    """Looks its items up in a way of its own."""
+
+    def __getitem__(self, key):
+        return 2 * super().__getitem__(key)
+
+
+def test_dictionaries_that_make_their_items():
+    layout = Layout.from_space(spaces.Dict(a=spaces.Discrete(100), b=box(0, 9, (2,), np.int32)))
+    pair = np.array([3, 4], np.int32)
+    for value, expected in (
+        (Doubling(a=7, b=pair), (14, 2 * pair)),
+        (defaultdict(lambda: 5, b=pair), (5, pair)),
+        (OrderedDict(b=pair, a=6), (6, pair)),
+    ):
+        for packer in (Packer(layout), NumpyPacker(layout)):
+            row = garbage(layout)
+            packer.pack(value, row)
+            found = packer.unpack(row)
+            assert found["a"] == expected[0] and np.array_equal(found["b"], expected[1])
+
+
+def test_a_value_that_vanishes_while_it_is_packed():
+    """The conversion of a part may run code that drops the last reference to the whole."""
+    inner = spaces.Dict(
+        {"dropped by": box(0, 9, (2,), np.int32), "next": box(0, 9, (2,), np.int32)}
+    )
+    layout = Layout.from_space(spaces.Dict(inner=inner))
+
+    class Dropping:
+        def __array__(self, dtype=None, copy=None):
+            value["inner"] = None
+            gc.collect()
+            return np.array([1, 2], np.int32)
+
+    for packer in (Packer(layout), NumpyPacker(layout)):
+        value = {"inner": {"dropped by": Dropping(), "next": np.array([3, 4], np.int32)}}
+        row = garbage(layout)
+        packer.pack(value, row)
+        assert row.tolist() == [1, 2, 3, 4]
 
 
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]

@@ -9,7 +9,7 @@ and all error messages go through the functions of `pack_numpy.py`, so that both
 from cpython.dict cimport PyDict_Check, PyDict_New, PyDict_SetItem
 from cpython.list cimport PyList_GET_ITEM
 from cpython.long cimport PyLong_Check
-from cpython.object cimport Py_TYPE, PyObject
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport (
     PyTuple_CheckExact,
@@ -61,8 +61,13 @@ cdef extern from "numpy/arrayscalars.h":
         double obval
 
 cdef extern from "Python.h":
-    ctypedef struct ScalarType "PyTypeObject":
-        object (*tp_alloc)(ScalarType* type, Py_ssize_t items)
+    ctypedef struct MappingMethods "PyMappingMethods":
+        void* mp_subscript
+    ctypedef struct Type "PyTypeObject":
+        MappingMethods* tp_as_mapping
+        object (*tp_alloc)(Type* type, Py_ssize_t items)
+    Type* type_of "Py_TYPE"(PyObject* value)
+    Type PyDict_Type
 
 cdef enum:
     ARRAY, SCALAR, DICT, TUPLE, ONEOF, TEXT, SEQUENCE, GRAPH
@@ -189,10 +194,11 @@ cdef class Packer:
         return 0
 
     cdef int _pack(self, Node* node, PyObject* value, char* row, Py_ssize_t index) except -1:
-        cdef Py_ssize_t i, n
+        cdef Py_ssize_t i
         cdef PyObject* part
         cdef Node* child
         cdef char* at
+        cdef bint plain
         if node.kind == ARRAY or node.kind == SCALAR:
             at = row + node.offset + index * node.nbytes
             if fits(node, value):
@@ -204,36 +210,31 @@ cdef class Packer:
             if node.ndim == 0 and store_scalar(node, value, at):
                 return 0
             return self._pack_cast(node, value, at)
+        held = <object>value  # foreign code may run below, and drop its last other reference
         if node.kind == DICT:
-            if PyDict_Check(<object>value):
-                for i in range(node.num_children):
-                    child = &node.children[i]
-                    part = lookup(value, child.key, &child.hint)
-                    if part == NULL:
-                        common.item(<object>value, <object>child.key, <object>node.plan,
-                                    <object>child.plan)
-                        raise AssertionError("a key vanished and came back")
-                    self._pack(child, part, row, index)
-                return 0
+            plain = is_plain_dict(value)
             for i in range(node.num_children):
                 child = &node.children[i]
-                item = common.item(<object>value, <object>child.key, <object>node.plan,
-                                   <object>child.plan)
-                self._pack(child, <PyObject*>item, row, index)
+                part = lookup(value, child.key, &child.hint) if plain else NULL
+                if part == NULL:
+                    item = common.item(held, <object>child.key, <object>node.plan,
+                                       <object>child.plan)
+                    part = <PyObject*>item
+                self._pack(child, part, row, index)
             return 0
         if node.kind == TUPLE:
-            if PyTuple_CheckExact(<object>value) and (
-                PyTuple_GET_SIZE(<object>value) == node.num_children
+            if PyTuple_CheckExact(held) and (
+                PyTuple_GET_SIZE(held) == node.num_children
             ):
                 for i in range(node.num_children):
-                    part = <PyObject*>PyTuple_GET_ITEM(<object>value, i)
+                    part = <PyObject*>PyTuple_GET_ITEM(held, i)
                     self._pack(&node.children[i], part, row, index)
                 return 0
-            parts = list(common.parts(<object>value, <object>node.plan))
+            parts = list(common.parts(held, <object>node.plan))
             for i in range(node.num_children):
                 self._pack(&node.children[i], <PyObject*>PyList_GET_ITEM(parts, i), row, index)
             return 0
-        return self._pack_rare(node, <object>value, row, index)
+        return self._pack_rare(node, held, row, index)
 
     cdef int _pack_cast(self, Node* node, PyObject* value, char* at) except -1:
         """A leaf whose value is not a contiguous array of the leaf's dtype."""
@@ -312,7 +313,7 @@ cdef class Packer:
             memcpy(cnp.PyArray_BYTES(array), at, node.nbytes)
             return array
         if node.kind == SCALAR:
-            scalar = (<ScalarType*>node.scalar_type).tp_alloc(<ScalarType*>node.scalar_type, 0)
+            scalar = (<Type*>node.scalar_type).tp_alloc(<Type*>node.scalar_type, 0)
             memcpy(&(<NumpyScalar*>scalar).obval, at, node.nbytes)
             return scalar
         if node.kind == DICT:
@@ -385,6 +386,16 @@ cdef inline bint fits(Node* node, PyObject* value) noexcept:
     return PyArray_IS_C_CONTIGUOUS(array) and PyArray_ISNOTSWAPPED(array)
 
 
+cdef inline bint is_plain_dict(PyObject* value) noexcept:
+    """Whether `value` is a dict whose class does not look up items in a way of its own.
+
+    What a class does about missing keys (``__missing__``) is no concern of this.
+    """
+    return PyDict_Check(<object>value) and (
+        type_of(value).tp_as_mapping.mp_subscript == PyDict_Type.tp_as_mapping.mp_subscript
+    )
+
+
 cdef inline void copy_long(char* at, PyObject* array, Py_ssize_t nbytes) noexcept:
     cdef object held = <object>array  # another thread may drop its last other reference
     cdef char* source = PyArray_BYTES(<PyArrayObject*>array)
@@ -396,7 +407,7 @@ cdef bint store_scalar(Node* node, PyObject* value, char* at) except -1:
     """Store a NumPy scalar of the leaf's dtype, or a Python int that the dtype holds."""
     cdef long long number
     cdef int overflow
-    if <PyObject*>Py_TYPE(<object>value) == node.scalar_type:
+    if <PyObject*>type_of(value) == node.scalar_type:
         memcpy(at, &(<NumpyScalar*>value).obval, node.nbytes)
         return True
     if not PyLong_Check(<object>value):
