@@ -1073,3 +1073,8 @@ def test_an_emulated_environment_is_copied(workers):
         observations, [each.reset(seed=2 + i)[0] for i, each in enumerate(expected)]
     )
     vector.close()
+
+
+def test_the_trial_of_auto_plays_on_where_nobody_resets(capfd):
+    shoal.vectorize("CartPole-v1", 8, autoreset="disabled").close()
+    assert "failed" not in capfd.readouterr().err

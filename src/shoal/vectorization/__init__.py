@@ -113,9 +113,11 @@ def vectorize(
     loop_mode = list(AutoresetMode).index(mode)
     cores = usable_cores()
     if backend == "auto" and num_workers is None and batch_size in (None, num_envs):
+        # The trial plays on, whoever will reset the environments later.
+        tried_mode = AutoresetMode.NEXT_STEP if mode is AutoresetMode.DISABLED else mode
         trial: dict[str, Any] = {
             "emulation": {**emulation, "debug": False},
-            "mode": loop_mode,
+            "mode": list(AutoresetMode).index(tried_mode),
             "seed": None,
             "restart": False,
             "profile": False,
@@ -134,7 +136,7 @@ def vectorize(
                     order="fixed",
                     start_method=start_method,
                 )
-            return Vector(tried, autoreset=mode, copy=False, seed=None, debug=False)
+            return Vector(tried, autoreset=tried_mode, copy=False, seed=None, debug=False)
 
         num_workers, why = choose_workers(make, num_envs, cores)
         what = f"multiprocess with {num_workers} workers" if num_workers else "serial"
