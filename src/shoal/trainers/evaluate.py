@@ -1,0 +1,266 @@
+"""What a policy scores: whole episodes, counted so that short ones have no advantage.
+
+Several copies of the environment are stepped together, and each is told beforehand how many
+episodes it plays. Taking the first N that end, from whichever copy, would favour short ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shoal.emulation.actions import RandomActions
+from shoal.emulation.layout import Layout
+from shoal.emulation.make import creator
+from shoal.errors import CheckpointError, ConfigError
+from shoal.vectorization import vectorize
+
+__all__ = ["check_spaces", "evaluate"]
+
+
+def evaluate(
+    state: Mapping[str, Any] | None,
+    env: Any,
+    episodes: int = 100,
+    *,
+    greedy: bool = False,
+    seed: int = 0,
+    num_envs: int = 8,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_agents: int | None = None,
+    device: str = "cpu",
+    render: bool = False,
+    video: Path | None = None,
+    report: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Play episodes.
+
+    Args:
+        state: a checkpoint, see `runs.read_checkpoint`; None: random legal actions.
+        env: an id, or a function that makes an environment.
+        episodes: how many, exactly.
+        greedy: the likeliest action instead of one drawn from the policy's distribution.
+        seed: of the first copy; copy i gets ``seed + i``. The same seed gives the same episodes,
+            as far as the environment lets it.
+        num_envs: copies; fewer if there are fewer episodes, one to show or film them.
+        env_kwargs: for the environment's constructor.
+        max_agents: as for `shoal.vectorize`.
+        device: of the policy.
+        render: show the episodes in a window, or as text if that is what the environment renders.
+        video: an ``.mp4`` or ``.gif`` file to write.
+        report: is called with the number of episodes so far, now and then.
+
+    Returns:
+        ``returns`` and ``lengths`` (float64 arrays, one entry for each episode; with several
+        agents, the mean of their returns, and the longest life), and ``episodes``, ``return``,
+        ``std`` (of single episodes), ``error`` (standard error of the mean), ``min``, ``max``,
+        ``length``: floats.
+
+    Raises:
+        CheckpointError: the checkpoint is for other spaces.
+        ConfigError: the environment can't be shown or filmed.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes: expected at least 1, got {episodes}")
+    kwargs = dict(env_kwargs or {})
+    if render or video:
+        num_envs = 1
+        kwargs["render_mode"] = render_mode(env, kwargs, video is not None)
+    num_envs = min(num_envs, episodes)
+    vector = vectorize(
+        functools.partial(env, **kwargs) if callable(env) else env,
+        num_envs,
+        backend="serial" if num_envs == 1 else "auto",
+        autoreset="disabled",
+        seed=seed,
+        env_kwargs=None if callable(env) else kwargs,
+        max_agents=max_agents,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(vector.close)
+        if video is not None:
+            show = stack.enter_context(film(vector, video))
+        else:
+            show = text_screen(vector, shown=kwargs.get("render_mode") == "ansi" and render)
+        choose = random_chooser(vector, seed)
+        if state is not None:
+            check_spaces(state, vector.observation_layout, vector.action_layout.native)
+            choose = policy_chooser(vector, state, greedy, seed, device)
+        quotas = np.full(num_envs, episodes // num_envs)
+        quotas[: episodes % num_envs] += 1
+        returns, lengths = play(vector, choose, quotas, show, report)
+    return {
+        "returns": returns,
+        "lengths": lengths,
+        "episodes": float(episodes),
+        "return": float(returns.mean()),
+        "std": float(returns.std()),
+        "error": float(returns.std(ddof=1) / np.sqrt(episodes)) if episodes > 1 else float("nan"),
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "length": float(lengths.mean()),
+    }
+
+
+def play(
+    vector: Any,
+    choose: Callable[[np.ndarray, np.ndarray], Any],
+    quotas: np.ndarray,
+    show: Callable[[], None] = lambda: None,
+    report: Callable[[int], None] = lambda done: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let every environment play so many episodes.
+
+    Args:
+        vector: with autoreset disabled; an environment is reset when none of its agents acts.
+        choose: gets observations and which rows begin an episode; returns actions.
+        quotas: episodes for each environment.
+        show: called with every observation.
+        report: as for `evaluate`.
+
+    Returns:
+        Returns and lengths of all episodes, those of the first environment first.
+    """
+    num_envs, agents = vector.num_envs, vector.agents_per_env
+    returns: list[list[float]] = [[] for _ in range(num_envs)]
+    lengths: list[list[int]] = [[] for _ in range(num_envs)]
+    ended: list[list[tuple[float, int]]] = [[] for _ in range(num_envs)]  # agents, this episode
+    observations, _ = vector.reset()
+    starts = np.ones(vector.num_agents, bool)
+    missing = int(quotas.sum())
+    show()
+    while True:
+        vector.send(choose(observations, starts))
+        batch = vector.recv()
+        show()
+        observations = batch.observations
+        for row in np.flatnonzero((batch.terminations | batch.truncations) & batch.masks):
+            ended[row // agents].append((vector.episode_returns[row], vector.episode_lengths[row]))
+        over = ~vector.acting.reshape(num_envs, agents).any(axis=1)
+        starts = np.zeros(vector.num_agents, bool)
+        if not over.any():
+            continue
+        for i in np.flatnonzero(over):
+            if len(returns[i]) < quotas[i]:
+                returns[i].append(float(np.mean([score for score, _ in ended[i]] or [0.0])))
+                lengths[i].append(int(max([length for _, length in ended[i]] or [0])))
+                missing -= 1
+            ended[i].clear()
+        report(int(quotas.sum()) - missing)
+        if missing == 0:
+            return np.concatenate(returns), np.concatenate(lengths).astype(np.float64)
+        observations, _ = vector.reset(options={"reset_mask": over})
+        show()
+        starts = np.repeat(over, agents)
+
+
+# -- who acts ---------------------------------------------------------------------------------
+
+
+def random_chooser(vector: Any, seed: int) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """Random legal actions."""
+    layout = vector.action_layout
+    rows = {"actions": layout.flat.zeros(vector.num_agents)}
+    fill = RandomActions(layout, seed)
+    view = layout.flat.view(rows["actions"])
+
+    def choose(observations: np.ndarray, starts: np.ndarray) -> Any:
+        rows["action_masks"] = vector.action_masks
+        fill(rows)
+        return view if isinstance(view, dict) else rows["actions"]
+
+    return choose
+
+
+def policy_chooser(
+    vector: Any, state: Mapping[str, Any], greedy: bool, seed: int, device: str
+) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """The actions of the policy in a checkpoint."""
+    import torch
+
+    from shoal.trainers.ppo import act, load_policy
+
+    policy = load_policy(dict(state), device)
+    generator = torch.Generator(device)
+    generator.manual_seed(seed)
+    memory: Any = None
+
+    def choose(observations: np.ndarray, starts: np.ndarray) -> Any:
+        nonlocal memory
+        actions, memory = act(
+            policy, observations, memory, vector.action_masks, starts, greedy, generator
+        )
+        return actions
+
+    return choose
+
+
+def check_spaces(state: Mapping[str, Any], observation: Layout, action: Layout) -> None:
+    """Raise CheckpointError, naming what differs, unless a checkpoint is for these layouts."""
+    from shoal.vectorization.envs import difference
+
+    for name, layout in (("observation", observation), ("action", action)):
+        saved = Layout.from_json(state[f"{name}_layout"], name)
+        if saved != layout:
+            raise CheckpointError(
+                f"the checkpoint is for another {name} space than this environment's: "
+                f"{difference(saved, layout)}"
+            )
+
+
+# -- pictures ---------------------------------------------------------------------------------
+
+
+def render_mode(env: Any, kwargs: Mapping[str, Any], film: bool) -> str:
+    """The way of rendering that suits, of those that the environment has.
+
+    Raises:
+        ConfigError: none does; the message lists what it has.
+    """
+    made = (functools.partial(env, **kwargs) if callable(env) else creator(env, **kwargs))()
+    modes = list(made.metadata.get("render_modes", []))
+    made.close()
+    for mode in ("rgb_array",) if film else ("human", "ansi"):
+        if mode in modes:
+            return mode
+    wanted = "pictures to film" if film else "a window or text"
+    raise ConfigError(f"{env} renders no {wanted}: its render modes are {modes}")
+
+
+@contextlib.contextmanager
+def film(vector: Any, path: Path) -> Any:
+    """A function that adds what environment 0 shows to a video file."""
+    import imageio
+
+    if path.suffix not in (".mp4", ".gif"):
+        raise ConfigError(f"video: expected a name that ends in .mp4 or .gif, got {path}")
+    rate = float(vector.metadata.get("render_fps") or 30)
+    options: dict[str, Any] = {"fps": rate} if path.suffix == ".mp4" else {"duration": 1000 / rate}
+    try:
+        writer = imageio.get_writer(path, **options)
+    except (ImportError, ValueError) as error:  # imageio finds nothing that writes it
+        raise ConfigError(
+            f"video: {path.suffix} needs a part of imageio that is not installed: "
+            "pip install 'imageio[ffmpeg]', or write a .gif"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"video: {path} can't be written: {error.strerror or error}") from error
+    with writer:
+        yield lambda: writer.append_data(np.asarray(vector.render(0), np.uint8))
+
+
+def text_screen(vector: Any, shown: bool) -> Callable[[], None]:
+    """A function that shows environment 0, which renders text, in place, if it is to be shown."""
+
+    def show() -> None:
+        if shown:
+            sys.stdout.write(f"\033[H\033[J{vector.render(0)}\n")
+            sys.stdout.flush()
+
+    return show

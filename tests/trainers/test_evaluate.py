@@ -1,0 +1,169 @@
+"""Evaluation: exactly so many whole episodes, whoever plays them and however long they take."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import shoal
+from shoal.errors import CheckpointError, ConfigError
+from shoal.trainers.evaluate import evaluate, play, random_chooser
+
+imageio = pytest.importorskip("imageio")
+
+
+class Lengths(gymnasium.Env):
+    """Episodes of 1 or of 99 steps, at random; each step is worth 1."""
+
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.choice([1, 99]))
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
+def test_short_episodes_have_no_advantage(num_envs):
+    found = evaluate(None, Lengths, 400, num_envs=num_envs, seed=5)
+    assert len(found["returns"]) == len(found["lengths"]) == 400
+    # With p = 1/2 the mean of 400 is 50 ± 2.45; the first 400 to end would be nearly all short.
+    assert abs(found["return"] - 50) < 4 * 2.45
+    assert (found["returns"] == found["lengths"]).all()
+    assert found["min"] == 1 and found["max"] == 99
+    assert found["error"] == pytest.approx(found["returns"].std(ddof=1) / 20)
+
+
+def test_episodes_are_those_of_each_copy_in_turn():
+    """Equality with an environment stepped by hand."""
+    found = evaluate(None, Lengths, 7, num_envs=3, seed=11)
+    expected = []
+    for i, count in enumerate((3, 2, 2)):
+        env = Lengths()
+        for episode in range(count):
+            env.reset(seed=11 + i if episode == 0 else None)
+            expected.append(env.left)
+    assert found["lengths"].tolist() == expected
+
+
+def test_the_same_seed_gives_the_same_episodes():
+    one, other = (evaluate(None, "CartPole-v1", 12, num_envs=4, seed=3) for _ in range(2))
+    assert (one["returns"] == other["returns"]).all() and one["returns"].std() > 0
+
+
+class Strict(gymnasium.Env):
+    """Fails on an action that its mask forbids; ends after 5 steps."""
+
+    observation_space = spaces.Discrete(2)
+    action_space = spaces.Discrete(7)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = 0
+        return 0, self.info()
+
+    def info(self):
+        self.legal = int(self.np_random.integers(7))
+        return {"action_mask": np.arange(7) == self.legal}
+
+    def step(self, action):
+        assert action == self.legal
+        self.at += 1
+        return 0, 1.0, self.at == 5, False, self.info()
+
+
+def test_random_actions_are_legal_ones():
+    assert evaluate(None, Strict, 20, num_envs=4)["returns"].tolist() == [5.0] * 20
+
+
+def test_several_agents_end_one_after_the_other():
+    """The score of an episode is the mean of all agents; knights_archers has those that die."""
+    pytest.importorskip("pettingzoo")
+    env = "pettingzoo.butterfly.knights_archers_zombies_v11"
+    vector = shoal.vectorize(
+        env, 2, backend="serial", autoreset="disabled", seed=1, env_kwargs={"max_cycles": 150}
+    )
+    returns, lengths = play(vector, random_chooser(vector, 0), np.array([2, 1]))
+    vector.close()
+    assert len(returns) == len(lengths) == 3 and lengths.max() <= 150
+
+
+def test_turn_based_games():
+    pytest.importorskip("rlcard")
+    pytest.importorskip("pettingzoo.classic.tictactoe_v3")
+    found = evaluate(None, "pettingzoo.classic.tictactoe_v3", 30, num_envs=4)
+    assert found["return"] == 0 and len(found["returns"]) == 30  # one wins what the other loses
+    assert found["lengths"].max() <= 5
+
+
+class Painter(Lengths):
+    """Each picture is lighter than the one before; or a line of text."""
+
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.left = 5
+        return found
+
+    def render(self):
+        at = 5 - self.left
+        if self.render_mode == "ansi":
+            return f"step {at}"
+        return np.full((32, 32, 3), 40 * at, np.uint8)
+
+
+def test_a_film_has_a_picture_of_every_observation(tmp_path):
+    path = tmp_path / "film.gif"
+    found = evaluate(None, Painter, 2, seed=1, video=path)
+    frames = imageio.mimread(path)
+    assert len(frames) == found["lengths"].sum() + 2
+    assert [int(frame[0, 0].max()) for frame in frames[:3]] == [0, 40, 80]
+
+
+def test_an_mp4(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / "film.mp4"
+    evaluate(None, "CartPole-v1", 1, seed=1, video=path)
+    assert len(imageio.mimread(path, memtest=False)) > 5
+
+
+def test_text_is_shown_in_the_terminal(capsys):
+    evaluate(None, Painter, 1, render=True)
+    screens = capsys.readouterr().out.split("\033[H\033[J")
+    assert screens == ["", *(f"step {i}\n" for i in range(6))]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"episodes": 0}, "episodes: expected at least 1"),
+        ({"env": Lengths, "video": "a.gif"}, r"renders no pictures to film: its render modes are"),
+        ({"video": "a.avi"}, r"ends in .mp4 or .gif, got"),
+        ({"video": "nowhere/a.gif"}, r"nowhere/a.gif can't be written"),
+    ],
+)
+def test_what_cannot_be_done_is_an_error_before_anything_is_played(options, said, tmp_path):
+    options = {"env": "CartPole-v1", **options}
+    if "video" in options:
+        options["video"] = tmp_path / options["video"]
+    with pytest.raises(ConfigError, match=said):
+        evaluate(None, options.pop("env"), options.pop("episodes", 1), **options)
+
+
+def test_a_checkpoint_for_other_spaces_is_one_clear_error():
+    env = shoal.emulate(gymnasium.make("CartPole-v1"))
+    state = {
+        "observation_layout": env.observation_layout.to_json(),
+        "action_layout": env.action_layout.native.to_json(),
+    }
+    with pytest.raises(CheckpointError, match=r"another observation space .* instead of"):
+        evaluate(state, "Acrobot-v1", 1)
