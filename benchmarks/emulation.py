@@ -27,7 +27,6 @@ import ctypes
 import itertools
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -414,7 +413,7 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case, count: int) -> dict[str, Any]:
-    times = rounds(variants_of(case), count=count, clock=time.thread_time)
+    times = rounds(variants_of(case), count=count)
     medians = {name: statistics.median(each) for name, each in times.items()}
     over = {
         name: median_over(times[name], times["bare"])

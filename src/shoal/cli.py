@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_run, add_bench, add_check, add_describe):
+    for add in (add_run, add_bench, add_check, add_describe, add_training, add_doctor):
         add(commands)
     args = parser.parse_args(argv)
     try:
@@ -350,6 +350,70 @@ def advice(serial: float, whole: dict[int, float], pools: dict[int, float]) -> s
                 f"num_workers={workers}, batch_size={size}, {pools[size] / serial:.2f} × serial."
             )
     return text
+
+
+# -- training ---------------------------------------------------------------------------------
+
+# Their options are those of `shoal.trainers.config.Config` and stand there, with their help.
+TRAINING = {
+    "train": "train a policy on an environment",
+    "eval": "play episodes with a trained policy, or with random actions",
+    "resume": "go on with a run that has been stopped",
+    "runs": "list runs, name the best, or compare two",
+    "config": "print the config file that gives the same run again",
+}
+NEEDED = ("torch", "tyro", "rich", "tensorboard", "matplotlib", "imageio")  # the extra `train`
+
+
+def add_training(commands: Any) -> None:
+    for name, text in TRAINING.items():
+        # Nothing is an option here, not even --help: all that follows is handed over.
+        parser = commands.add_parser(name, help=text, add_help=False, prefix_chars="\0")
+        parser.add_argument("arguments", nargs="*")
+        parser.set_defaults(command=training, name=name, traceback=False)
+
+
+def training(args: argparse.Namespace) -> int:
+    args.traceback = "--traceback" in args.arguments
+    try:
+        from shoal.trainers import command
+
+        commands = {
+            "train": command.train,
+            "eval": command.eval_,
+            "resume": command.resume,
+            "runs": command.runs,
+            "config": command.config,
+        }
+        return commands[args.name]([a for a in args.arguments if a != "--traceback"])
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in NEEDED:
+            raise
+        raise shoal.ShoalError(
+            f"{args.name} needs {error.name}, which is not installed: pip install 'shoal[train]'"
+        ) from error
+
+
+def add_doctor(commands: Any) -> None:
+    text = "say what this machine has for training, and what it lacks"
+    parser = commands.add_parser("doctor", help=text, description=text)
+    parser.add_argument("--runs-dir", default="runs", help="where runs go; default: runs")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.set_defaults(command=doctor)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from shoal.trainers.doctor import examine
+
+    signs = {True: "ok", False: "NO", None: "-"}
+    faults = 0
+    for finding in examine(Path(args.runs_dir)):
+        print(f"{signs[finding.ok]:<3} {finding.name:<17} {finding.text}", flush=True)
+        faults += finding.ok is False
+    print("\nall that training needs is there" if not faults else f"\n{faults} to mend: see NO")
+    return 1 if faults else 0
 
 
 # -- the progress line ------------------------------------------------------------------------

@@ -1,0 +1,545 @@
+"""The subcommands of `shoal` that are about training. `shoal.cli` hands their arguments over.
+
+Options of a run come from `Config` and nowhere else: its fields are the command's options, its
+docstrings are the help, and a TOML file has the same names. What is on the command line goes before
+what is in the file.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from shoal.errors import ConfigError, RunError
+from shoal.trainers.config import Config, from_dict, near, to_dict, typed
+from shoal.trainers.dashboard import duration, open_display
+
+__all__ = ["config", "eval_", "parse_train", "resume", "runs", "train"]
+
+
+def whole(info: Any) -> Any:
+    """How tyro reads integers: in any spelling, such as 1e8 or 1_000_000."""
+    if info.type is not int:
+        return None
+
+    def read(texts: list[str]) -> int:
+        number = float(texts[0])
+        if not number.is_integer():
+            raise ValueError(f"expected a whole number, got {texts[0]}")
+        try:
+            return int(texts[0])
+        except ValueError:
+            return int(number)
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def read_pairs(texts: list[str]) -> dict[str, Any]:
+    """``name=value`` texts; a value is a Python literal, or else a string."""
+    made: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"expected NAME=VALUE, got {text!r}")
+        try:
+            made[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            made[name] = value
+    return made
+
+
+PAIRS: Any = tyro.constructors.PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="NAME=VALUE",
+    instance_from_str=read_pairs,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [f"{name}={each!r}" for name, each in value.items()],
+)
+
+
+@dataclass(frozen=True)
+class Options(Config):
+    """Train a policy on an environment. The same options give the same run.
+
+    ENV and all options may also stand in a TOML file (--config), under the names they have here,
+    with _ for -. What is on the command line goes before the file.
+    """
+
+    env: tyro.conf.Positional[str] = ""
+    """Environment: an id, module.name, or file.py:creator."""
+    env_kwargs: Annotated[dict[str, Any], PAIRS] = field(default_factory=dict)
+    """Keyword arguments for the environment's constructor."""
+    config: Path | None = None
+    """TOML file with options."""
+
+    def __post_init__(self) -> None:
+        """Nothing is checked before file and command line are one."""
+
+
+def parse_train(arguments: Sequence[str]) -> Config:
+    """The config that the arguments of `shoal train` ask for.
+
+    Raises:
+        ConfigError: an option that doesn't exist, or a value that can't be meant.
+        SystemExit: after ``--help``, or a value that can't be read.
+    """
+    options = parse(Options, "shoal train", arguments)
+    if options.config is not None:
+        try:
+            values = tomllib.loads(options.config.read_text())
+        except (OSError, ValueError) as error:
+            text = getattr(error, "strerror", None) or error
+            raise ConfigError(f"--config {options.config}: {text}") from error
+        try:
+            default = Options(**typed(values))
+        except ConfigError as error:
+            raise ConfigError(f"{options.config}: {error}") from error
+        options = parse(Options, "shoal train", arguments, default)
+    values = to_dict(options)
+    del values["config"]
+    if not options.env:
+        raise ConfigError("ENV is missing: which environment? (shoal train --help)")
+    return from_dict({**values, "env": absolute(options.env), "policy": absolute(options.policy)})
+
+
+def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -> Any:
+    """Let tyro read arguments; an option that it doesn't know is our own error."""
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(whole)
+    made, unknown = tyro.cli(
+        kind,
+        prog=prog,
+        args=list(arguments),
+        **({} if default is None else {"default": default}),
+        registry=registry,
+        config=(tyro.conf.PositionalMetavarFromFieldName,),
+        return_unknown_args=True,
+    )
+    if unknown:
+        known = [f.name for f in dataclasses.fields(kind)]
+        name = unknown[0].lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
+        guess = near(name, known).replace("_", "-").replace("mean ", "mean --")
+        raise ConfigError(f"{unknown[0]}: no such option{guess}")
+    return made
+
+
+def absolute(name: str) -> str:
+    """A name whose file, if it is one, is found from anywhere."""
+    path, colon, attribute = name.partition(":")
+    return f"{Path(path).resolve()}{colon}{attribute}" if path.endswith(".py") else name
+
+
+# -- train and resume -------------------------------------------------------------------------
+
+
+def train(arguments: Sequence[str]) -> int:
+    asked = parse_train(arguments)  # --help answers before anything heavy is imported
+    from shoal.trainers import runs
+
+    return run_training(asked, lambda: (runs.create(asked), None))
+
+
+@dataclass(frozen=True)
+class ResumeOptions:
+    """Go on with a run from its last checkpoint, as if it had never stopped."""
+
+    run: tyro.conf.Positional[str]
+    """Its folder, or its name in --runs-dir."""
+    checkpoint: str | None = None
+    """Another checkpoint than the last: a file, or its name such as 000050.pt."""
+    runs_dir: str = "runs"
+    """Where runs are."""
+    display: str | None = None
+    """Another display than the run had: auto, dashboard, lines or none."""
+
+
+def resume(arguments: Sequence[str]) -> int:
+    options = parse(ResumeOptions, "shoal resume", arguments)
+    from shoal.trainers import runs
+
+    folder = runs.find_run(options.run, options.runs_dir)
+    asked = runs.read_config(folder)
+    path = None if options.checkpoint is None else find_checkpoint(folder, options.checkpoint)
+    shown = dataclasses.replace(asked, display=options.display or asked.display)
+    return run_training(shown, lambda: runs.resume(folder, path))
+
+
+def find_checkpoint(folder: Path, name: str) -> Path:
+    """A checkpoint by its path, or by its name within a run."""
+    return Path(name) if Path(name).is_file() else folder / "checkpoints" / name
+
+
+def run_training(asked: Config, open_run: Callable[[], tuple[Any, Any]]) -> int:
+    """Train as `asked`, in the run that `open_run` opens (with a state, if it is resumed).
+
+    The environments are made first, so that one that can't be made leaves no run behind.
+    """
+    from shoal.trainers import ppo
+    from shoal.trainers.diagnose import ObservationWatch
+    from shoal.trainers.evaluate import check_spaces
+
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:  # one of torchrun's further processes: the first one writes and shows everything
+        ppo.train(asked)
+        return 0
+    vector = ppo.make_vector(ppo.shared_config(asked, 0, int(os.environ.get("WORLD_SIZE", "1"))))
+    with contextlib.closing(vector):
+        run, state = open_run()
+        display = None
+        try:
+            if state is not None:
+                check_spaces(state, vector.observation_layout, vector.action_layout.native)
+                if state["steps"] >= asked.total_steps:
+                    raise RunError(f"run {run.folder} is complete: {state['steps']:,} steps")
+            watch = ObservationWatch(vector.observation_layout)
+            display = open_display(asked, run.folder)
+            with interruptible() as stopped:
+                result = ppo.train(
+                    run.config,
+                    vector=vector,
+                    checkpoint=state,
+                    watch=watch,
+                    stop=stopped,
+                    save=run.save,
+                    report=reporter(run, watch, display),
+                )
+        finally:
+            if display is not None:
+                display.close()
+            if state is None and not run.history:
+                run.discard()
+            else:
+                run.close()
+    complete = result.metrics["steps"] >= asked.total_steps
+    print(f"run {run.folder} {'is complete' if complete else 'has been stopped'}")
+    print(f"  shoal {'eval' if complete else 'resume'} {run.folder}")
+    return 0 if complete else 130
+
+
+def reporter(run: Any, watch: Any, display: Any) -> Callable[[dict[str, float]], None]:
+    """What is done with the metrics of each update: keep them, judge them, show them."""
+    from shoal.trainers.diagnose import diagnose
+
+    def report(metrics: dict[str, float]) -> None:
+        run.report(metrics)
+        warnings = [*run.problems.values(), *diagnose(run.history), *watch.warnings()]
+        if display is not None:
+            display.show(run.history, warnings)
+
+    return report
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C has been pressed; a second one interrupts as usual."""
+    pressed = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+        print("stopping after this update; Ctrl-C again stops at once", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# -- eval -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Play episodes without learning, and print what they score."""
+
+    target: tyro.conf.Positional[str]
+    """A run (its folder or its name), a checkpoint file, or an environment, which is played with
+    random legal actions."""
+    episodes: int = 100
+    """How many."""
+    checkpoint: str | None = None
+    """Another checkpoint of the run than the last: best.pt, or 000050.pt."""
+    greedy: bool = False
+    """The likeliest action instead of one drawn from the policy's distribution."""
+    seed: int = 0
+    """Of the episodes; not those of training, which begin at its own seed."""
+    num_envs: int = 8
+    """Copies of the environment."""
+    env: str | None = None
+    """Play the checkpoint on this environment instead."""
+    env_kwargs: Annotated[dict[str, Any], PAIRS] = field(default_factory=dict)
+    """Keyword arguments for the environment's constructor; default: those of the run."""
+    render: bool = False
+    """Show it: in a window, or in the terminal where the environment renders text."""
+    video: Path | None = None
+    """Film it, to an .mp4 or .gif file; 1 episode unless --episodes says more."""
+    device: str = "cpu"
+    """Of the policy."""
+    runs_dir: str = "runs"
+    """Where runs are."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+def eval_(arguments: Sequence[str]) -> int:
+    options = parse(EvalOptions, "shoal eval", arguments)
+    import json
+
+    from shoal.trainers import runs
+    from shoal.trainers.evaluate import evaluate
+
+    state, env, kwargs, max_agents = None, options.target, {}, None
+    path = find_target(options)
+    if path is not None:
+        state = runs.read_checkpoint(path)
+        env, kwargs = state["config"]["env"], state["config"]["env_kwargs"]
+        max_agents = state["config"]["max_agents"]
+    if options.env is not None:
+        env, kwargs = options.env, {}
+    if options.env_kwargs:
+        kwargs = options.env_kwargs
+    episodes = options.episodes
+    if (options.video or options.render) and not given(arguments, "--episodes"):
+        episodes = 1
+    found = evaluate(
+        state,
+        env,
+        episodes,
+        greedy=options.greedy,
+        seed=options.seed,
+        num_envs=options.num_envs,
+        env_kwargs=kwargs,
+        max_agents=max_agents,
+        device=options.device,
+        render=options.render,
+        video=options.video,
+        report=counter(episodes, shown=sys.stderr.isatty() and not options.render),
+    )
+    if options.json:
+        print(json.dumps({k: v if isinstance(v, float) else v.tolist() for k, v in found.items()}))
+        return 0
+    who = "random actions" if state is None else f"checkpoint {path}"
+    how = "" if state is None else ", greedy" if options.greedy else ", sampled"
+    print(f"{env}, {episodes:,} episode{'s' * (episodes != 1)}, {who}{how}")
+    print(
+        f"return {found['return']:.4g} ± {found['error']:.2g} "
+        f"(from {found['min']:.4g} to {found['max']:.4g}, deviation {found['std']:.4g}), "
+        f"length {found['length']:.4g}"
+    )
+    if options.video is not None:
+        print(f"film: {options.video}")
+    return 0
+
+
+def find_target(options: EvalOptions) -> Path | None:
+    """The checkpoint that is meant, or None if it is an environment."""
+    from shoal.trainers import runs
+
+    target = Path(options.target)
+    if target.suffix == ".pt":
+        return target
+    if not any((folder / "config.toml").is_file() for folder in candidates(options)):
+        if options.checkpoint is not None or target.is_dir():
+            runs.find_run(options.target, options.runs_dir)  # raises, and says what is near
+        return None
+    folder = runs.find_run(options.target, options.runs_dir)
+    if options.checkpoint is not None:
+        return find_checkpoint(folder, options.checkpoint)
+    return runs.newest_checkpoint(folder)
+
+
+def candidates(options: EvalOptions) -> tuple[Path, Path]:
+    return Path(options.target), Path(options.runs_dir) / options.target
+
+
+def given(arguments: Sequence[str], option: str) -> bool:
+    """Whether an option stands among arguments."""
+    return any(text.partition("=")[0] == option for text in arguments)
+
+
+def counter(total: int, shown: bool) -> Callable[[int], None]:
+    """A line on stderr that says how many episodes have been played."""
+
+    def show(done: int) -> None:
+        if shown:
+            end = "\r\033[K" if done == total else ""
+            print(f"\r{done:,} of {total:,} episodes{end}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+# -- runs and config --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunsOptions:
+    """Look at runs: list them all, name the best one, or compare two side by side."""
+
+    action: tyro.conf.Positional[Literal["list", "best", "compare"]] = "list"
+    """list; best (of --env, or of each environment); or compare RUN RUN."""
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """For compare: two runs, folders or names."""
+    env: str | None = None
+    """Only runs on this environment."""
+    runs_dir: str = "runs"
+    """Where runs are."""
+
+
+def runs(arguments: Sequence[str]) -> int:
+    options = parse(RunsOptions, "shoal runs", arguments)
+    from shoal.trainers.runs import find_run
+
+    if options.action == "compare":
+        if len(options.names) != 2:
+            raise ConfigError(f"compare: expected two runs, got {len(options.names)}")
+        print(comparison(*(find_run(name, options.runs_dir) for name in options.names)))
+        return 0
+    if options.names:
+        raise ConfigError(f"{options.action}: expected nothing more, got {options.names[0]}")
+    found = summaries(Path(options.runs_dir), options.env)
+    if not found:
+        raise RunError(f"there are no runs in {options.runs_dir}")
+    if options.action == "best":
+        best: dict[str, dict[str, Any]] = {}
+        for each in found:
+            if each["return"] is not None:
+                leader = best.setdefault(each["env"], each)
+                best[each["env"]] = max(leader, each, key=lambda one: one["return"])
+        if not best:
+            raise RunError(f"no episode has ended in any run in {options.runs_dir}")
+        found = list(best.values())
+    rows = [("run", "environment", "steps", "done", "return", "time")]
+    for each in found:
+        rows.append(
+            (
+                each["folder"].name,
+                each["env"],
+                f"{each['steps']:,.0f}",
+                f"{each['steps'] / each['total_steps']:.0%}",
+                "–" if each["return"] is None else f"{each['return']:.4g}",
+                duration(each["seconds"]),
+            )
+        )
+    print(table(rows, left=2))
+    return 0
+
+
+def summaries(runs_dir: Path, env: str | None = None) -> list[dict[str, Any]]:
+    """What came of each run in a folder, the oldest first. One that can't be read is left out."""
+    from shoal.trainers.runs import read_config, read_metrics
+
+    made = []
+    for path in sorted(runs_dir.glob("*/config.toml"), key=lambda path: path.stat().st_mtime):
+        try:
+            asked, history = read_config(path.parent), read_metrics(path.parent)
+        except RunError as error:
+            print(f"shoal: {error}", file=sys.stderr)
+            continue
+        if env is None or asked.env == absolute(env):
+            last = history[-1] if history else {"steps": 0.0, "seconds": 0.0}
+            made.append(
+                {
+                    "folder": path.parent,
+                    "env": asked.env,
+                    "total_steps": asked.total_steps,
+                    "steps": last["steps"],
+                    "seconds": last["seconds"],
+                    "return": late(history, "episode/return"),
+                }
+            )
+    return made
+
+
+def late(history: list[dict[str, float]], name: str) -> float | None:
+    """The mean of a metric over the last tenth of a run; None if it has none there."""
+    values = [
+        metrics[name] for metrics in history[-max(1, len(history) // 10) :] if name in metrics
+    ]
+    values = values or [metrics[name] for metrics in history if name in metrics][-1:]
+    return sum(values) / len(values) if values else None
+
+
+COMPARED = (
+    "episode/return",
+    "episode/length",
+    "steps",
+    "seconds",
+    "steps_per_second",
+    "loss/entropy",
+    "kl",
+    "clip_fraction",
+    "explained_variance",
+)
+
+
+def comparison(one: Path, other: Path) -> str:
+    """Two runs side by side: where their configs differ, and what came of them."""
+    from shoal.trainers.runs import read_config, read_metrics
+
+    configs = [to_dict(read_config(folder)) for folder in (one, other)]
+    histories = [read_metrics(folder) for folder in (one, other)]
+    rows: list[Sequence[str]] = [("", one.name, other.name)]
+    differing = [name for name in configs[0] if configs[0][name] != configs[1][name]]
+    rows += [(name, *(str(each[name]) for each in configs)) for name in differing]
+    if not differing:
+        rows.append(("config", "the same", "the same"))
+    rows.append(("", "", ""))
+    for name in COMPARED:
+        totals = name in ("steps", "seconds")
+        values = [
+            (history[-1][name] if history else None) if totals else late(history, name)
+            for history in histories
+        ]
+        rows.append((name, *("–" if v is None else f"{v:,.4g}" for v in values)))
+    return table(rows, left=1) + "\n\nmetrics are means over the last tenth of each run"
+
+
+def table(rows: Sequence[Sequence[str]], left: int) -> str:
+    """Aligned columns: the first `left` to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ConfigOptions:
+    """Print the TOML file that gives the same run again: shoal train --config FILE."""
+
+    run: tyro.conf.Positional[str]
+    """Its folder, or its name in --runs-dir."""
+    runs_dir: str = "runs"
+    """Where runs are."""
+
+
+def config(arguments: Sequence[str]) -> int:
+    options = parse(ConfigOptions, "shoal config", arguments)
+    from shoal.trainers.runs import find_run, read_config, to_toml
+
+    values = to_dict(read_config(find_run(options.run, options.runs_dir)))
+    print(to_toml({**values, "name": None}), end="")  # a run of the same name exists
+    return 0
