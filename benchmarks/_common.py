@@ -47,7 +47,10 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def rounds(
-    variants: dict[str, Callable[[], int]], seconds: float = 0.02, count: int = 31
+    variants: dict[str, Callable[[], int]],
+    seconds: float = 0.02,
+    count: int = 31,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time all variants in turn, `count` times over.
 
@@ -55,6 +58,8 @@ def rounds(
         variants: each does a fixed amount of work and returns how many steps that was.
         seconds: about how long one round of one variant takes: it is repeated until then.
         count: rounds.
+        clock: `time.thread_time` leaves out the time in which another process had the core; only
+            for variants that neither wait nor have threads or processes of their own.
 
     Returns:
         For each variant, microseconds per step in each round.
@@ -63,9 +68,9 @@ def rounds(
     repeats = {}
     for name, run in variants.items():
         run()
-        begin = time.perf_counter()
+        begin = clock()
         run()
-        repeats[name] = max(1, round(seconds / max(time.perf_counter() - begin, 1e-9)))
+        repeats[name] = max(1, round(seconds / max(clock() - begin, 1e-9)))
     gc.collect()
     gc.disable()
     try:
@@ -73,10 +78,10 @@ def rounds(
             order = list(variants) if i % 2 else list(variants)[::-1]
             for name in order:
                 run, steps = variants[name], 0
-                begin = time.perf_counter()
+                begin = clock()
                 for _ in range(repeats[name]):
                     steps += run()
-                times[name].append((time.perf_counter() - begin) * 1e6 / steps)
+                times[name].append((clock() - begin) * 1e6 / steps)
     finally:
         gc.enable()
     return times

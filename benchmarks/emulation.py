@@ -27,6 +27,7 @@ import ctypes
 import itertools
 import statistics
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -413,7 +414,7 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case, count: int) -> dict[str, Any]:
-    times = rounds(variants_of(case), count=count)
+    times = rounds(variants_of(case), count=count, clock=time.thread_time)
     medians = {name: statistics.median(each) for name, each in times.items()}
     over = {
         name: median_over(times[name], times["bare"])

@@ -1,5 +1,8 @@
 """Both packers: exact round trips, identical bytes, and refusal of what doesn't fit."""
 
+import gc
+from collections import OrderedDict, defaultdict
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -385,3 +388,120 @@ def test_layout_uses_the_compiled_packer():
     row = layout.zeros()
     assert layout.pack(1, row) is row
     assert layout.unpack(row) == 1
+
+
+class Name(str):
+    """A key that equals a plain string, and is none."""
+
+    __slots__ = ()
+
+
+def test_keys_are_found_wherever_they_stand_in_the_dictionary():
+    """In every order, after deletions, and as equal keys that are other objects."""
+    names = ["alpha", "beta", "gamma", "delta delta", 7, ("a", 1)]
+    space = spaces.Dict({name: spaces.Discrete(100) for name in names})
+    layout = Layout.from_space(space)
+    packer = Packer(layout)
+    value = {name: np.int64(i) for i, name in enumerate(names)}
+    row, expected = layout.zeros(), NumpyPacker(layout)
+    reference = layout.zeros()
+    expected.pack(value, reference)
+
+    def check(given):
+        row[...] = 0
+        packer.pack(given, row)
+        assert np.array_equal(row, reference)
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        check({names[i]: value[names[i]] for i in rng.permutation(len(names))})
+        holes = {f"gone {i}": i for i in range(rng.integers(5))} | value
+        for key in list(holes):
+            if key not in value:
+                del holes[key]
+        check(holes)
+        check({"extra": 0} | value)
+        fresh = {Name(k) if isinstance(k, str) else k: v for k, v in value.items()}
+        check(fresh)
+        check({"".join(list(k)) if isinstance(k, str) else k: v for k, v in value.items()})
+    del holes["gamma"]
+    with pytest.raises(LayoutError, match="gamma: missing"):
+        packer.pack(holes, row)
+    check(value)
+
+
+class Doubling(dict):
+    """Looks its items up in a way of its own."""
+
+    def __getitem__(self, key):
+        return 2 * super().__getitem__(key)
+
+
+def test_dictionaries_that_make_their_items():
+    layout = Layout.from_space(spaces.Dict(a=spaces.Discrete(100), b=box(0, 9, (2,), np.int32)))
+    pair = np.array([3, 4], np.int32)
+    for value, expected in (
+        (Doubling(a=7, b=pair), (14, 2 * pair)),
+        (defaultdict(lambda: 5, b=pair), (5, pair)),
+        (OrderedDict(b=pair, a=6), (6, pair)),
+    ):
+        for packer in (Packer(layout), NumpyPacker(layout)):
+            row = garbage(layout)
+            packer.pack(value, row)
+            found = packer.unpack(row)
+            assert found["a"] == expected[0] and np.array_equal(found["b"], expected[1])
+
+
+def test_a_value_that_vanishes_while_it_is_packed():
+    """The conversion of a part may run code that drops the last reference to the whole."""
+    inner = spaces.Dict(
+        {"dropped by": box(0, 9, (2,), np.int32), "next": box(0, 9, (2,), np.int32)}
+    )
+    layout = Layout.from_space(spaces.Dict(inner=inner))
+
+    class Dropping:
+        def __array__(self, dtype=None, copy=None):
+            value["inner"] = None
+            gc.collect()
+            return np.array([1, 2], np.int32)
+
+    for packer in (Packer(layout), NumpyPacker(layout)):
+        value = {"inner": {"dropped by": Dropping(), "next": np.array([3, 4], np.int32)}}
+        row = garbage(layout)
+        packer.pack(value, row)
+        assert row.tolist() == [1, 2, 3, 4]
+
+
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integer_scalars_of_every_dtype(dtype):
+    info = np.iinfo(dtype)
+    span = int(info.max)  # as many as Gymnasium lets this dtype count
+    for start in (int(info.min), 1):
+        space = spaces.Discrete(span, start=start, dtype=getattr(np, dtype))
+        layout = Layout.from_space(space)
+        for number in (start, start + 1, start + span - 1):
+            value = getattr(np, dtype)(number)
+            for packer in (Packer(layout), NumpyPacker(layout)):
+                row = layout.zeros()
+                packer.pack(value, row)
+                assert row[()] == number and same(packer.unpack(row), value)
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, "uint64", "float16", "float32", "float64", "bool"])
+def test_scalars_of_every_dtype_as_arrays_without_dimensions(dtype):
+    if dtype == "bool":
+        low, high = 0, 1
+    else:
+        info = np.finfo(dtype) if dtype.startswith("float") else np.iinfo(dtype)
+        low, high = info.min, info.max
+    layout = Layout.from_space(spaces.Box(low, high, (), getattr(np, dtype)))
+    for number in (low, 1, high):
+        value = np.array(number, dtype)[()]
+        assert isinstance(value, np.generic)
+        for packer in (Packer(layout), NumpyPacker(layout)):
+            row = garbage(layout)
+            packer.pack(value, row)
+            assert row.tobytes() == value.tobytes()

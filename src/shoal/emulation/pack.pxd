@@ -1,5 +1,43 @@
 from cpython.ref cimport PyObject
 
+cdef extern from "Python.h":
+    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
+    bint PyDict_Next(PyObject* mapping, Py_ssize_t* pos, PyObject** key, PyObject** value)
+
+
+cdef inline PyObject* lookup(PyObject* mapping, PyObject* key, Py_ssize_t* hint) except? NULL:
+    """``mapping.get(key)`` of a dict, borrowed; NULL if missing.
+
+    Dicts that are made alike have their keys at the same positions. `hint` is where this very key
+    was found before, or -1 if it isn't worth looking (see `position`): looking there is far cheaper
+    than hashing, and harmless where it is wrong, for `PyDict_Next` takes any position as one to go
+    on from, and says so when it is past the end.
+    """
+    cdef Py_ssize_t pos = hint[0]
+    cdef PyObject* found
+    cdef PyObject* value
+    if pos >= 0 and PyDict_Next(mapping, &pos, &found, &value) and found == key:
+        return value
+    value = PyDict_GetItemWithError(mapping, key)
+    if hint[0] >= 0 and value != NULL:
+        hint[0] = position(mapping, key)
+    return value
+
+
+cdef inline Py_ssize_t position(PyObject* mapping, PyObject* key) noexcept:
+    """What lets `PyDict_Next` begin at the very `key`; -1 if only an equal one is in the dict.
+
+    The search ends after 64 places: were keys of a large dict to move about, it would cost too much.
+    """
+    cdef Py_ssize_t here = 0, after = 0
+    cdef PyObject* found
+    cdef PyObject* value
+    while here < 64 and PyDict_Next(mapping, &after, &found, &value):
+        if found == key:
+            return here
+        here = after
+    return -1
+
 
 cdef struct Node:
     int kind
@@ -12,6 +50,7 @@ cdef struct Node:
     Py_ssize_t span         # bytes from `offset` to the end of everything below this node
     int fixed               # no Text, OneOf, Sequence or Graph is above this node
     PyObject* scalar_type   # class of the dtype's scalars (borrowed from NumPy)
+    Py_ssize_t hint         # where it was last found in the parent's dict: see `lookup`
     PyObject* key           # in the parent's Dict (borrowed; `Packer.keep` owns it)
     PyObject* plan          # the Python Node it was made from (borrowed; `Packer.keep` owns it)
     Node* children

@@ -9,7 +9,7 @@ and all error messages go through the functions of `pack_numpy.py`, so that both
 from cpython.dict cimport PyDict_Check, PyDict_New, PyDict_SetItem
 from cpython.list cimport PyList_GET_ITEM
 from cpython.long cimport PyLong_Check
-from cpython.object cimport Py_TYPE, PyObject
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport (
     PyTuple_CheckExact,
@@ -25,6 +25,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 import math
+import sys
 
 import numpy as np
 
@@ -51,9 +52,22 @@ cdef extern from "numpy/arrayobject.h":
     char* PyArray_BYTES(PyArrayObject* array)
     bint PyArray_IS_C_CONTIGUOUS(PyArrayObject* array)
     bint PyArray_ISNOTSWAPPED(PyArrayObject* array)
-    void PyArray_ScalarAsCtype(PyObject* scalar, void* out)
-    object PyArray_Scalar(void* data, cnp.dtype dtype, object base)
     int PyArray_CopyInto(cnp.ndarray into, cnp.ndarray source) except -1
+
+cdef extern from "numpy/arrayscalars.h":
+    # NumPy's scalars all have their value right behind the head that all objects share, so this
+    # one stands for every type that a leaf may have: bool, integers and floats of up to 8 bytes.
+    ctypedef struct NumpyScalar "PyDoubleScalarObject":
+        double obval
+
+cdef extern from "Python.h":
+    ctypedef struct MappingMethods "PyMappingMethods":
+        void* mp_subscript
+    ctypedef struct Type "PyTypeObject":
+        MappingMethods* tp_as_mapping
+        object (*tp_alloc)(Type* type, Py_ssize_t items)
+    Type* type_of "Py_TYPE"(PyObject* value)
+    Type PyDict_Type
 
 cdef enum:
     ARRAY, SCALAR, DICT, TUPLE, ONEOF, TEXT, SEQUENCE, GRAPH
@@ -137,7 +151,11 @@ cdef class Packer:
         for i in range(node.num_children):
             self._plan(&node.children[i], plan.children[i], fixed and kind in ("Dict", "Tuple"))
             if kind == "Dict":
-                node.children[i].key = <PyObject*>plan.keys[i]
+                key = plan.keys[i]
+                if type(key) is str:
+                    key = sys.intern(key)  # so that it is the very object that code elsewhere has
+                self.keep.append(key)
+                node.children[i].key = <PyObject*>key
         return 0
 
     # -- packing ------------------------------------------------------------------------------
@@ -176,10 +194,11 @@ cdef class Packer:
         return 0
 
     cdef int _pack(self, Node* node, PyObject* value, char* row, Py_ssize_t index) except -1:
-        cdef Py_ssize_t i, n
+        cdef Py_ssize_t i
         cdef PyObject* part
         cdef Node* child
         cdef char* at
+        cdef bint plain
         if node.kind == ARRAY or node.kind == SCALAR:
             at = row + node.offset + index * node.nbytes
             if fits(node, value):
@@ -191,36 +210,31 @@ cdef class Packer:
             if node.ndim == 0 and store_scalar(node, value, at):
                 return 0
             return self._pack_cast(node, value, at)
+        held = <object>value  # foreign code may run below, and drop its last other reference
         if node.kind == DICT:
-            if PyDict_Check(<object>value):
-                for i in range(node.num_children):
-                    child = &node.children[i]
-                    part = PyDict_GetItemWithError(value, child.key)
-                    if part == NULL:
-                        common.item(<object>value, <object>child.key, <object>node.plan,
-                                    <object>child.plan)
-                        raise AssertionError("a key vanished and came back")
-                    self._pack(child, part, row, index)
-                return 0
+            plain = is_plain_dict(value)
             for i in range(node.num_children):
                 child = &node.children[i]
-                item = common.item(<object>value, <object>child.key, <object>node.plan,
-                                   <object>child.plan)
-                self._pack(child, <PyObject*>item, row, index)
+                part = lookup(value, child.key, &child.hint) if plain else NULL
+                if part == NULL:
+                    item = common.item(held, <object>child.key, <object>node.plan,
+                                       <object>child.plan)
+                    part = <PyObject*>item
+                self._pack(child, part, row, index)
             return 0
         if node.kind == TUPLE:
-            if PyTuple_CheckExact(<object>value) and (
-                PyTuple_GET_SIZE(<object>value) == node.num_children
+            if PyTuple_CheckExact(held) and (
+                PyTuple_GET_SIZE(held) == node.num_children
             ):
                 for i in range(node.num_children):
-                    part = <PyObject*>PyTuple_GET_ITEM(<object>value, i)
+                    part = <PyObject*>PyTuple_GET_ITEM(held, i)
                     self._pack(&node.children[i], part, row, index)
                 return 0
-            parts = list(common.parts(<object>value, <object>node.plan))
+            parts = list(common.parts(held, <object>node.plan))
             for i in range(node.num_children):
                 self._pack(&node.children[i], <PyObject*>PyList_GET_ITEM(parts, i), row, index)
             return 0
-        return self._pack_rare(node, <object>value, row, index)
+        return self._pack_rare(node, held, row, index)
 
     cdef int _pack_cast(self, Node* node, PyObject* value, char* at) except -1:
         """A leaf whose value is not a contiguous array of the leaf's dtype."""
@@ -299,7 +313,9 @@ cdef class Packer:
             memcpy(cnp.PyArray_BYTES(array), at, node.nbytes)
             return array
         if node.kind == SCALAR:
-            return PyArray_Scalar(<void*>at, cnp.PyArray_DescrFromType(node.type_num), None)
+            scalar = (<Type*>node.scalar_type).tp_alloc(<Type*>node.scalar_type, 0)
+            memcpy(&(<NumpyScalar*>scalar).obval, at, node.nbytes)
+            return scalar
         if node.kind == DICT:
             mapping = PyDict_New()
             for i in range(node.num_children):
@@ -370,6 +386,16 @@ cdef inline bint fits(Node* node, PyObject* value) noexcept:
     return PyArray_IS_C_CONTIGUOUS(array) and PyArray_ISNOTSWAPPED(array)
 
 
+cdef inline bint is_plain_dict(PyObject* value) noexcept:
+    """Whether `value` is a dict whose class does not look up items in a way of its own.
+
+    What a class does about missing keys (``__missing__``) is no concern of this.
+    """
+    return PyDict_Check(<object>value) and (
+        type_of(value).tp_as_mapping.mp_subscript == PyDict_Type.tp_as_mapping.mp_subscript
+    )
+
+
 cdef inline void copy_long(char* at, PyObject* array, Py_ssize_t nbytes) noexcept:
     cdef object held = <object>array  # another thread may drop its last other reference
     cdef char* source = PyArray_BYTES(<PyArrayObject*>array)
@@ -381,8 +407,8 @@ cdef bint store_scalar(Node* node, PyObject* value, char* at) except -1:
     """Store a NumPy scalar of the leaf's dtype, or a Python int that the dtype holds."""
     cdef long long number
     cdef int overflow
-    if <PyObject*>Py_TYPE(<object>value) == node.scalar_type:
-        PyArray_ScalarAsCtype(value, at)
+    if <PyObject*>type_of(value) == node.scalar_type:
+        memcpy(at, &(<NumpyScalar*>value).obval, node.nbytes)
         return True
     if not PyLong_Check(<object>value):
         return False

@@ -24,6 +24,7 @@ follows is at hand everywhere. These are the invariants:
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 import time
@@ -36,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.emulation.actions import ActionLayout
-from shoal.emulation.layout import Layout
+from shoal.emulation.layout import Layout, where
 from shoal.emulation.make import load_named
 from shoal.errors import CheckpointError, ConfigError, NotFiniteError
 from shoal.trainers.advantage import advantages
@@ -148,9 +149,8 @@ class Batch(NamedTuple):
     env_ids: np.ndarray | None  # whom to answer: None for all
     every_row: np.ndarray  # int64: the rows of those environments, those left out included
     observations: np.ndarray  # uint8 (n, bytes of a row); a view of shared memory
-    masks: np.ndarray  # bool (n, num_masked)
+    masks: np.ndarray  # bool (n, num_masked): legal choices
     starts: np.ndarray  # bool: the observation begins an episode
-    acting: np.ndarray  # bool: the next action is used
 
 
 class Collector:
@@ -176,6 +176,7 @@ class Collector:
             self.num_state,
             device,
         )
+        self.owners = np.zeros(len(self.rollout.values), np.int64)  # the row of each segment
         self.segment = np.full(n, -1)  # that each row is filling; -1: none
         self.position = np.zeros(n, np.int64)  # of its open slot
         self.filled = 0  # slots of this rollout that have been closed
@@ -236,7 +237,6 @@ class Collector:
             observations=observations.view(np.uint8)[select],
             masks=vector.action_masks[select],
             starts=~masks,
-            acting=acting[select],
         )
         self.shares["copy"] += time.perf_counter() - received
         return made
@@ -297,6 +297,7 @@ class Collector:
         """Give each of these rows a slot to write to."""
         needy = rows[(self.segment[rows] < 0) | (self.position[rows] == self.config.horizon)]
         self.segment[needy] = self.rollout.used + np.arange(len(needy))
+        self.owners[self.segment[needy]] = needy
         self.position[needy] = 0
         self.rollout.used += len(needy)
 
@@ -356,7 +357,7 @@ class Collector:
                 name: value if value is None else np.array(value)  # what is not a view stays
                 for name, value in (pending._asdict() if pending is not None else {}).items()
             },
-            "states": self.states.cpu(),
+            "states": self.states.to("cpu", copy=True),
             "rewards": self.rewards.state_dict(),
             "generator": self.generator.get_state(),
             "episodes": self.episodes,
@@ -410,7 +411,12 @@ class RewardScale:
         return rewards
 
     def state_dict(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in ("returns", "count", "mean", "squares")}
+        return {
+            "returns": self.returns.copy(),
+            "count": self.count,
+            "mean": self.mean,
+            "squares": self.squares,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -539,51 +545,50 @@ def check_outputs(
     """Raise NotFiniteError, before anything is done with them, if the policy's numbers are none."""
     if math.isfinite(float(parameters.sum() + values.sum())):
         return
-    per_env = collector.vector.agents_per_env
-    found = first_not_finite(torch.from_numpy(batch.observations), collector.layout)
-    if found is not None:
-        row, path = int(batch.rows[found[0]]), found[1]
-        agent = f", agent {row % per_env}" if per_env > 1 else ""
-        raise NotFiniteError(
-            f"observation {path} of environment {row // per_env}{agent} is {found[2]}"
-        )
+    check_observations(torch.from_numpy(batch.observations), batch.rows, collector)
     for name, parameter in policy.named_parameters():
         if not torch.isfinite(parameter).all():
             raise NotFiniteError(f"the policy's parameter {name} is not finite")
     bad = (~torch.isfinite(parameters).all(1) | ~torch.isfinite(values)).nonzero()
     if len(bad):
-        row = int(batch.rows[int(bad[0])])
         raise NotFiniteError(
-            f"the policy put out a number that is not finite for environment {row // per_env}, "
-            "though its observation and its parameters are finite: is a magnitude too great?"
+            "the policy put out a number that is not finite for "
+            f"{agent_name(int(batch.rows[int(bad[0])]), collector)}, though its observation and "
+            "its parameters are finite: is a magnitude too great?"
         )
 
 
-def first_not_finite(rows: Tensor, layout: Layout) -> tuple[int, str, float] | None:
-    """Row, path and value of the first number among rows of bytes that is NaN or infinite."""
+def check_observations(rows: Tensor, agents: np.ndarray, collector: Collector) -> None:
+    """Raise NotFiniteError if NaN or infinity is among rows of bytes, each of that agent."""
+    layout = collector.layout
     for leaf, values in zip(layout.leaves, layout.view_leaves(typed(rows, layout)).values()):
         if leaf.dtype[:5] == "float" or layout.form == "float32":
-            bad = (~torch.isfinite(values)).reshape(len(rows), -1)
+            values = values.reshape(len(rows), -1)
+            bad = ~torch.isfinite(values)
             if bad.any():
                 row, column = bad.nonzero()[0].tolist()
-                where = f"obs.{leaf.path}" if leaf.path else "obs"
-                return row, where, float(values.reshape(len(rows), -1)[row, column])
-    return None
+                raise NotFiniteError(
+                    f"observation {where('obs', leaf.path)} of "
+                    f"{agent_name(int(agents[row]), collector)} is {float(values[row, column])}"
+                )
 
 
-def check_rollout(rollout: Rollout, layout: Layout) -> None:
+def check_rollout(rollout: Rollout, collector: Collector) -> None:
     """Raise NotFiniteError for an observation or a reward that is NaN or infinite."""
     bad = rollout.valid & ~torch.isfinite(rollout.rewards)
     if bad.any():
         segment, slot = bad.nonzero()[0].tolist()
-        raise NotFiniteError(
-            f"a reward is {float(rollout.rewards[segment, slot])}, "
-            f"at step {slot} of sequence {segment} of this rollout"
-        )
-    if any(leaf.dtype[:5] == "float" for leaf in layout.leaves):
-        found = first_not_finite(rollout.observations.flatten(0, 1), layout)
-        if found is not None:
-            raise NotFiniteError(f"observation {found[1]} is {found[2]} in some environment")
+        agent = agent_name(int(collector.owners[segment]), collector)
+        raise NotFiniteError(f"a reward of {agent} is {float(rollout.rewards[segment, slot])}")
+    agents = np.repeat(collector.owners[: rollout.used], rollout.values.shape[1])
+    check_observations(rollout.observations.flatten(0, 1), agents, collector)
+
+
+def agent_name(row: int, collector: Collector) -> str:
+    """What error messages call a row."""
+    each = collector.vector.agents_per_env
+    agent = f", agent {collector.vector.agents[row % each]}" if each > 1 else ""
+    return f"environment {row // each}{agent}"
 
 
 # -- learning --------------------------------------------------------------------------------------
@@ -1105,8 +1110,9 @@ def _train(
         return {
             "config": to_dict(config),
             **spaces,
-            "policy": {k: v.cpu() for k, v in policy.state_dict().items()},
-            "learner": learner.state_dict(),
+            # Copies: what torch gives are the very tensors that the next update changes.
+            "policy": {k: v.to("cpu", copy=True) for k, v in policy.state_dict().items()},
+            "learner": copy.deepcopy(learner.state_dict()),
             "collector": collector.state_dict(),
             "steps": steps,
             "updates": updates,
@@ -1120,7 +1126,7 @@ def _train(
         learner.set_learning_rate(annealed(config, steps))
         collector.shares = dict.fromkeys(collector.shares, 0.0)
         rollout = collector.collect(policy)
-        check_rollout(rollout, layout)
+        check_rollout(rollout, collector)
         collected = time.perf_counter()
         learnt = learner.learn(rollout)
         ended = time.perf_counter()

@@ -1,0 +1,538 @@
+"""The trainer's parts, each against what it must be; what it learns is in test_probes.py."""
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import shoal
+from shoal.errors import CheckpointError, ConfigError, NotFiniteError
+from shoal.trainers import ppo
+from shoal.trainers.config import Config
+from shoal.trainers.distributions import Distribution
+from shoal.trainers.policies import Recurrent
+from tests.trainers.environments import Counter, Dying, Endless, Spoilt
+
+TIMES = {"seconds", "steps_per_second"}
+
+
+def config(**changes):
+    plain = {
+        "env": "CartPole-v1",
+        "num_envs": 4,
+        "num_workers": 0,
+        "horizon": 16,
+        "hidden_size": 16,
+        "total_steps": 512,
+        "seed": 3,
+    }
+    return Config(**{**plain, **changes})
+
+
+def run(cfg, **kwargs):
+    """All metrics of a run, and its result."""
+    reported = []
+    result = ppo.train(cfg, report=reported.append, **kwargs)
+    return reported, result
+
+
+def without_times(metrics):
+    return {k: v for k, v in metrics.items() if k not in TIMES and not k.startswith("time/")}
+
+
+def collect(env, cfg, rollouts=1, **kwargs):
+    """Rollouts of a vector by a fresh policy; also the vector's collector and policy."""
+    vector = shoal.vectorize(env, cfg.num_envs, **{"backend": "serial", **kwargs})
+    try:
+        torch.manual_seed(0)
+        policy = ppo.make_policy(cfg, vector.observation_layout, vector.action_layout)
+        kind = Distribution(vector.action_layout)
+        collector = ppo.Collector(vector, kind, cfg, policy, torch.device("cpu"))
+        found = []
+        for _ in range(rollouts):
+            rollout = collector.collect(policy)
+            found.append(
+                dataclasses.replace(
+                    rollout,
+                    **{
+                        f.name: getattr(rollout, f.name).clone()
+                        for f in dataclasses.fields(rollout)
+                        if f.name != "used"
+                    },
+                )
+            )
+        return found, collector, policy
+    finally:
+        vector.close()
+
+
+def observations_of(rollout, collector):
+    rows = ppo.typed(rollout.observations.flatten(0, 1), collector.layout)
+    return rows.reshape(*rollout.observations.shape[:2], *collector.layout.shape).numpy()
+
+
+# -- collecting --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"backend": "pool", "batch_size": 2, "num_workers": 2}],
+    ids=["serial", "pool"],
+)
+def test_a_rollout_holds_what_happened(options, recurrent):
+    """Each slot's reward and flags are those that follow from its own observation."""
+    cfg = config(recurrent=recurrent, horizon=10)
+    rollouts, collector, _ = collect(Counter, cfg, rollouts=3, **options)
+    lengths = Counter().lengths
+    for rollout in rollouts:
+        seen = observations_of(rollout, collector)
+        slots = rollout.valid.nonzero().numpy()
+        assert len(slots) >= 4 * 10 * 0.6
+        for segment, slot in slots:
+            t, episode, mark = seen[segment, slot]
+            length, how = lengths[int(episode) % 4], int(episode) % 3
+            reward = 100 * mark + episode + 0.01 * (t + 1)
+            over = t + 1 >= length
+            at = segment, slot
+            assert float(rollout.rewards[at]) == pytest.approx(reward, rel=1e-6)
+            assert bool(rollout.terminated[at]) == (over and how != 1)
+            assert bool(rollout.truncated[at]) == (over and how != 0)
+            assert bool(rollout.starts[at]) == (t == 0)
+            # The next slot holds what followed, the final observation included.
+            np.testing.assert_array_equal(seen[segment, slot + 1], [t + 1, episode, mark])
+        # Each transition is in a rollout once at most.
+        keys = [tuple(seen[segment, slot]) for segment, slot in slots]
+        assert len(set(keys)) == len(keys)
+        assert not rollout.valid[:, -1].any()
+
+
+def test_consecutive_rollouts_leave_nothing_out():
+    rollouts, collector, _ = collect(Counter, config(horizon=10), rollouts=4)
+    keys = set()
+    for rollout in rollouts:
+        keys |= {tuple(o) for o in observations_of(rollout, collector)[rollout.valid.numpy()]}
+    last = {mark: max((e, t) for t, e, m in keys if m == mark) for mark in {k[2] for k in keys}}
+    for mark, (episode, t) in last.items():
+        for e in range(int(episode) + 1):
+            length = Counter().lengths[e % 4] if e < episode else t + 1
+            assert {(float(i), float(e), mark) for i in range(int(length))} <= keys
+
+
+def test_agents_that_die_take_no_slots_and_others_lose_none():
+    cfg = config(num_envs=2, horizon=12)
+    rollouts, collector, _ = collect(Dying, cfg, rollouts=2)
+    for rollout in rollouts:
+        seen = observations_of(rollout, collector)
+        counts = dict.fromkeys(range(4), 0)
+        for segment, slot in rollout.valid.nonzero().numpy():
+            agent, t = seen[segment, slot]
+            counts[int(agent)] += 1
+            assert float(rollout.rewards[segment, slot]) == 10 * agent + t + 1
+            over = t + 1 >= 2 * agent + 2
+            assert bool(rollout.terminated[segment, slot]) == (over and agent % 2 == 0)
+            assert bool(rollout.truncated[segment, slot]) == (over and agent % 2 == 1)
+            np.testing.assert_array_equal(seen[segment, slot + 1], [agent, t + 1])
+        # An episode of 8 steps gives 2, 4, 6 and 8 slots to the four.
+        assert counts[0] < counts[1] < counts[2] < counts[3]
+
+
+def test_illegal_moves_are_never_played():
+    """connect_four ends the game, and says so, at an illegal move."""
+    cfg = config(env="pettingzoo.classic.connect_four_v3", total_steps=2000)
+    reported, _ = run(cfg)
+    # Whoever plays an illegal move gets -1 and the other 0: the sum is 0 in legal games.
+    assert sum(m["reward/mean"] for m in reported) == pytest.approx(0, abs=0.05)
+    (rollout,), _, _ = collect(cfg.env, dataclasses.replace(cfg, horizon=64))
+    at = rollout.valid
+    legal = rollout.masks[at].gather(1, rollout.discrete[at])
+    assert legal.all()
+    assert not rollout.masks[at].all()  # some column was full
+
+
+# -- the first ratio ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("env", ["CartPole-v1", Counter, Dying, "pettingzoo.classic.tictactoe_v3"])
+def test_the_first_ratio_is_one(env, recurrent):
+    """Learning recomputes exactly what collecting computed, recurrent state included."""
+    cfg = config(recurrent=recurrent, num_minibatches=1, update_epochs=2, learning_rate=1e-2)
+    vector = shoal.vectorize(env, cfg.num_envs, backend="serial")
+    with_errors, _ = run(dataclasses.replace(cfg, total_steps=1000), vector=vector)
+    vector.close()
+    assert len(with_errors) > 3
+    assert max(m["ratio/first_error"] for m in with_errors) < 1e-6
+    assert max(m["kl"] for m in with_errors) > 1e-5  # the policy did change
+
+
+def test_a_state_that_is_not_reset_would_show():
+    """The test above can fail: without the resets, the ratios of a recurrent policy are off."""
+    cfg = config(recurrent=True, num_minibatches=1, update_epochs=1, horizon=12)
+    rollouts, collector, policy = collect(Counter, cfg, rollouts=2)
+    learner = ppo.Learner(policy, collector.kind, collector.layout, cfg, torch.device("cpu"))
+    right, wrong = rollouts[1], dataclasses.replace(rollouts[1])
+    wrong.starts = torch.zeros_like(wrong.starts)
+    segments = torch.arange(right.used)
+    for rollout, exact in ((right, True), (wrong, False)):
+        parameters, _ = ppo.forward_segments(policy, rollout, collector.layout, segments, 12)
+        at = rollout.valid[:, :12]
+        actions = ppo.Actions(rollout.discrete[:, :12][at], rollout.continuous[:, :12][at])
+        logs, _ = learner.kind.evaluate(parameters[at], actions, rollout.masks[:, :12][at])
+        error = (logs - rollout.log_probabilities[:, :12][at]).abs().max()
+        assert (error < 1e-6) == exact
+
+
+# -- learning ----------------------------------------------------------------------------------
+
+
+def test_losses_equal_a_plain_loop():
+    generator = torch.Generator().manual_seed(0)
+    kind = Distribution(shoal.emulate(Counter()).action_layout)
+    cfg = config(value_clip=0.3)
+    n = 50
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    parameters, values, old_values, advantage, returns = random(n, 3), *random(4, n)
+    actions = ppo.Actions(torch.randint(3, (n, 1), generator=generator), torch.zeros(n, 0))
+    masks = torch.ones(n, 3, dtype=torch.bool)
+    old = -1.1 + 0.3 * random(n)
+    got = ppo.losses(
+        parameters, values, actions, masks, old, old_values, advantage, returns, kind, cfg
+    )
+    policy = value = entropy = clipped = 0.0
+    for i in range(n):
+        p = np.exp(parameters[i].double().numpy())
+        p /= p.sum()
+        ratio = p[actions.discrete[i, 0]] / math.exp(old[i])
+        a = float(advantage[i])
+        policy -= min(ratio * a, min(max(ratio, 0.8), 1.2) * a)
+        clipped += abs(ratio - 1) > 0.2
+        entropy -= (p * np.log(p)).sum()
+        v, o, r = float(values[i]), float(old_values[i]), float(returns[i])
+        near = o + min(max(v - o, -0.3), 0.3)
+        value += 0.5 * max((v - r) ** 2, (near - r) ** 2)
+    expected = {"policy": policy, "value": value, "entropy": entropy, "clipped": clipped}
+    for name, number in expected.items():
+        assert float(got[name]) == pytest.approx(number, rel=1e-5)
+
+
+def gradients(cfg, rollout, collector, policy):
+    """The gradient of one minibatch, of everything there is, before any step."""
+    learner = ppo.Learner(policy, collector.kind, collector.layout, cfg, torch.device("cpu"))
+    learner.optimizers = []  # the weights stay
+    policy.zero_grad()
+    learner.learn(rollout)
+    return {name: p.grad.clone() for name, p in policy.named_parameters() if p.numel()}
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_accumulating_gives_the_same_gradient(recurrent):
+    cfg = config(
+        recurrent=recurrent, num_minibatches=1, update_epochs=1, max_gradient_norm=1e9, num_envs=5
+    )
+    (rollout,), collector, policy = collect(Counter, cfg)
+    whole = gradients(cfg, rollout, collector, policy)
+    parts = gradients(dataclasses.replace(cfg, accumulate=3), rollout, collector, policy)
+    assert max(float(g.abs().max()) for g in whole.values()) > 1e-3
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_invalid_slots_have_no_influence(recurrent):
+    """Whatever stands in them: the gradient is the same."""
+    cfg = config(recurrent=recurrent, num_minibatches=1, update_epochs=1, vtrace_rho=1, vtrace_c=1)
+    (rollout,), collector, policy = collect(Counter, cfg)
+    clean = gradients(cfg, rollout, collector, policy)
+    invalid = ~rollout.valid
+    assert invalid[:, :-1].any()
+    rollout.rewards[invalid] = 1e6
+    rollout.log_probabilities[invalid] = -50
+    rollout.terminated[invalid] = True
+    rollout.discrete[invalid] = 2
+    spoilt = gradients(cfg, rollout, collector, policy)
+    for name, gradient in clean.items():
+        torch.testing.assert_close(spoilt[name], gradient, rtol=0, atol=0)
+
+
+def test_an_endless_task_is_worth_what_it_is_worth():
+    """Reward 1 for ever, truncated every 8 steps: V = 1 / (1 - gamma). As deaths, it would be 7."""
+    cfg = config(
+        gamma=0.9, num_envs=8, horizon=32, total_steps=40_000, learning_rate=3e-3, anneal="linear"
+    )
+    vector = shoal.vectorize(Endless, 8, backend="serial")
+    reported, result = run(cfg, vector=vector)
+    vector.close()
+    with torch.no_grad():
+        value = result.policy.decode(result.policy.encode(torch.ones(1, 1)))[1]
+    assert float(value) == pytest.approx(10, rel=0.05)
+    # No reset is counted as a step: all rewards are 1.
+    assert all(m["reward/mean"] == 1 and m["reward/nonzero"] == 1 for m in reported)
+
+
+def test_rewards_are_scaled_by_the_deviation_of_returns():
+    cfg = config(normalize_rewards=True, gamma=0.9)
+    scale = ppo.RewardScale(2, cfg)
+    rng = np.random.default_rng(0)
+    returns, seen = np.zeros(2), []
+    for _ in range(50):
+        rewards = rng.normal(3, 2, 2)
+        masks, ended = rng.random(2) < 0.8, rng.random(2) < 0.2
+        for i in range(2):
+            if masks[i]:
+                seen.append(returns[i] * 0.9 + rewards[i])
+                returns[i] = 0 if ended[i] else seen[-1]
+        scaled = scale(np.arange(2), rewards, ended, masks)
+        if len(seen) > 1:
+            np.testing.assert_allclose(scaled, rewards / np.sqrt(np.var(seen) + 1e-8))
+
+
+def test_observations_are_normalised_by_what_was_valid():
+    cfg = config(normalize_observations=True, total_steps=40, update_epochs=1)
+    vector = shoal.vectorize(Counter, 4, backend="serial")
+    _, result = run(cfg, vector=vector)
+    (rollout,), collector, _ = collect(Counter, cfg)
+    seen = observations_of(rollout, collector)[rollout.valid.numpy()]
+    vector.close()
+    normalizer = result.policy.normalizer
+    assert float(normalizer.count) == len(seen)
+    np.testing.assert_allclose(normalizer.mean[1:], seen.mean(0)[1:], rtol=1e-6)
+    np.testing.assert_allclose(normalizer.variance[1:], seen.var(0)[1:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("anneal", ["linear", "cosine", "none"])
+def test_the_learning_rate_falls_as_it_should(anneal):
+    cfg = config(anneal=anneal, learning_rate=0.1, total_steps=1000)
+    half = {"linear": 0.05, "cosine": 0.05, "none": 0.1}[anneal]
+    quarter = {"linear": 0.075, "cosine": 0.1 * (1 + math.sqrt(0.5)) / 2, "none": 0.1}[anneal]
+    assert ppo.annealed(cfg, 0) == 0.1
+    assert ppo.annealed(cfg, 500) == pytest.approx(half)
+    assert ppo.annealed(cfg, 250) == pytest.approx(quarter)
+
+
+def test_muon_gets_hidden_matrices_only():
+    cfg = config(optimizer="muon", recurrent=True)
+    _, _, policy = collect("FrozenLake-v1", cfg)
+    muon, adam = ppo.make_optimizers(policy, cfg)
+    names = {id(p): name for name, p in policy.named_parameters()}
+    matrices = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    rest = {names[id(p)] for group in adam.param_groups for p in group["params"]}
+    assert matrices == {
+        "policy.first.weight",
+        "policy.actor.weight",
+        "policy.critic.weight",
+        "lstm.weight_ih_l0",
+        "lstm.weight_hh_l0",
+    }
+    assert matrices | rest == set(names.values())
+    reported, _ = run(cfg)
+    assert reported[-1]["kl"] > 0
+
+
+# -- numbers that are none ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_observation_that_is_not_finite_is_named(value):
+    vector = shoal.vectorize(
+        [lambda: Spoilt(when=-1), lambda: Spoilt(value=value)], backend="serial"
+    )
+    with pytest.raises(NotFiniteError, match=rf"obs\.position of environment 1 is {value}"):
+        run(config(num_envs=2), vector=vector)
+    vector.close()
+
+
+def test_a_reward_that_is_not_finite_is_named():
+    vector = shoal.vectorize(lambda: Spoilt("reward"), 2, backend="serial")
+    with pytest.raises(NotFiniteError, match="a reward of environment 0 is nan"):
+        run(config(num_envs=2), vector=vector)
+    vector.close()
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    cfg = config()
+    (rollout,), collector, policy = collect("CartPole-v1", cfg)
+    policy.critic.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NotFiniteError, match=r"gradient of critic\.weight"):
+        gradients(cfg, rollout, collector, policy)
+
+
+def test_weights_that_are_not_finite_are_named():
+    cfg = config()
+    policy = collect("CartPole-v1", cfg)[2]
+    with torch.no_grad():
+        policy.actor.weight[0, 0] = math.nan
+    with pytest.raises(NotFiniteError, match=r"parameter actor\.weight"):
+        ppo.train(cfg, policy=policy)
+
+
+# -- going on ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"recurrent": True, "normalize_rewards": True, "normalize_observations": True},
+        {"optimizer": "muon", "env": "FrozenLake-v1"},
+        {"env": "Pendulum-v1", "squash": True, "anneal": "cosine"},
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_as_if_it_had_never_stopped(changes):
+    cfg = config(checkpoint_interval=3, total_steps=640, **changes)
+    states = []
+    whole, _ = run(cfg, save=lambda state, metrics: states.append(state))
+    middle = states[0]
+    assert middle["updates"] == 3
+    rest, _ = run(cfg, checkpoint=middle)
+    assert len(rest) == len(whole) - 3
+    for again, before in zip(rest, whole[3:]):
+        np.testing.assert_equal(without_times(again), without_times(before))
+
+
+def test_a_checkpoint_of_other_spaces_is_refused():
+    states = []
+    run(config(total_steps=64), save=lambda state, metrics: states.append(state))
+    with pytest.raises(CheckpointError, match="observation space is not"):
+        run(config(env="FrozenLake-v1"), checkpoint=states[0])
+    with pytest.raises(CheckpointError, match="weights don't fit"):
+        run(config(hidden_size=8), checkpoint=states[0])
+
+
+def test_a_loaded_policy_acts_as_it_did():
+    states = []
+    cfg = config(recurrent=True, env="CartPole-v1")
+    _, result = run(cfg, save=lambda state, metrics: states.append(state))
+    loaded = ppo.load_policy(states[-1])
+    rng = np.random.default_rng(0)
+    state = None
+    kept = torch.zeros(2, 3, result.policy.num_features)
+    for t in range(5):
+        observations = rng.normal(size=(3, 4)).astype(np.float32)
+        starts = np.array([t == 0, False, t == 3])
+        actions, state = ppo.act(loaded, observations, state, starts=starts)
+        kept = kept * ~torch.from_numpy(starts)[:, None]
+        with torch.no_grad():
+            parameters, _, kept = ppo.forward_step(
+                result.policy, torch.from_numpy(observations), kept
+            )
+        np.testing.assert_array_equal(actions, parameters.argmax(1).numpy())
+        torch.testing.assert_close(state, kept)
+
+
+def test_the_run_ends_when_it_is_told_to():
+    count = iter(range(100))
+    reported, _ = run(config(total_steps=10**6), stop=lambda: next(count) == 2)
+    assert len(reported) == 2
+
+
+# -- several processes -------------------------------------------------------------------------
+
+RANKS = """
+import os, sys
+import torch
+import torch.distributed as dist
+from shoal.trainers import ppo
+from tests.trainers import test_ppo
+from tests.trainers.environments import Counter
+
+dist.init_process_group("gloo")
+rank, size = dist.get_rank(), dist.get_world_size()
+cfg = test_ppo.config(num_minibatches=1, update_epochs=1, max_gradient_norm=1e9, seed=0)
+own = ppo.shared_config(cfg, rank, size)
+(rollout,), collector, policy = test_ppo.collect(Counter, cfg)
+mine = slice(rank * own.num_envs, (rank + 1) * own.num_envs)
+for name in ("observations discrete continuous masks log_probabilities values rewards terminated "
+             "truncated valid starts").split():
+    setattr(rollout, name, getattr(rollout, name)[mine])
+rollout.states, rollout.used = rollout.states[:, mine], own.num_envs
+torch.save(test_ppo.gradients(own, rollout, collector, policy), f"{sys.argv[1]}/{rank}.pt")
+reported, result = test_ppo.run(cfg)
+if rank == 0:
+    torch.save([reported[-1]["steps"], result.policy.state_dict()], f"{sys.argv[1]}/run.pt")
+else:
+    assert not reported  # only the first process reports
+    torch.save(result.policy.state_dict(), f"{sys.argv[1]}/other.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_compute_the_gradient_of_one(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node=2", str(script), str(tmp_path)),
+        ],
+        check=True,
+        timeout=200,
+        env=environment,
+    )
+    cfg = config(num_minibatches=1, update_epochs=1, max_gradient_norm=1e9, seed=0)
+    (rollout,), collector, policy = collect(Counter, cfg)
+    alone = gradients(cfg, rollout, collector, policy)
+    for rank in range(2):
+        shared = torch.load(tmp_path / f"{rank}.pt")
+        for name, gradient in alone.items():
+            torch.testing.assert_close(shared[name], gradient, rtol=1e-4, atol=1e-6)
+    steps, weights = torch.load(tmp_path / "run.pt")
+    other = torch.load(tmp_path / "other.pt")
+    assert steps >= cfg.total_steps
+    assert steps - cfg.total_steps < cfg.num_envs * cfg.horizon
+    for name, weight in weights.items():
+        torch.testing.assert_close(other[name], weight, rtol=0, atol=0)
+
+
+def test_environments_that_cannot_be_shared_evenly_are_refused():
+    with pytest.raises(ConfigError, match="4 can't be shared by 3"):
+        ppo.shared_config(config(), 0, 3)
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def test_torchs_settings_are_restored():
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    inside = []
+    run(
+        config(tf32=True, torch_threads=2, total_steps=64),
+        stop=lambda: inside.append((torch.get_num_threads(), torch.get_float32_matmul_precision())),
+    )
+    assert inside[0] == (2, "high")
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
+
+
+def test_a_policy_of_ones_own_must_be_one(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "class Policy:\n    def __init__(self, *args): pass\n    encode = decode = None\n"
+    )
+    with pytest.raises(ConfigError, match="has no num_features"):
+        run(config(policy=f"{file}:Policy"))
+
+
+def test_recurrent_chunks_equal_single_steps():
+    torch.manual_seed(0)
+    policy = Recurrent(collect("CartPole-v1", config())[2])
+    features = torch.randn(3, 20, policy.num_features)
+    starts = torch.rand(3, 20) < 0.15
+    state = torch.randn(2, 3, policy.num_features)
+    with torch.no_grad():
+        whole, last = policy.recur(features, state, starts)
+        for t in range(20):
+            state = state * ~starts[:, t, None]
+            out, (h, c) = policy.lstm(features[:, t : t + 1], (state[:1], state[1:]))
+            state = torch.cat([h, c])
+            torch.testing.assert_close(whole[:, t : t + 1], out)
+    torch.testing.assert_close(last, state)
