@@ -1078,3 +1078,37 @@ def test_an_emulated_environment_is_copied(workers):
 def test_the_trial_of_auto_plays_on_where_nobody_resets(capfd):
     shoal.vectorize("CartPole-v1", 8, autoreset="disabled").close()
     assert "failed" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_some_environments_step_and_others_stay(mode, workers):
+    vector = shoal.vectorize("CartPole-v1", 3, **workers, autoreset=mode)
+    alone = [shoal.vectorize("CartPole-v1", 1, backend="serial", autoreset=mode) for _ in range(3)]
+    vector.reset(seed=0)
+    for i, one in enumerate(alone):
+        one.reset(seed=i)
+    rng = np.random.default_rng(0)
+    held = vector.reset(seed=0)[0].copy()
+    for _ in range(200):
+        some = rng.permutation(3)[: rng.integers(1, 4)]
+        actions = rng.integers(2, size=len(some))
+        vector.send(actions, some, keep_others=True)
+        batch = vector.recv()
+        stayed = np.setdiff1d(np.arange(3), some)
+        assert not batch.masks[stayed].any()
+        assert (batch.observations[stayed] == held[stayed]).all()
+        ended = np.zeros(3, bool)
+        for i, action in zip(some, actions):
+            observation, reward, terminated, truncated, _ = alone[i].step([action])
+            assert (batch.observations[i] == observation[0]).all()
+            assert (batch.rewards[i], batch.terminations[i]) == (reward[0], terminated[0])
+            ended[i] = terminated[0] or truncated[0]
+        held = batch.observations.copy()
+        if mode == "disabled" and ended.any():
+            held = vector.reset(options={"reset_mask": ended})[0].copy()
+            for i in np.flatnonzero(ended):
+                alone[i].reset()
+    vector.async_reset()
+    with pytest.raises(PendingCallError, match="reset is pending"):
+        vector.send([0], [0], keep_others=True)
+    vector.close()

@@ -25,7 +25,7 @@ from shoal.errors import (
 )
 from shoal.vectorization.stepper import KEEP, RESET, STEP, EpisodeLog, collect, put_actions
 
-__all__ = ["Batch", "Vector"]
+__all__ = ["Batch", "Vector", "action_rows", "check_reset_mask"]
 
 
 class Batch(NamedTuple):
@@ -219,26 +219,36 @@ class Vector(VectorEnv):
         self._needs_reset[slice(None) if mask is None else mask] = False
         self._episodes.restart(self._rows if mask is None else self._rows[mask])
 
-    def send(self, actions: Any, env_ids: Sequence[int] | np.ndarray | None = None) -> None:
+    def send(
+        self,
+        actions: Any,
+        env_ids: Sequence[int] | np.ndarray | None = None,
+        *,
+        keep_others: bool = False,
+    ) -> None:
         """Give actions to environments and return at once.
 
         Args:
             actions: one row for each agent of `env_ids`, in that order.
             env_ids: default: the environments of the last batch.
+            keep_others: where a batch is all environments: those not in `env_ids` stay as they
+                are, and the next batch has what their rows held, with `masks` False.
 
         Raises:
             ActionError: wrong count, shape, dtype or value; nothing was sent.
             PendingCallError: one of the environments has not answered its last call.
         """
         self._usable()
-        if env_ids is None and self.batch_size == self.num_envs:
-            if self._pending is not None:
-                raise PendingCallError(
-                    f"step: a {self._pending} is pending; call recv first", self._pending
-                )
-            envs: Any = None
-            rows: Any = slice(None)
-        else:
+        if keep_others:
+            self._whole("send with keep_others")
+        some = env_ids is not None or self.batch_size != self.num_envs
+        if self._pending is not None and (keep_others or not some):
+            raise PendingCallError(
+                f"step: a {self._pending} is pending; call recv first", self._pending
+            )
+        envs: Any = None
+        rows: Any = slice(None)
+        if some:
             envs = self.env_ids if env_ids is None else self._check_env_ids(env_ids)
             if self._in_flight[envs].any():
                 busy = envs[self._in_flight[envs]].tolist()
@@ -249,7 +259,12 @@ class Vector(VectorEnv):
         if self.autoreset is AutoresetMode.DISABLED:
             self._check_not_over(self.env_ids if envs is None else envs)
         self._write_actions(actions, rows)
-        self._post("step", STEP, envs, None)
+        if keep_others and some:
+            ops = np.full(self.num_envs, KEEP, np.int32)
+            ops[envs] = STEP
+            self._post("step", ops, None, None)
+        else:
+            self._post("step", STEP, envs, None)
 
     def recv(self, timeout: float | None = None) -> Batch:
         """Wait for the next batch: all environments, or the `batch_size` that are ready first.
@@ -506,20 +521,8 @@ class Vector(VectorEnv):
 
     def _write_actions(self, actions: Any, rows: Any) -> None:
         """Check actions, and only then put them where the environments find them."""
-        layout = self.action_layout.flat
         count = self.num_agents if isinstance(rows, slice) else len(rows)
-        if isinstance(self.single_action_space, gymnasium.spaces.Dict):
-            array = layout.zeros(count)
-            parts = layout.view(array)
-            if not isinstance(actions, Mapping) or actions.keys() != parts.keys():
-                got = list(actions) if isinstance(actions, Mapping) else type(actions).__name__
-                raise ActionError(f"actions: expected a dict of {list(parts)}, got {got}")
-            for key, part in parts.items():
-                part[...] = as_rows(actions[key], part.shape, part.dtype, f"actions[{key!r}]")
-        else:
-            array = as_rows(actions, (count, *layout.shape), layout.dtype, "actions")
-        self.action_layout.check(array)
-        self._actions[rows] = array
+        self._actions[rows] = action_rows(self.action_layout, actions, count)
 
     def _post(self, name: str, ops: Any, envs: np.ndarray | None, requests: Any) -> None:
         self._may_step = False
@@ -548,6 +551,27 @@ class Vector(VectorEnv):
             counted = ended & arrays["masks"]
             self._episodes.add_infos(infos, counted & ~finals)
             self._episodes.add_infos(infos.get("final_info", {}), counted & finals)
+
+
+def action_rows(layout: ActionLayout, actions: Any, count: int) -> np.ndarray:
+    """Actions for `count` agents as one array of rows, perhaps the caller's own.
+
+    Raises:
+        ActionError: wrong count, shape, dtype or value.
+    """
+    flat = layout.flat
+    if isinstance(layout.flat_space, gymnasium.spaces.Dict):
+        array = flat.zeros(count)
+        parts = flat.view(array)
+        if not isinstance(actions, Mapping) or actions.keys() != parts.keys():
+            got = list(actions) if isinstance(actions, Mapping) else type(actions).__name__
+            raise ActionError(f"actions: expected a dict of {list(parts)}, got {got}")
+        for key, part in parts.items():
+            part[...] = as_rows(actions[key], part.shape, part.dtype, f"actions[{key!r}]")
+    else:
+        array = as_rows(actions, (count, *flat.shape), flat.dtype, "actions")
+    layout.check(array)
+    return array
 
 
 def as_rows(actions: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) -> np.ndarray:

@@ -1,0 +1,280 @@
+"""PettingZoo: vectors as a ``ParallelEnv``, and as rows for libraries that know no agents.
+
+- `ShoalParallelEnv`: an environment of a vector as a PettingZoo ``ParallelEnv``.
+- `AgentRows`: each agent of a vector as if it were an environment of its own.
+- `ParallelActionRepeat`, `ParallelTimeLimit`: see `shoal.wrappers.single`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+from pettingzoo.utils import BaseParallelWrapper
+
+from shoal.errors import ActionError, LayoutError, PendingCallError, ResetNeededError
+from shoal.vectorization.vector import Batch, check_reset_mask
+from shoal.wrappers.base import Wrapper, rows_of
+
+__all__ = ["AgentRows", "ParallelActionRepeat", "ParallelTimeLimit", "ShoalParallelEnv"]
+
+
+class ShoalParallelEnv(ParallelEnv):
+    """One environment of a vector as a PettingZoo ``ParallelEnv``.
+
+    Agents have the vector's spaces, that is, flat ones that all share (`shoal.vectorize` pads
+    where they differ); ``vector.observation_layout`` nests observations again. In a turn-based
+    game every live agent is in each step's dictionaries, and of their actions only that of the
+    agent to move counts. The other environments of the vector stay as they are.
+
+    Args:
+        vector: made by `shoal.vectorize`, or a wrapper of `shoal.wrappers` around it, in any
+            autoreset mode; not a pool.
+        index: which of its environments.
+
+    Attributes:
+        agents: the names of those alive.
+        possible_agents: those of the environment, as text; absent if it has none.
+
+    Raises:
+        ValueError: `vector` is a pool, or has no such environment.
+    """
+
+    def __init__(self, vector: Any, index: int = 0):
+        if vector.batch_size != vector.num_envs:
+            raise ValueError(
+                "ShoalParallelEnv: expected a vector whose batch is all environments, but this one "
+                f"receives {vector.batch_size} of {vector.num_envs}"
+            )
+        if not 0 <= index < vector.num_envs:
+            raise ValueError(
+                f"ShoalParallelEnv: expected index 0 to {vector.num_envs - 1}, got {index}"
+            )
+        self.vector, self.index = vector, index
+        self.metadata = {"name": "shoal", **vector.metadata}
+        self.render_mode = vector.render_mode
+        self.agents: list[str] = []
+        size = vector.agents_per_env
+        self._names: list[str] | None = None
+        if len(vector.agents) > 1 or size == 1:  # else they are not known beforehand
+            self._names = self.possible_agents = list(vector.agents)
+        self._mine = slice(index * size, (index + 1) * size)
+        self._slots: dict[str, int] = {}
+        # What agents send that need not act is of no consequence, but must be an action.
+        flat = vector.action_layout.flat
+        self._actions = flat.zeros(size)
+        self._actions[...] = flat.pack(vector.single_action_space.sample())
+
+    def observation_space(self, agent: Any) -> Any:
+        """The vector's space of one agent, the same object for all."""
+        return self.vector.single_observation_space
+
+    def action_space(self, agent: Any) -> Any:
+        """The vector's space of one agent's actions, the same object for all."""
+        return self.vector.single_action_space
+
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict, dict]:
+        """Begin an episode: (observations, infos), by agent."""
+        vector = self.vector
+        only = np.arange(vector.num_envs) == self.index
+        seeds = None if seed is None else [seed if mine else None for mine in only]
+        try:
+            vector.async_reset(seed=seeds, options={**(options or {}), "reset_mask": only})
+        except PendingCallError as error:
+            if error.name != "reset":
+                raise
+            vector.async_reset(seed=seeds, options=options)  # the first of all
+        batch = vector.recv()
+        self._take_agents(batch)
+        rows = {agent: self._mine.start + slot for agent, slot in self._slots.items()}
+        observations = {agent: batch.observations[row].copy() for agent, row in rows.items()}
+        return observations, {agent: info_of(batch.infos, row) for agent, row in rows.items()}
+
+    def step(self, actions: Mapping[Any, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        """Take an action of each agent: observations, rewards, terminations, truncations, infos.
+
+        They are of all agents that were alive before or are after the step.
+
+        Raises:
+            ActionError: the action of an agent that acts is missing or wrong; nothing was stepped.
+            ResetNeededError: the episode is over.
+        """
+        if not self.agents:
+            raise ResetNeededError("step: the episode is over, or none has begun; call reset")
+        flat = self.vector.action_layout.flat
+        acting = self.vector.acting[self._mine]
+        for agent, slot in self._slots.items():
+            if agent in actions:
+                try:
+                    self._actions[slot] = flat.pack(actions[agent])
+                except LayoutError as error:
+                    raise ActionError(f"agent {agent!r}: {error}") from None
+            elif acting[slot]:
+                raise ActionError(f"step: no action for agent {agent!r}, which is to act")
+        rows = flat.view(self._actions)
+        self.vector.send(rows, [self.index], keep_others=True)
+        batch = self.vector.recv()
+        before, first = self._slots, self._mine.start
+        infos, observations = batch.infos, batch.observations
+        final = batch.infos.get("_final_obs")
+        if final is not None and final[first]:  # SAME_STEP: the next episode has begun already
+            infos, observations = infos.get("final_info", {}), self.vector.final_observations
+            self.agents, self._slots = [], {}
+            told = before
+        else:
+            self._take_agents(batch)
+            told = before | self._slots
+        at = {agent: first + slot for agent, slot in told.items()}
+        if not self.vector.acting[self._mine].any():
+            self.agents, self._slots = [], {}
+        return (
+            {agent: observations[row].copy() for agent, row in at.items()},
+            {agent: float(batch.rewards[row]) for agent, row in at.items()},
+            {agent: bool(batch.terminations[row]) for agent, row in at.items()},
+            {agent: bool(batch.truncations[row]) for agent, row in at.items()},
+            {agent: info_of(infos, row) for agent, row in at.items()},
+        )
+
+    def _take_agents(self, batch: Batch) -> None:
+        """Who is alive after the last batch: present, and without an end."""
+        mine, names = self._mine, self._names
+        occupants = self.vector.occupants[mine]
+        ended = batch.terminations[mine] | batch.truncations[mine]
+        self._slots = {}
+        for slot in np.argsort(occupants):  # in the order in which they joined
+            who = int(occupants[slot])
+            if who < 0 or ended[slot]:
+                continue
+            self._slots[names[who] if names else f"agent_{who}"] = int(slot)
+        self.agents = list(self._slots)
+
+    def render(self) -> Any:
+        """What the environment renders."""
+        return self.vector.render(self.index)
+
+    def state(self) -> np.ndarray:
+        """The environment's global state."""
+        return self.vector.call("state")[self.index]
+
+    def close(self) -> None:
+        """Close the vector, all of it."""
+        self.vector.close()
+
+
+class AgentRows(Wrapper):
+    """A vector whose every agent row counts as an environment, for libraries that know no agents.
+
+    ``num_envs`` is the number of agent rows, so that anything which trains on a
+    ``gymnasium.vector.VectorEnv`` trains one policy for all agents. Nothing has to be wrapped
+    before: `shoal.vectorize` has padded agents that differ, and dead ones have rows already. A row
+    whose agent has died has zeros for observations and rewards until its environment begins anew,
+    and is truncated then, so that every row's episodes end where its environment's do.
+
+    Seeds are still of environments: a number gives environment *i* ``seed + i``, a list has one
+    for each. ``options["reset_mask"]`` must agree for all agents of an environment.
+
+    Args:
+        env: see `Wrapper`. It goes around other wrappers, whose batches have the same rows.
+    """
+
+    def __init__(self, env: Any):
+        super().__init__(env)
+        self.agents_per_env = 1
+        self.batch_size = env.batch_size * env.agents_per_env
+        self._group = env.agents_per_env
+
+    @property
+    def num_envs(self) -> int:  # type: ignore[override]
+        """The number of agent rows."""
+        return self.env.num_agents
+
+    @property
+    def env_ids(self) -> np.ndarray:
+        """The agent rows of the last batch."""
+        return rows_of(self.env.env_ids, self._group)
+
+    def async_reset(self, *, seed: Any = None, options: Any = None) -> None:
+        if isinstance(options, Mapping) and "reset_mask" in options:
+            mask = check_reset_mask(options["reset_mask"], self.num_envs).reshape(-1, self._group)
+            if (mask.any(axis=1) != mask.all(axis=1)).any():
+                raise ValueError(
+                    "reset_mask: the agents of an environment can only be reset together; got "
+                    f"{options['reset_mask']}"
+                )
+            options = {**options, "reset_mask": mask[:, 0].copy()}
+        self.env.async_reset(seed=seed, options=options)
+
+    def send(self, actions: Any, env_ids: Any = None, *, keep_others: bool = False) -> None:
+        if env_ids is not None:
+            envs = np.asarray(env_ids)[:: self._group] // self._group
+            if not np.array_equal(rows_of(envs, self._group), env_ids):
+                raise ValueError(f"env_ids: expected all agents of environments, got {env_ids}")
+            env_ids = envs
+        self.env.send(actions, env_ids, keep_others=keep_others)
+
+    def receive(self, batch: Batch) -> Batch:
+        over = batch.infos.get("_final_obs")
+        if over is None:
+            acting = self.vector.acting.reshape(-1, self._group)
+            over = np.repeat(~acting.any(axis=1), self._group)
+        ended = batch.terminations | batch.truncations
+        return batch._replace(truncations=batch.truncations | (over & ~ended))
+
+
+class ParallelActionRepeat(BaseParallelWrapper):
+    """See `shoal.wrappers.single.repeat_action`."""
+
+    def __init__(self, env: Any, times: int):
+        super().__init__(env)
+        self.times = times
+
+    def step(self, actions: Any) -> tuple[dict, dict, dict, dict, dict]:
+        totals: dict[Any, float] = {}
+        alive = list(self.env.agents)
+        for _ in range(self.times):
+            observations, rewards, terminations, truncations, infos = self.env.step(actions)
+            for agent, reward in rewards.items():
+                totals[agent] = totals.get(agent, 0.0) + reward
+            ended = any(terminations.values()) or any(truncations.values())
+            if ended or list(self.env.agents) != alive:
+                break
+        return observations, totals, terminations, truncations, infos
+
+
+class ParallelTimeLimit(BaseParallelWrapper):
+    """See `shoal.wrappers.single.time_limit`."""
+
+    def __init__(self, env: Any, max_steps: int):
+        super().__init__(env)
+        self.max_steps = max_steps
+        self.agents: list = []
+        self._steps = 0
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        self._steps = 0
+        result = self.env.reset(seed=seed, options=options)
+        self.agents = list(self.env.agents)
+        return result
+
+    def step(self, actions: Any) -> tuple[dict, dict, dict, dict, dict]:
+        self._steps += 1
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        self.agents = list(self.env.agents)
+        if self._steps >= self.max_steps:
+            truncations = {**truncations, **dict.fromkeys(self.agents, True)}
+            self.agents = []
+        return observations, rewards, terminations, truncations, infos
+
+
+def info_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """One row's part of the infos of a batch, as the environment gave it."""
+    found = {}
+    for key, values in infos.items():
+        mask = infos.get(f"_{key}")
+        if isinstance(mask, np.ndarray) and mask[row] and key not in ("final_obs", "final_info"):
+            found[key] = info_of(values, row) if isinstance(values, dict) else values[row]
+    return found
