@@ -129,7 +129,7 @@ def add_describe(commands: Any) -> None:
 
 
 def describe(args: argparse.Namespace) -> int:
-    from shoal.emulation.make import creator
+    from shoal.vectorization import creator
 
     env = shoal.emulate(creator(args.env, **dict(args.kwargs))(), **emulation(args))
     print(description(args.env, env))
@@ -166,7 +166,7 @@ def add_check(commands: Any) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
-    from shoal.emulation.make import creator
+    from shoal.vectorization import creator
 
     env = creator(args.env, **dict(args.kwargs))()
     report = shoal.check_env(env, steps=args.steps, seed=args.seed)
@@ -193,7 +193,7 @@ def add_run(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from shoal.emulation.make import creator
+    from shoal.vectorization import creator
     from shoal.vectorization.auto import drive
 
     first = shoal.emulate(creator(args.env, **dict(args.kwargs))(), **emulation(args))

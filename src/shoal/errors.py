@@ -12,6 +12,8 @@ __all__ = [
     "EmulationError",
     "UnknownEnvError",
     "EnvCheckError",
+    "EnvModuleError",
+    "ParameterError",
     "ClosedError",
     "PendingCallError",
     "ResetNeededError",
@@ -46,6 +48,14 @@ class UnknownEnvError(EmulationError, LookupError):
 
 class EnvCheckError(EmulationError):
     """A check of an environment (`check_env`, or ``emulate(env, debug=True)``) found a fault."""
+
+
+class EnvModuleError(EmulationError):
+    """A compiled environment can't be built or loaded, or was built for another `shoal_env.h`."""
+
+
+class ParameterError(EmulationError, ValueError):
+    """An environment has no such parameter, needs one, or can't have this value."""
 
 
 class ClosedError(ShoalError):

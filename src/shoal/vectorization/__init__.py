@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal.vectorization.vector import Vector
 
-__all__ = ["vectorize"]
+__all__ = ["creator", "vectorize"]
 
-BACKENDS = ("auto", "serial", "multiprocess", "pool", "ray")
+BACKENDS = ("auto", "serial", "multiprocess", "pool", "native", "ray")
 MODES = ("next_step", "same_step", "disabled")
 
 
@@ -44,16 +44,18 @@ def vectorize(
 
     Args:
         env: an id (as for ``shoal run``: ``"CartPole-v1"``, ``"nle:NetHackScore-v0"``,
-            ``"mpe2.simple_spread_v3"``, ``"file.py:creator"``), a function that creates an
+            ``"mpe2.simple_spread_v3"``, ``"file.py:creator"``, or a compiled environment:
+            ``"squared"``, ``"my_env.so"``), a function that creates an
             environment, a list of such functions, or an environment made by `shoal.emulate` (which
             is copied by pickling). Functions may be lambdas and may stand in ``__main__``.
         num_envs: how many environments; the length of the list, or 1, by default.
         backend: ``"serial"`` (this process), ``"multiprocess"`` (workers; a batch is all
             environments), ``"pool"`` (workers; a batch is the first `batch_size` environments that
-            are ready), ``"ray"`` (Ray actors), or ``"auto"``, which measures for about a second,
-            takes the fastest, and prints which and why.
+            are ready), ``"native"`` (compiled environments, in this process), ``"ray"`` (Ray
+            actors), or ``"auto"``: native for compiled environments; else it measures for about a
+            second, takes the fastest, and prints which and why.
         num_workers: processes; by default as many as there are usable cores, and at most one for
-            each environment.
+            each environment. With the native backend threads, by default one: the caller's own.
         batch_size: environments in a batch; for the pool, half of them by default.
         order: ``"first"`` come, first served; or ``"fixed"``: a pool whose batches are always the
             same environments, in turn.
@@ -92,6 +94,7 @@ def vectorize(
     from shoal.vectorization.vector import Vector
     from shoal.vectorization.workers import ProcessBackend
 
+    compiled = None if not isinstance(env, str) or ":" in env else find_compiled(env)
     creators = make_creators(env, num_envs, env_kwargs)
     num_envs = len(creators)
     mode = autoreset if isinstance(autoreset, AutoresetMode) else _autoreset(autoreset)
@@ -111,6 +114,28 @@ def vectorize(
     }
     restart = on_error == "restart"
     loop_mode = list(AutoresetMode).index(mode)
+    if backend == "native" or (backend == "auto" and compiled and form == "bytes" and not one_hot):
+        if compiled is None:
+            raise ValueError(f"the native backend is for compiled environments, not for {env!r}")
+        if form != "bytes" or one_hot:
+            raise ValueError("the native backend gives observations as they are: form='bytes'")
+        from shoal.vectorization.native import NativeBackend
+
+        size, workers = batch_size or num_envs, num_workers or 1
+        check_counts("native", num_envs, workers, size, order)
+        native = NativeBackend(
+            compiled,
+            env_kwargs or {},
+            num_envs,
+            size,
+            workers,
+            loop_mode,
+            seed,
+            timeout,
+            profile,
+            debug,
+        )
+        return Vector(native, autoreset=mode, copy=copy, seed=seed, debug=debug)
     cores = usable_cores()
     if backend == "auto" and num_workers is None and batch_size in (None, num_envs):
         # The trial plays on, whoever will reset the environments later.
@@ -215,8 +240,6 @@ def make_creators(
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
     if isinstance(env, str):
-        from shoal.emulation.make import creator
-
         return [creator(env, **(env_kwargs or {}))] * count
     if env_kwargs:
         raise ValueError("env_kwargs goes with an id; bind them to the function instead")
@@ -230,6 +253,29 @@ def make_creators(
         "env: expected an id, a function that creates an environment, a list of them, or an "
         f"emulated environment, got {type(env).__name__}"
     )
+
+
+def creator(name: str, **kwargs: Any) -> Callable[[], Any]:
+    """A function without arguments that makes the environment called `name`.
+
+    Args:
+        name: of a compiled environment, or as for `shoal.emulation.make.creator`.
+        kwargs: for the environment's constructor.
+    """
+    if ":" not in name and find_compiled(name):
+        from shoal.ocean_c.make import make
+
+        return functools.partial(make, name, **kwargs)
+    from shoal.emulation.make import creator
+
+    return creator(name, **kwargs)
+
+
+def find_compiled(name: str) -> Any:
+    """The path of a compiled environment, or None; see `shoal.ocean_c.find.find`."""
+    from shoal.ocean_c.find import find
+
+    return find(name)
 
 
 def _autoreset(name: Any) -> Any:

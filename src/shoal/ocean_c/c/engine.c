@@ -1,0 +1,708 @@
+/* Invariants: engine.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define GUARD 256     /* bytes before and behind each array, when debugging */
+#define MOST_ROWS 256 /* of a chunk, unless one environment has more: they stay in the cache */
+#define CHUNKS_PER_THREAD 4
+#define MOST_ENVS (INT64_C(1) << 31)
+
+/* These loops gain from wide registers; the loader chooses. (Not everywhere is there a loader.) */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) &&       \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define WIDE __attribute__((target_clones("arch=x86-64-v3", "default")))
+#else
+#define WIDE
+#endif
+
+static int64_t clock_ns(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+static void pause_core(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("isb" ::: "memory");
+#endif
+}
+
+/* -- calling the environment ---------------------------------------------------------------------
+ */
+
+static char *state_of(const shoal_engine *e, int64_t env) {
+    return e->states + env * e->state_stride;
+}
+
+/* The arrays of a batch that begins at environment `env` and place `place`. */
+static shoal_batch batch_at(const shoal_engine *e, const shoal_scratch *t, int64_t env,
+                            int64_t place) {
+    int64_t row = place * e->agents;
+    shoal_batch b;
+    b.states = state_of(e, env);
+    b.actions = e->rows.actions + env * e->agents * e->action_size;
+    b.observations = e->rows.observations + row * e->observation_size;
+    b.rewards = t->rewards;
+    b.terminated = e->rows.terminations + row;
+    b.truncated = e->rows.truncations + row;
+    b.respawned = t->respawned;
+    b.masks = e->rows.masks + row;
+    b.acting = e->rows.acting + row;
+    b.action_masks = e->rows.action_masks + row * e->num_masked;
+    b.state_stride = e->state_stride;
+    b.action_stride = e->agents * e->action_size;
+    b.observation_stride = e->agents * e->observation_size;
+    b.mask_stride = e->agents * e->num_masked;
+    b.agents = e->agents;
+    return b;
+}
+
+/* What the header promises before each call. */
+static void preset(const shoal_batch *b, int64_t count) {
+    size_t rows = (size_t)(count * b->agents);
+    memset(b->rewards, 0, rows * sizeof(float));
+    memset(b->respawned, 0, rows);
+    memset(b->terminated, 0, rows);
+    memset(b->truncated, 0, rows);
+    memset(b->masks, 1, rows);
+    memset(b->acting, 1, rows);
+}
+
+static void call(const shoal_engine *e, const shoal_batch *b, int32_t op, int64_t count) {
+    preset(b, count);
+    if (op == SHOAL_STEP) {
+        e->table->step_many(b, 0, count);
+    } else {
+        shoal_io io = shoal_io_of(b, 0);
+        e->table->reset(b->states, &io);
+    }
+}
+
+static void report_fault(shoal_engine *e, int32_t kind, int32_t where, int32_t op, int64_t env,
+                         int64_t offset) {
+    int32_t none = 0;
+    if (atomic_compare_exchange_strong(&e->faulty, &none, 1)) {
+        e->fault.kind = kind, e->fault.where = where, e->fault.op = op;
+        e->fault.env = env, e->fault.offset = offset;
+        atomic_store(&e->faulty, 2);
+    }
+}
+
+/* One array of a guarded block. */
+typedef struct {
+    char *real; /* where its bytes belong */
+    int64_t at, size;
+    int32_t where;
+} part;
+
+enum { NUM_PARTS = 9, STATE_PART = 8 };
+
+static int64_t lay_parts(const shoal_engine *e, const shoal_batch *b, part *parts) {
+    const int64_t n = e->agents;
+    const struct {
+        char *real;
+        int64_t size;
+        int32_t where;
+    } all[NUM_PARTS] = {
+        {b ? b->observations : NULL, n * e->observation_size, SHOAL_IN_OBSERVATIONS},
+        {b ? (char *)b->action_masks : NULL, e->writes_masks ? n * e->num_masked : 0,
+         SHOAL_IN_MASKS},
+        {b ? (char *)b->rewards : NULL, n * (int64_t)sizeof(float), SHOAL_IN_REWARDS},
+        {b ? (char *)b->terminated : NULL, n, SHOAL_IN_FLAGS},
+        {b ? (char *)b->truncated : NULL, n, SHOAL_IN_FLAGS},
+        {b ? (char *)b->respawned : NULL, n, SHOAL_IN_FLAGS},
+        {b ? (char *)b->masks : NULL, n, SHOAL_IN_FLAGS},
+        {b ? (char *)b->acting : NULL, n, SHOAL_IN_FLAGS},
+        {b ? b->states : NULL, e->state_size, 0},
+    };
+    int64_t at = GUARD;
+    for (int i = 0; i < NUM_PARTS; i++) {
+        parts[i].real = all[i].real, parts[i].size = all[i].size, parts[i].where = all[i].where;
+        parts[i].at = at;
+        at += (all[i].size + 63) / 64 * 64 + GUARD;
+    }
+    return at;
+}
+
+/* Call one environment twice, from copies of its state, in arrays of its own that lie between
+ * guards and are filled with another pattern each time. */
+static void call_guarded(shoal_engine *e, shoal_scratch *t, const shoal_batch *b, int32_t op,
+                         int64_t env) {
+    part parts[NUM_PARTS];
+    int64_t total = lay_parts(e, b, parts);
+    for (int run = 0; run < 2; run++) {
+        const unsigned char fill = run ? 0x3B : 0xC6;
+        shoal_batch own = *b;
+        memset(t->guarded, fill, (size_t)total);
+        own.observations = t->guarded + parts[0].at;
+        own.action_masks = (uint8_t *)t->guarded + parts[1].at;
+        own.rewards = (float *)(void *)(t->guarded + parts[2].at);
+        own.terminated = (uint8_t *)t->guarded + parts[3].at;
+        own.truncated = (uint8_t *)t->guarded + parts[4].at;
+        own.respawned = (uint8_t *)t->guarded + parts[5].at;
+        own.masks = (uint8_t *)t->guarded + parts[6].at;
+        own.acting = (uint8_t *)t->guarded + parts[7].at;
+        own.states = t->guarded + parts[STATE_PART].at;
+        memcpy(own.states, b->states, (size_t)e->state_size);
+        call(e, &own, op, 1);
+        int64_t inside = 0;
+        for (int i = 0; i <= NUM_PARTS; i++) { /* what lies between the arrays */
+            int64_t end = i < NUM_PARTS ? parts[i].at : total;
+            for (int64_t at = inside; at < end; at++)
+                if ((unsigned char)t->guarded[at] != fill) {
+                    /* Nearer to the array before it, or to that behind it? */
+                    int last = i && (i == NUM_PARTS || at - inside < end - at) ? i - 1 : i;
+                    report_fault(e, last == STATE_PART ? SHOAL_FAULT_STATE : SHOAL_FAULT_BOUNDS,
+                                 parts[last].where, op, env, at - parts[last].at);
+                    break;
+                }
+            if (i < NUM_PARTS)
+                inside = parts[i].at + parts[i].size;
+        }
+        if (run == 0) {
+            memcpy(t->first, t->guarded, (size_t)total);
+            continue;
+        }
+        for (int i = 0; i < NUM_PARTS; i++)
+            for (int64_t at = parts[i].at; at < parts[i].at + parts[i].size; at++)
+                if (t->first[at] != t->guarded[at]) {
+                    int unwritten = (unsigned char)t->guarded[at] == 0x3B &&
+                                    (unsigned char)t->first[at] == 0xC6;
+                    report_fault(e, unwritten ? SHOAL_FAULT_UNWRITTEN : SHOAL_FAULT_CHANCE,
+                                 parts[i].where, op, env, at - parts[i].at);
+                    break;
+                }
+    }
+    for (int i = 0; i < NUM_PARTS; i++)
+        memcpy(parts[i].real, t->first + parts[i].at, (size_t)parts[i].size);
+}
+
+/* Call `count` environments from `env` on. */
+static void call_many(shoal_engine *e, shoal_scratch *t, const shoal_batch *b, int32_t op,
+                      int64_t env, int64_t count) {
+    if (!e->debug) {
+        call(e, b, op, count);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        shoal_batch one = *b;
+        one.states += i * b->state_stride;
+        one.actions += i * b->action_stride;
+        one.observations += i * b->observation_stride;
+        one.action_masks += i * b->mask_stride;
+        one.rewards += i * b->agents;
+        one.terminated += i * b->agents;
+        one.truncated += i * b->agents;
+        one.respawned += i * b->agents;
+        one.masks += i * b->agents;
+        one.acting += i * b->agents;
+        call_guarded(e, t, &one, op, env + i);
+    }
+}
+
+/* -- resets --------------------------------------------------------------------------------------
+ */
+
+/* Begin an episode; its observations go to `place`. `within`: in the step that ended the last one,
+ * whose rewards, flags and masks stay. `valid`: masks of the agents that are there. */
+static void reset_env(shoal_engine *e, shoal_scratch *t, int64_t env, int64_t place, int within,
+                      int valid) {
+    const int64_t n = e->agents, own = env * n, row = place * n;
+    const shoal_rows *r = &e->rows;
+    shoal_batch b = batch_at(e, t, env, place);
+    b.rewards = t->spare_rewards;
+    b.terminated = t->spare;
+    b.truncated = t->spare + n;
+    b.respawned = t->spare + 2 * n;
+    b.masks = t->spare + 3 * n;
+    call_many(e, t, &b, SHOAL_RESET, env, 1);
+    e->steps[env] = 0;
+    e->pending[env] = 0;
+    for (int64_t a = 0; a < n; a++) {
+        const int there = b.masks[a] || b.acting[a];
+        e->returns[own + a] = 0;
+        e->lengths[own + a] = 0;
+        e->gone[own + a] = !there;
+        r->occupants[row + a] = there ? a : -1;
+        if (!there)
+            memset(b.observations + a * e->observation_size, 0, (size_t)e->observation_size);
+        if (!b.acting[a] && e->writes_masks)
+            memset(b.action_masks + a * e->num_masked, 1, (size_t)e->num_masked);
+        r->acting[row + a] = b.acting[a] != 0;
+        if (within)
+            continue;
+        r->rewards[row + a] = 0;
+        r->terminations[row + a] = r->truncations[row + a] = 0;
+        r->masks[row + a] = (uint8_t)(valid && there);
+        r->finals[row + a] = 0;
+        r->episode_returns[row + a] = 0;
+        r->episode_lengths[row + a] = 0;
+    }
+}
+
+/* The episode of a whole environment has ended in the step whose results are at `place`. */
+static void end_env(shoal_engine *e, shoal_scratch *t, int64_t env, int64_t place) {
+    const int64_t row = place * e->agents, size = e->observation_size;
+    if (e->mode != SHOAL_SAME_STEP) {
+        e->pending[env] = 1;
+        return;
+    }
+    memcpy(e->rows.final_observations + row * size, e->rows.observations + row * size,
+           (size_t)(e->agents * size));
+    memset(e->rows.finals + row, 1, (size_t)e->agents);
+    reset_env(e, t, env, place, 1, 1);
+}
+
+static void log_agent(shoal_engine *e, int64_t env, int64_t agent, int64_t row) {
+    float values[SHOAL_MAX_LOGS + 1] = {0};
+    if (!e->num_logs)
+        return;
+    e->table->report(state_of(e, env), (int32_t)agent, values);
+    memcpy(e->rows.logs + row * e->num_logs, values, (size_t)e->num_logs * sizeof(float));
+}
+
+/* -- steps ---------------------------------------------------------------------------------------
+ */
+
+/* Rewards, returns, lengths and time limits of environments with one agent. Returns whether any
+ * episode has ended. */
+WIDE static int count_singles(int64_t count, int32_t max_steps, const float *restrict given,
+                              double *restrict rewards, double *restrict own_returns,
+                              double *restrict returns, int32_t *restrict own_lengths,
+                              int64_t *restrict lengths, int32_t *restrict steps,
+                              const uint8_t *restrict terminated, uint8_t *restrict truncated,
+                              uint8_t *restrict acting) {
+    uint8_t any = 0;
+    for (int64_t i = 0; i < count; i++) {
+        double reward = (double)given[i], sum = own_returns[i] + reward;
+        rewards[i] = reward;
+        own_returns[i] = sum;
+        returns[i] = sum;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        int32_t length = own_lengths[i] + 1;
+        own_lengths[i] = length;
+        lengths[i] = length;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        int32_t taken = steps[i] + 1;
+        steps[i] = taken;
+        truncated[i] |= (uint8_t)(taken >= max_steps);
+    }
+    for (int64_t i = 0; i < count; i++) {
+        uint8_t ended = terminated[i] | truncated[i];
+        acting[i] = (uint8_t)(acting[i] & (ended ^ 1));
+        any |= ended;
+    }
+    return any;
+}
+
+static uint32_t finish_singles(shoal_engine *e, shoal_scratch *t, int64_t env, int64_t place,
+                               int64_t count) {
+    const shoal_rows *r = &e->rows;
+    const int32_t max_steps = e->max_steps ? (int32_t)e->max_steps : INT32_MAX;
+    uint32_t num_ended = 0;
+    if (e->mode == SHOAL_SAME_STEP)
+        memset(r->finals + place, 0, (size_t)count);
+    if (!count_singles(count, max_steps, t->rewards, r->rewards + place, e->returns + env,
+                       r->episode_returns + place, e->lengths + env, r->episode_lengths + place,
+                       e->steps + env, r->terminations + place, r->truncations + place,
+                       r->acting + place))
+        return 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (i + 8 <= count) { /* eight at a time, where none has ended */
+            uint64_t terminated, truncated;
+            memcpy(&terminated, r->terminations + place + i, 8);
+            memcpy(&truncated, r->truncations + place + i, 8);
+            if (!(terminated | truncated)) {
+                i += 7;
+                continue;
+            }
+        }
+        if (!(r->terminations[place + i] | r->truncations[place + i]))
+            continue;
+        num_ended++;
+        log_agent(e, env + i, 0, place + i);
+        e->returns[env + i] = 0;
+        e->lengths[env + i] = 0;
+        if (t->respawned[i] && !r->truncations[place + i])
+            r->acting[place + i] = 1;
+        else
+            end_env(e, t, env + i, place + i);
+    }
+    return num_ended;
+}
+
+/* The same for one environment of several agents; `given`, `respawned`: its rows of the chunk. */
+static uint32_t finish_agents(shoal_engine *e, shoal_scratch *t, int64_t env, int64_t place,
+                              const float *given, const uint8_t *respawned) {
+    const int64_t n = e->agents, own = env * n, row = place * n;
+    const shoal_rows *r = &e->rows;
+    const int late = e->max_steps && e->steps[env] + 1 >= e->max_steps;
+    uint32_t num_ended = 0;
+    int left = 0;
+    e->steps[env]++;
+    for (int64_t a = 0; a < n; a++) {
+        const int64_t i = row + a;
+        r->finals[i] = 0;
+        if (e->gone[own + a]) {
+            memset(r->observations + i * e->observation_size, 0, (size_t)e->observation_size);
+            r->rewards[i] = 0;
+            r->terminations[i] = r->truncations[i] = r->masks[i] = r->acting[i] = 0;
+            r->occupants[i] = -1;
+            r->episode_returns[i] = 0;
+            r->episode_lengths[i] = 0;
+        } else {
+            r->truncations[i] |= (uint8_t)late;
+            r->rewards[i] = (double)given[a];
+            r->occupants[i] = a;
+            e->returns[own + a] += (double)given[a];
+            e->lengths[own + a] += r->masks[i];
+            r->episode_returns[i] = e->returns[own + a];
+            r->episode_lengths[i] = e->lengths[own + a];
+            if (r->terminations[i] | r->truncations[i]) {
+                num_ended++;
+                log_agent(e, env, a, i);
+                e->returns[own + a] = 0;
+                e->lengths[own + a] = 0;
+                if (!respawned[a] || r->truncations[i]) {
+                    e->gone[own + a] = 1;
+                    r->acting[i] = 0;
+                }
+            }
+            left |= !e->gone[own + a];
+        }
+        if (!r->acting[i] && e->writes_masks)
+            memset(r->action_masks + i * e->num_masked, 1, (size_t)e->num_masked);
+    }
+    if (!left)
+        end_env(e, t, env, place);
+    return num_ended;
+}
+
+/* Environments never see a number outside of its bounds, nor one that is none. */
+WIDE static void clip(float *restrict actions, int64_t rows, int64_t size,
+                      const float *restrict low, const float *restrict high) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t k = 0; k < size; k++) {
+            float value = actions[i * size + k];
+            value = value > low[k] ? value : low[k];
+            actions[i * size + k] = value < high[k] ? value : high[k];
+        }
+}
+
+/* Step `count` environments whose episodes are under way, from `env` on. */
+static uint32_t step_run(shoal_engine *e, shoal_scratch *t, int64_t env, int64_t place,
+                         int64_t count) {
+    shoal_batch b = batch_at(e, t, env, place);
+    uint32_t num_ended = 0;
+    if (e->action_low)
+        clip((float *)(void *)(e->rows.actions + env * e->agents * e->action_size),
+             count * e->agents, e->action_size / (int64_t)sizeof(float), e->action_low,
+             e->action_high);
+    call_many(e, t, &b, SHOAL_STEP, env, count);
+    if (e->agents == 1)
+        return finish_singles(e, t, env, place, count);
+    for (int64_t i = 0; i < count; i++)
+        num_ended += finish_agents(e, t, env + i, place + i, t->rewards + i * e->agents,
+                                   t->respawned + i * e->agents);
+    return num_ended;
+}
+
+#define COPY_ROWS(array, size)                                                                     \
+    memcpy((char *)(array) + (to) * (size), (char *)(array) + (from) * (size), (size_t)(n * (size)))
+
+/* Deliver once more what an environment returned last; its transition has been delivered. */
+static void keep(shoal_engine *e, int64_t env, int64_t place) {
+    const int64_t n = e->agents, from = e->place[env] * n, to = place * n;
+    const shoal_rows *r = &e->rows;
+    COPY_ROWS(r->observations, e->observation_size);
+    COPY_ROWS(r->rewards, 8);
+    COPY_ROWS(r->episode_returns, 8);
+    COPY_ROWS(r->episode_lengths, 8);
+    COPY_ROWS(r->occupants, 8);
+    COPY_ROWS(r->terminations, 1);
+    COPY_ROWS(r->truncations, 1);
+    COPY_ROWS(r->acting, 1);
+    COPY_ROWS(r->action_masks, e->num_masked);
+    memset(r->masks + to, 0, (size_t)n);
+    memset(r->finals + to, 0, (size_t)n);
+}
+
+/* Do `op` with `count` environments from `env` on, whose results go to consecutive places. */
+static uint32_t run(shoal_engine *e, shoal_scratch *t, int32_t op, int64_t env, int64_t place,
+                    int64_t count) {
+    uint32_t num_ended = 0;
+    if (op == SHOAL_STEP) {
+        for (int64_t at = 0; at < count;) {
+            const uint8_t *due =
+                (const uint8_t *)memchr(e->pending + env + at, 1, (size_t)(count - at));
+            const int64_t end = due ? due - (e->pending + env) : count;
+            if (end > at)
+                num_ended += step_run(e, t, env + at, place + at, end - at);
+            if (due)
+                reset_env(e, t, env + end, place + end, 0, 0);
+            at = end + 1;
+        }
+    } else {
+        for (int64_t i = 0; i < count; i++)
+            if (op == SHOAL_RESET)
+                reset_env(e, t, env + i, place + i, 0, 1);
+            else
+                keep(e, env + i, place + i);
+    }
+    for (int64_t i = 0; i < count; i++)
+        e->place[env + i] = place + i;
+    return num_ended;
+}
+
+/* -- jobs ----------------------------------------------------------------------------------------
+ */
+
+static void run_chunk(shoal_engine *e, shoal_scratch *t, shoal_job *job, int64_t number) {
+    int64_t first = number * job->chunk, end = first + job->chunk;
+    uint32_t num_ended = 0;
+    end = end < job->count ? end : job->count;
+    if (!job->envs) {
+        num_ended = run(e, t, job->op, first, job->first_place + first, end - first);
+    } else {
+        while (first < end) { /* environments that follow each other go together */
+            const int32_t op = job->ops ? job->ops[first] : job->op;
+            int64_t next = first + 1;
+            while (next < end && job->envs[next] == job->envs[next - 1] + 1 &&
+                   (!job->ops || job->ops[next] == op))
+                next++;
+            num_ended += run(e, t, op, job->envs[first], job->first_place + first, next - first);
+            first = next;
+        }
+    }
+    if (num_ended)
+        atomic_fetch_add_explicit(&job->num_ended, num_ended, memory_order_relaxed);
+}
+
+/* Take chunks of a job until none is left. */
+static void work(shoal_engine *e, shoal_scratch *t, shoal_job *job) {
+    for (;;) {
+        const uint64_t ticket = atomic_fetch_add_explicit(&job->ticket, 1, memory_order_acquire);
+        const uint32_t chunks = (uint32_t)(ticket >> 32), number = (uint32_t)ticket;
+        if (number >= chunks)
+            return;
+        run_chunk(e, t, job, number);
+        /* The last one wakes the caller, if that sleeps. */
+        if (atomic_fetch_add(&job->done, 1) + 1 == chunks && atomic_load(&e->waiting)) {
+            pthread_mutex_lock(&e->mutex);
+            pthread_cond_signal(&e->finished);
+            pthread_mutex_unlock(&e->mutex);
+        }
+    }
+}
+
+typedef struct {
+    shoal_engine *engine;
+    int32_t number;
+} thread_start;
+
+static void *thread_main(void *argument) {
+    thread_start start = *(thread_start *)argument;
+    shoal_engine *e = start.engine;
+    uint64_t seen = 0;
+    free(argument);
+    for (;;) {
+        const int64_t until = clock_ns() + e->spin_ns;
+        uint64_t posted;
+        for (int i = 1; (posted = atomic_load(&e->epoch)) == seen && !atomic_load(&e->closed);
+             i++) {
+            pause_core();
+            if (i % 64 == 0 && clock_ns() > until) {
+                pthread_mutex_lock(&e->mutex);
+                atomic_fetch_add(&e->sleepers, 1);
+                while (atomic_load(&e->epoch) == seen && !atomic_load(&e->closed))
+                    pthread_cond_wait(&e->wake, &e->mutex);
+                atomic_fetch_sub(&e->sleepers, 1);
+                pthread_mutex_unlock(&e->mutex);
+            }
+        }
+        if (atomic_load(&e->closed))
+            return NULL;
+        for (; seen < posted; seen++) /* older jobs are all taken, or their slots are new */
+            if (posted - seen <= (uint64_t)e->num_blocks)
+                work(e, &e->scratch[start.number], &e->jobs[seen % (uint64_t)e->num_blocks]);
+    }
+}
+
+void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const int32_t *ops) {
+    const int64_t block = (int64_t)(e->posted % (uint64_t)e->num_blocks);
+    const int64_t parties = e->num_threads + 1;
+    shoal_job *job = &e->jobs[block];
+    int64_t most = MOST_ROWS / e->agents, chunk = e->batch_size;
+    if (parties > 1)
+        chunk = (e->batch_size + parties * CHUNKS_PER_THREAD - 1) / (parties * CHUNKS_PER_THREAD);
+    most = most < 1 ? 1 : most;
+    chunk = chunk < 1 ? 1 : chunk > most ? most : chunk;
+    job->op = op;
+    job->first_place = block * e->batch_size;
+    job->count = e->batch_size;
+    job->chunk = chunk;
+    job->num_chunks = (uint32_t)((e->batch_size + chunk - 1) / chunk);
+    job->envs = envs ? (int64_t *)memcpy(job->env_list, envs, (size_t)e->batch_size * 8) : NULL;
+    job->ops = ops ? (int32_t *)memcpy(job->op_list, ops, (size_t)e->batch_size * 4) : NULL;
+    atomic_store_explicit(&job->done, 0, memory_order_relaxed);
+    atomic_store_explicit(&job->num_ended, 0, memory_order_relaxed);
+    e->posted++;
+    if (e->num_threads == 0)
+        return;
+    atomic_store_explicit(&job->ticket, (uint64_t)job->num_chunks << 32, memory_order_release);
+    atomic_fetch_add(&e->epoch, 1);
+    if (atomic_load(&e->sleepers)) {
+        pthread_mutex_lock(&e->mutex);
+        pthread_cond_broadcast(&e->wake);
+        pthread_mutex_unlock(&e->mutex);
+    }
+}
+
+int shoal_engine_wait(shoal_engine *e, int64_t nanoseconds, int64_t *block) {
+    shoal_job *job = &e->jobs[e->received % (uint64_t)e->num_blocks];
+    shoal_scratch *mine = &e->scratch[e->num_threads];
+    if (e->num_threads == 0) {
+        for (uint32_t i = 0; i < job->num_chunks; i++)
+            run_chunk(e, mine, job, i);
+    } else {
+        int64_t now = clock_ns();
+        const int64_t until = now + nanoseconds, spin_until = now + e->spin_ns;
+        int late = 0;
+        work(e, mine, job);
+        for (int i = 1; atomic_load(&job->done) != job->num_chunks && !late; i++) {
+            pause_core();
+            if (i % 64 || (now = clock_ns()) < spin_until)
+                continue;
+            struct timespec time; /* condition variables know only the clock on the wall */
+            clock_gettime(CLOCK_REALTIME, &time);
+            now = time.tv_nsec + (until > now ? until - now : 0);
+            time.tv_sec += (time_t)(now / 1000000000);
+            time.tv_nsec = (long)(now % 1000000000);
+            pthread_mutex_lock(&e->mutex);
+            atomic_store(&e->waiting, 1);
+            while (atomic_load(&job->done) != job->num_chunks && !late)
+                late = pthread_cond_timedwait(&e->finished, &e->mutex, &time) == ETIMEDOUT;
+            atomic_store(&e->waiting, 0);
+            pthread_mutex_unlock(&e->mutex);
+        }
+        if (atomic_load(&job->done) != job->num_chunks)
+            return SHOAL_NOT_YET;
+    }
+    *block = (int64_t)(e->received++ % (uint64_t)e->num_blocks);
+    return atomic_load(&e->faulty) ? SHOAL_FAULTY : SHOAL_DONE;
+}
+
+/* -- life ----------------------------------------------------------------------------------------
+ */
+
+void shoal_engine_seed(shoal_engine *e, int64_t env, uint64_t seed) {
+    shoal_seed((shoal_rng *)(void *)state_of(e, env), seed);
+}
+
+static void *zeros(size_t count, size_t size, int *error) {
+    size_t bytes = (count * size + 127) / 128 * 128;
+    void *memory = NULL;
+    if (posix_memalign(&memory, 128, bytes + 128)) {
+        *error = ENOMEM;
+        return NULL;
+    }
+    return memset(memory, 0, bytes + 128);
+}
+
+static int start_thread(shoal_engine *e, int32_t number) {
+    thread_start *start = (thread_start *)malloc(sizeof *start);
+    int error;
+    if (!start)
+        return ENOMEM;
+    start->engine = e, start->number = number;
+    error = pthread_create(&e->threads[number], NULL, thread_main, start);
+    if (error)
+        free(start);
+    return error;
+}
+
+int shoal_engine_open(shoal_engine *e) {
+    const size_t n = (size_t)e->num_envs, rows = n * (size_t)e->agents;
+    const size_t most = (size_t)(e->agents > MOST_ROWS ? e->agents : MOST_ROWS);
+    part parts[NUM_PARTS];
+    int error = 0;
+    if (e->num_envs >= MOST_ENVS)
+        return EINVAL;
+    e->states = (char *)zeros(n, (size_t)e->state_stride, &error);
+    e->steps = (int32_t *)zeros(n, sizeof *e->steps, &error);
+    e->pending = (uint8_t *)zeros(n, 1, &error);
+    e->place = (int64_t *)zeros(n, sizeof *e->place, &error);
+    e->returns = (double *)zeros(rows, sizeof *e->returns, &error);
+    e->lengths = (int32_t *)zeros(rows, sizeof *e->lengths, &error);
+    e->gone = (uint8_t *)zeros(rows, 1, &error);
+    e->jobs = (shoal_job *)zeros((size_t)e->num_blocks, sizeof *e->jobs, &error);
+    e->scratch = (shoal_scratch *)zeros((size_t)e->num_threads + 1, sizeof *e->scratch, &error);
+    e->threads = (pthread_t *)zeros((size_t)e->num_threads + 1, sizeof *e->threads, &error);
+    if (!error) {
+        for (int64_t i = 0; i < e->num_blocks; i++) {
+            e->jobs[i].env_list = (int64_t *)zeros((size_t)e->batch_size, 8, &error);
+            e->jobs[i].op_list = (int32_t *)zeros((size_t)e->batch_size, 4, &error);
+        }
+        for (int32_t i = 0; i <= e->num_threads; i++) {
+            shoal_scratch *t = &e->scratch[i];
+            const size_t guarded = e->debug ? (size_t)lay_parts(e, NULL, parts) : 0;
+            t->rewards = (float *)zeros(most, sizeof(float), &error);
+            t->respawned = (uint8_t *)zeros(most, 1, &error);
+            t->spare_rewards = (float *)zeros((size_t)e->agents, sizeof(float), &error);
+            t->spare = (uint8_t *)zeros((size_t)e->agents, 4, &error);
+            t->guarded = (char *)zeros(guarded, 1, &error);
+            t->first = (char *)zeros(guarded, 1, &error);
+        }
+    }
+    pthread_mutex_init(&e->mutex, NULL);
+    pthread_cond_init(&e->wake, NULL);
+    pthread_cond_init(&e->finished, NULL);
+    if (!error) {
+        memset(e->pending, 1, n);
+        for (size_t i = 0; i < n; i++)
+            e->table->init(state_of(e, (int64_t)i), e->params);
+        for (; e->started < e->num_threads && !error; e->started += !error)
+            error = start_thread(e, e->started);
+    }
+    if (error)
+        shoal_engine_close(e);
+    return error;
+}
+
+void shoal_engine_close(shoal_engine *e) {
+    atomic_store(&e->closed, 1);
+    pthread_mutex_lock(&e->mutex);
+    pthread_cond_broadcast(&e->wake);
+    pthread_mutex_unlock(&e->mutex);
+    for (int32_t i = 0; i < e->started; i++)
+        pthread_join(e->threads[i], NULL);
+    for (int64_t i = 0; e->jobs && i < e->num_blocks; i++) {
+        free(e->jobs[i].env_list);
+        free(e->jobs[i].op_list);
+    }
+    for (int32_t i = 0; e->scratch && i <= e->num_threads; i++) {
+        free(e->scratch[i].rewards);
+        free(e->scratch[i].respawned);
+        free(e->scratch[i].spare_rewards);
+        free(e->scratch[i].spare);
+        free(e->scratch[i].guarded);
+        free(e->scratch[i].first);
+    }
+    void *all[] = {e->states,  e->steps, e->pending, e->place,   e->returns,
+                   e->lengths, e->gone,  e->jobs,    e->scratch, e->threads};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+    pthread_mutex_destroy(&e->mutex);
+    pthread_cond_destroy(&e->wake);
+    pthread_cond_destroy(&e->finished);
+}

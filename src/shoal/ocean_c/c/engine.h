@@ -1,0 +1,133 @@
+/* Steps many copies of one environment (shoal_env.h), on one thread or several.
+ *
+ * Environments are posted as jobs: a job is one batch, whose results go to one block of rows. Jobs
+ * are finished in the order in which they were posted.
+ *
+ * Invariants:
+ * - An environment is in at most one job that is not finished; a block belongs to at most one.
+ *   So no two threads ever touch the same environment, the same rows or the same counters, and
+ *   nothing that is stepped depends on which thread does it.
+ * - A job is cut into chunks. `ticket` holds how many there are, and the next one: adding 1 takes a
+ *   chunk, or tells that none is left. It is stored last when a job is posted (release) and added
+ * to with acquire, so whoever takes a chunk sees the job it belongs to, even if it has come to the
+ *   slot for an earlier one.
+ * - `done` counts finished chunks (release); who reads that all are done (acquire) sees the
+ * results.
+ * - A slot of the ring is used again only when its job has been received: all its chunks are done.
+ * - A sleeper announces itself (`sleepers`, `waiting`) before it looks for the last time; whoever
+ *   changes what it looks at looks for sleepers after that (all seq_cst): no wake-up is lost.
+ * - With num_threads == 0 there are no threads, and no atomic operation is contended: jobs run in
+ *   the caller, when it waits for them.
+ */
+#ifndef SHOAL_ENGINE_H
+#define SHOAL_ENGINE_H
+
+#include "../shoal_env.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum { SHOAL_NEXT_STEP, SHOAL_SAME_STEP, SHOAL_DISABLED };    /* autoreset: as in the Python code */
+enum { SHOAL_STEP, SHOAL_RESET, SHOAL_KEEP };                 /* operations: as in the stepper */
+enum { SHOAL_DONE = 0, SHOAL_NOT_YET = 1, SHOAL_FAULTY = 2 }; /* what waiting returns */
+
+/* What debugging finds. */
+enum {
+    SHOAL_FAULT_NONE,
+    SHOAL_FAULT_BOUNDS,    /* wrote outside of one of its arrays */
+    SHOAL_FAULT_UNWRITTEN, /* left a part of an array as it was */
+    SHOAL_FAULT_STATE,     /* wrote behind its state */
+    SHOAL_FAULT_CHANCE     /* the same state and actions gave another result */
+};
+
+enum { SHOAL_IN_OBSERVATIONS = 1, SHOAL_IN_MASKS, SHOAL_IN_REWARDS, SHOAL_IN_FLAGS };
+
+typedef struct {
+    int32_t kind, where, op;
+    int64_t env, offset; /* offset: bytes from the first row of the array */
+} shoal_fault;
+
+/* Rows of the blocks; `actions` has one row for each agent of each environment instead. */
+typedef struct {
+    char *actions;
+    char *observations, *final_observations;
+    double *rewards, *episode_returns;
+    int64_t *episode_lengths, *occupants;
+    uint8_t *terminations, *truncations, *masks, *acting, *action_masks, *finals;
+    float *logs; /* num_logs for each row; valid where an episode has ended */
+} shoal_rows;
+
+typedef struct {
+    _Atomic uint64_t ticket; /* chunks << 32 | next chunk */
+    char pad[56];
+    _Atomic uint32_t done;
+    _Atomic uint32_t num_ended; /* agents */
+    char pad2[56];
+    int64_t first_place, count, chunk;
+    int64_t *envs, *env_list; /* NULL: 0, 1, 2, ...; room for a list */
+    int32_t *ops, *op_list;   /* NULL: all `op`; room for a list */
+    int32_t op;
+    uint32_t num_chunks;
+} shoal_job;
+
+/* What one thread needs for itself. */
+typedef struct {
+    float *rewards;     /* rows of a chunk */
+    uint8_t *respawned; /* rows of a chunk */
+    float *spare_rewards;
+    uint8_t *spare; /* four arrays of one environment's rows, for a reset within a step */
+    char *guarded;  /* debugging: one environment's arrays and state, with guards between */
+    char *first;    /* debugging: what the first of two runs gave */
+} shoal_scratch;
+
+typedef struct shoal_engine {
+    const shoal_table *table;
+    double params[SHOAL_MAX_PARAMS + 1];
+    int64_t num_envs, agents, num_logs, num_masked;
+    int64_t observation_size, action_size; /* bytes of one agent's row */
+    int64_t state_size, state_stride, max_steps;
+    int32_t mode, debug, writes_masks;
+    const float *action_low, *action_high; /* of each element of a row; NULL: discrete */
+    /* Of each environment. */
+    char *states;
+    int32_t *steps;   /* of the episode */
+    uint8_t *pending; /* the episode is over, or none has begun */
+    int64_t *place;   /* where its last results are */
+    /* Of each agent of each environment. */
+    double *returns;
+    int32_t *lengths;
+    uint8_t *gone;
+    shoal_rows rows;
+    /* Jobs. */
+    int64_t batch_size, num_blocks;
+    shoal_job *jobs; /* one for each block */
+    uint64_t posted, received;
+    shoal_fault fault;
+    _Atomic int32_t faulty;
+    /* Threads. */
+    int32_t num_threads, spin_ns;
+    int32_t started;
+    shoal_scratch *scratch; /* of each thread; the last is the caller's */
+    pthread_t *threads;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake, finished;
+    char pad[128];
+    _Atomic uint64_t epoch; /* how many jobs have been posted */
+    char pad2[120];
+    _Atomic int32_t sleepers, waiting, closed;
+} shoal_engine;
+
+/* Allocate everything for the numbers given in `engine`, which is zero otherwise, and start the
+ * threads; 0, or an errno. The rows may follow later. */
+int shoal_engine_open(shoal_engine *engine);
+/* Let the threads end, wait for them, and free everything. */
+void shoal_engine_close(shoal_engine *engine);
+/* The generator of one environment. */
+void shoal_engine_seed(shoal_engine *engine, int64_t env, uint64_t seed);
+/* Post a job of `batch_size` environments to the next block. `envs`, `ops`: NULL, or copied. */
+void shoal_engine_post(shoal_engine *engine, int32_t op, const int64_t *envs, const int32_t *ops);
+/* Work on, or wait for, the oldest job, at most about `nanoseconds`: SHOAL_DONE (its block is
+ * received), SHOAL_NOT_YET, or SHOAL_FAULTY. */
+int shoal_engine_wait(shoal_engine *engine, int64_t nanoseconds, int64_t *block);
+
+#endif

@@ -1,0 +1,742 @@
+"""Compiled environments: `Module` loads one, `Engine` steps many copies of it (see c/engine.h)."""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+import os
+
+import numpy as np
+
+from shoal.errors import ClosedError, EnvCheckError, EnvModuleError, ParameterError
+from shoal.ocean_c.spaces import action_bounds, observation_offsets
+from shoal.ocean_c.table import (
+    Field,
+    Param,
+    Spec,
+    Table,
+    check_fields,
+    check_table,
+    param_values,
+    with_limit,
+)
+
+cnp.import_array()
+
+__all__ = ["Engine", "Module", "SHAPE"]
+
+cdef extern from "dlfcn.h":
+    void* dlopen(const char* path, int flags)
+    void* dlsym(void* handle, const char* name)
+    const char* dlerror()
+    int RTLD_NOW, RTLD_LOCAL
+
+cdef extern from "c/engine.h" nogil:
+    enum:
+        SHOAL_ABI_VERSION, SHOAL_MAX_PARAMS, SHOAL_MAX_FIELDS, SHOAL_MAX_LOGS, SHOAL_MAX_NDIM
+        SHOAL_DONE, SHOAL_NOT_YET, SHOAL_FAULTY
+        SHOAL_FAULT_BOUNDS, SHOAL_FAULT_UNWRITTEN, SHOAL_FAULT_STATE, SHOAL_FAULT_CHANCE
+    ctypedef struct shoal_param:
+        const char* name
+        double value, low, high
+        int32_t type
+        const char* text
+    ctypedef struct shoal_field:
+        const char* name
+        int32_t type, ndim
+        int32_t* shape
+        double low, high
+        const double* lows
+        const double* highs
+        const char* text
+        const char* labels
+        const char* keys
+    ctypedef struct shoal_log:
+        const char* name
+        const char* text
+    ctypedef struct shoal_spec:
+        int32_t agents, max_steps
+        int64_t state_size
+        shoal_field* observations
+        shoal_field* actions
+    ctypedef struct shoal_io:
+        pass
+    ctypedef struct shoal_shape:
+        int32_t kind, key
+        uint32_t color
+        int32_t first, count
+        float x, y, w, h, angle, round, width
+    ctypedef struct shoal_canvas:
+        shoal_shape* shapes
+        float* points
+        char* text
+        int32_t num_shapes, max_shapes, num_points, max_points, num_text, max_text, lost, key
+        float x, y, w, h
+        uint32_t background
+    ctypedef struct shoal_table:
+        uint32_t abi_version, table_size, param_size, field_size, spec_size, io_size, canvas_size
+        uint32_t state_align
+        int64_t state_size
+        void* init
+        void* reset
+        void* step_many
+        void* report
+        void (*draw)(const void* state, shoal_canvas* canvas)
+        const char* name
+        const char* text
+        int32_t agents, max_steps, action_mask
+        shoal_param* params
+        shoal_field* observations
+        shoal_field* actions
+        shoal_log* logs
+        const char* (*resolve)(const double* params, shoal_spec* spec)
+    uint32_t SHOAL_NIGHT
+    ctypedef struct shoal_fault:
+        int32_t kind, where, op
+        int64_t env, offset
+    ctypedef struct shoal_rows:
+        char* actions
+        char* observations
+        char* final_observations
+        double* rewards
+        double* episode_returns
+        int64_t* episode_lengths
+        int64_t* occupants
+        uint8_t* terminations
+        uint8_t* truncations
+        uint8_t* masks
+        uint8_t* acting
+        uint8_t* action_masks
+        uint8_t* finals
+        float* logs
+    ctypedef struct shoal_job:
+        uint32_t num_ended
+    ctypedef struct shoal_engine:
+        const shoal_table* table
+        double* params
+        int64_t num_envs, agents, num_logs, num_masked, observation_size, action_size
+        int64_t state_size, state_stride, max_steps
+        int32_t mode, debug, writes_masks
+        const float* action_low
+        const float* action_high
+        char* states
+        int32_t* steps
+        uint8_t* pending
+        double* returns
+        int32_t* lengths
+        uint8_t* gone
+        shoal_rows rows
+        int64_t batch_size, num_blocks
+        shoal_job* jobs
+        uint64_t posted, received
+        shoal_fault fault
+        int32_t num_threads, spin_ns
+    int shoal_engine_open(shoal_engine* engine)
+    void shoal_engine_close(shoal_engine* engine)
+    void shoal_engine_seed(shoal_engine* engine, int64_t env, uint64_t seed)
+    void shoal_engine_post(
+        shoal_engine* engine, int32_t op, const int64_t* envs, const int32_t* ops
+    )
+    int shoal_engine_wait(shoal_engine* engine, int64_t nanoseconds, int64_t* block)
+
+cdef extern from *:
+    """
+    #define SHOAL_STATE_ALIGN 64
+    """
+    enum:
+        SHOAL_STATE_ALIGN
+
+DTYPES = [None, np.uint8, np.int8, np.int16, np.int32, np.int64, np.float32]
+KINDS = ["real", "integer", "boolean"]
+cdef int64_t SLICE = 100_000_000  # nanoseconds between looks at signals
+
+# One shape of a drawing; see shoal_env.h.
+SHAPE = np.dtype(
+    [("kind", "i4"), ("key", "i4"), ("color", "u4"), ("first", "i4"), ("count", "i4")]
+    + [(name, "f4") for name in ("x", "y", "w", "h", "angle", "round", "width")]
+)
+
+
+cdef struct Column:
+    double* values
+    uint8_t* mask
+
+
+cdef str text_of(const char* text):
+    return "" if text == NULL else (<bytes>text).decode("utf-8", "replace")
+
+
+cdef class Module:
+    """A compiled environment, loaded and checked.
+
+    Args:
+        path: of the shared library that ``shoal build`` made.
+
+    Attributes:
+        table: what it says of itself, a `Table`.
+
+    Raises:
+        EnvModuleError: it can't be loaded, was built for another header, or its table is wrong.
+    """
+
+    cdef readonly str path
+    cdef readonly object table
+    cdef const shoal_table* c
+
+    def __cinit__(self, path):
+        cdef void* handle
+        self.path = os.path.abspath(path)
+        if not os.path.isfile(self.path):
+            raise EnvModuleError(f"there is no file {self.path}")
+        handle = dlopen(os.fsencode(self.path), RTLD_NOW | RTLD_LOCAL)
+        if handle == NULL:
+            raise EnvModuleError(f"{self.path} can't be loaded: {text_of(dlerror())}")
+        self.c = <const shoal_table*>dlsym(handle, b"shoal_env_table")
+        if self.c == NULL:
+            raise EnvModuleError(
+                f"{self.path} is no environment: it has no symbol shoal_env_table, which "
+                "SHOAL_ENV(...) at the end of the C file exports"
+            )
+        if self.c.abi_version != SHOAL_ABI_VERSION:
+            raise EnvModuleError(
+                f"{self.path} was built for version {self.c.abi_version} of shoal_env.h, and this "
+                f"Shoal has version {SHOAL_ABI_VERSION}; build it again"
+            )
+        for name, theirs, ours in (
+            ("shoal_table", self.c.table_size, sizeof(shoal_table)),
+            ("shoal_param", self.c.param_size, sizeof(shoal_param)),
+            ("shoal_field", self.c.field_size, sizeof(shoal_field)),
+            ("shoal_spec", self.c.spec_size, sizeof(shoal_spec)),
+            ("shoal_io", self.c.io_size, sizeof(shoal_io)),
+            ("shoal_canvas", self.c.canvas_size, sizeof(shoal_canvas)),
+        ):
+            if theirs != ours:
+                raise EnvModuleError(
+                    f"{self.path}: its {name} has {theirs} bytes, and that of this Shoal {ours}; "
+                    "build it again with this Shoal's shoal_env.h"
+                )
+        if self.c.state_align > SHOAL_STATE_ALIGN:
+            raise EnvModuleError(
+                f"{self.path}: its State is aligned to {self.c.state_align} bytes, more than "
+                f"{SHOAL_STATE_ALIGN}"
+            )
+        for name, pointer in (
+            ("init", <size_t>self.c.init),
+            ("reset", <size_t>self.c.reset),
+            ("step_many", <size_t>self.c.step_many),
+            ("report", <size_t>self.c.report),
+            ("draw", <size_t>self.c.draw),
+            ("name", <size_t>self.c.name),
+        ):
+            if not pointer:
+                raise EnvModuleError(f"{self.path}: the table has no {name}")
+        for name, last, most in (
+            ("params", <size_t>self.c.params[SHOAL_MAX_PARAMS].name, SHOAL_MAX_PARAMS),
+            ("observations", <size_t>self.c.observations[SHOAL_MAX_FIELDS].name, SHOAL_MAX_FIELDS),
+            ("actions", <size_t>self.c.actions[SHOAL_MAX_FIELDS].name, SHOAL_MAX_FIELDS),
+            ("logs", <size_t>self.c.logs[SHOAL_MAX_LOGS].name, SHOAL_MAX_LOGS),
+        ):
+            if last:
+                raise EnvModuleError(f"{self.path}: the table has more than {most} {name}")
+        self.table = self._table()
+        check_table(self.table, self.path)
+
+    cdef object _table(self):
+        cdef int i = 0
+        cdef const shoal_param* param
+        params, logs = [], []
+        while self.c.params[i].name != NULL:
+            param = &self.c.params[i]
+            kind = KINDS[param.type] if 0 <= param.type < len(KINDS) else "unknown"
+            params.append(
+                Param(text_of(param.name), param.value, param.low, param.high, kind,
+                      text_of(param.text))
+            )
+            i += 1
+        i = 0
+        while self.c.logs[i].name != NULL:
+            logs.append((text_of(self.c.logs[i].name), text_of(self.c.logs[i].text)))
+            i += 1
+        return Table(
+            text_of(self.c.name), text_of(self.c.text), self.c.action_mask != 0, tuple(params),
+            tuple(logs),
+        )
+
+    cdef tuple _fields(self, const shoal_field* fields):
+        cdef int i = 0, j
+        cdef const shoal_field* field
+        cdef cnp.npy_intp k, size
+        found = []
+        while i <= SHOAL_MAX_FIELDS and fields[i].name != NULL:
+            field = &fields[i]
+            name = text_of(field.name)
+            if not 1 <= field.type < len(DTYPES) or not 0 <= field.ndim <= SHOAL_MAX_NDIM:
+                raise EnvModuleError(f"{self.path}: field {name!r}: its type or ndim is unknown")
+            shape = tuple([field.shape[j] for j in range(field.ndim)])
+            if any(n < 1 for n in shape):
+                raise EnvModuleError(f"{self.path}: field {name!r}: shape {shape}")
+            low, high = np.full(shape, field.low), np.full(shape, field.high)
+            size = low.size
+            for k in range(size):
+                if field.lows != NULL:
+                    low.flat[k] = field.lows[k]
+                if field.highs != NULL:
+                    high.flat[k] = field.highs[k]
+            found.append(
+                Field(name, np.dtype(DTYPES[field.type]), shape, low, high, text_of(field.text),
+                      tuple(text_of(field.labels).split()), tuple(text_of(field.keys).split()))
+            )
+            i += 1
+        return tuple(found)
+
+    def spec(self, params):
+        """What the environment is with these parameters (a mapping): a `Spec`.
+
+        Raises:
+            ParameterError: an unknown name, a missing or a bad value.
+        """
+        cdef shoal_spec* c
+        cdef double[SHOAL_MAX_PARAMS + 1] values
+        cdef const char* wrong
+        cdef int i
+        given, limit = param_values(self.table, params, self.path)
+        memset(values, 0, sizeof(values))
+        for i in range(len(given)):
+            values[i] = given[i]
+        c = <shoal_spec*>calloc(1, sizeof(shoal_spec))
+        if c == NULL:
+            raise MemoryError
+        try:
+            c.agents = self.c.agents or 1
+            c.max_steps = self.c.max_steps
+            c.state_size = self.c.state_size
+            memcpy(c.observations, self.c.observations,
+                   (SHOAL_MAX_FIELDS + 1) * sizeof(shoal_field))
+            memcpy(c.actions, self.c.actions, (SHOAL_MAX_FIELDS + 1) * sizeof(shoal_field))
+            if self.c.resolve != NULL:
+                wrong = self.c.resolve(values, c)
+                if wrong != NULL:
+                    raise ParameterError(f"{self.table.name}: {text_of(wrong)}")
+            if c.state_size < self.c.state_size:
+                raise EnvModuleError(
+                    f"{self.path}: resolve: the state has {self.c.state_size} bytes, and was made "
+                    f"{c.state_size}"
+                )
+            spec = with_limit(
+                Spec(given, c.agents, c.max_steps, c.state_size, self._fields(c.observations),
+                     self._fields(c.actions)),
+                limit,
+            )
+        finally:
+            free(c)
+        check_fields(spec, self.path)
+        return spec
+
+    def __reduce__(self):
+        return Module, (self.path,)
+
+
+cdef class Engine:
+    """Steps copies of one environment; see c/engine.h.
+
+    Args:
+        module, spec: which, and `Module.spec` of its parameters.
+        num_envs: copies.
+        mode: of autoreset: 0 next step, 1 same step, 2 disabled.
+        batch_size: environments of a job; all by default.
+        num_blocks: of `batch_size` environments, that rows are given for.
+        num_threads: besides the caller's own; with 0 all is done in `wait`.
+        spin: seconds for which an idle thread looks for work before it sleeps.
+        debug: run each step twice, between guards; see `wait`.
+    """
+
+    cdef readonly Module module
+    cdef readonly object spec
+    cdef readonly Py_ssize_t num_envs, agents, batch_size, num_blocks
+    cdef shoal_engine c
+    cdef bint is_open
+    cdef int pid
+    cdef object low, high           # the pointers look into these
+    cdef list log_names
+    cdef cnp.ndarray logs
+    cdef dict arrays
+    cdef object drawing
+
+    def __cinit__(
+        self, Module module, spec, Py_ssize_t num_envs, int mode=0, *, batch_size=None,
+        Py_ssize_t num_blocks=1, int num_threads=0, double spin=50e-6, bint debug=False,
+    ):
+        cdef int i, error
+        self.module, self.spec = module, spec
+        self.num_envs, self.agents = num_envs, spec.agents
+        self.batch_size = num_envs if batch_size is None else batch_size
+        self.num_blocks = num_blocks
+        self.pid = os.getpid()
+        memset(&self.c, 0, sizeof(self.c))
+        self.c.table = module.c
+        for i in range(len(spec.values)):
+            self.c.params[i] = spec.values[i]
+        self.c.num_envs, self.c.agents = num_envs, spec.agents
+        self.c.num_logs = len(module.table.logs)
+        self.c.writes_masks = module.table.action_mask
+        self.c.observation_size = observation_offsets(spec)[1]
+        self.low, self.high = action_bounds(spec)
+        size = len(self.low)
+        if spec.actions[0].dtype.kind == "i":
+            self.c.action_size = 8 * size
+            self.c.num_masked = int(self.high.sum()) + size
+        else:
+            self.c.action_size = 4 * size
+            self.c.action_low = <const float*>cnp.PyArray_DATA(self.low)
+            self.c.action_high = <const float*>cnp.PyArray_DATA(self.high)
+        self.c.state_size = spec.state_size
+        # Two cache lines are fetched together, but small states are better off close together.
+        align = max(module.c.state_align, 8)
+        self.c.state_stride = -(-spec.state_size // align) * align
+        self.c.max_steps = spec.max_steps
+        self.c.mode, self.c.debug = mode, debug
+        self.c.batch_size, self.c.num_blocks = self.batch_size, num_blocks
+        self.c.num_threads, self.c.spin_ns = num_threads, <int32_t>(spin * 1e9)
+        self.log_names = [name for name, _ in module.table.logs]
+        error = shoal_engine_open(&self.c)
+        if error:
+            raise OSError(error, f"{os.strerror(error)}: {num_envs} environments, "
+                                 f"{num_threads} threads")
+        self.is_open = True
+
+    def __dealloc__(self):
+        self._close()
+
+    cdef int _close(self) noexcept:
+        if self.is_open:
+            self.is_open = False
+            if os.getpid() == self.pid:  # threads and their locks are not in a fork
+                with nogil:
+                    shoal_engine_close(&self.c)
+        return 0
+
+    def close(self):
+        """End the threads and free everything; more than once is fine."""
+        self._close()
+
+    cdef int _usable(self) except -1:
+        if not self.is_open:
+            raise ClosedError("this engine has been closed")
+        return 0
+
+    def bind(self, dict arrays):
+        """Write to these arrays from now on.
+
+        Args:
+            arrays: C-contiguous: ``actions`` has a row for each agent of each environment, all
+                others for each agent of each of ``num_blocks * batch_size`` places; see
+                `shoal.emulation.rows.row_fields`.
+
+        Raises:
+            ValueError: an array is missing, or has the wrong dtype or size.
+        """
+        self._usable()
+        cdef Py_ssize_t rows = self.num_blocks * self.batch_size * self.agents
+        sizes = {
+            "actions": (self.num_envs * self.agents * self.c.action_size, None),
+            "observations": (rows * self.c.observation_size, None),
+            "final_observations": (rows * self.c.observation_size, None),
+            "rewards": (rows * 8, np.float64), "episode_returns": (rows * 8, np.float64),
+            "episode_lengths": (rows * 8, np.int64), "occupants": (rows * 8, np.int64),
+            "action_masks": (rows * self.c.num_masked, np.bool_),
+        }
+        for name in ("terminations", "truncations", "masks", "acting", "finals"):
+            sizes[name] = rows, np.bool_
+        for name, (size, dtype) in sizes.items():
+            array = arrays.get(name)
+            if not isinstance(array, np.ndarray) or not array.flags.c_contiguous or (
+                not array.flags.writeable or array.nbytes != size
+                or (dtype is not None and array.dtype != dtype)
+            ):
+                got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else array
+                raise ValueError(
+                    f"buffer {name!r}: expected {size} writeable, contiguous bytes"
+                    + f" of {np.dtype(dtype)}" * (dtype is not None) + f", got {got}"
+                )
+        self.arrays = {name: arrays[name] for name in sizes}
+        self.logs = np.zeros((rows, len(self.log_names)), np.float32)
+        self.c.rows.actions = address(arrays["actions"])
+        self.c.rows.observations = address(arrays["observations"])
+        self.c.rows.final_observations = address(arrays["final_observations"])
+        self.c.rows.rewards = <double*>address(arrays["rewards"])
+        self.c.rows.episode_returns = <double*>address(arrays["episode_returns"])
+        self.c.rows.episode_lengths = <int64_t*>address(arrays["episode_lengths"])
+        self.c.rows.occupants = <int64_t*>address(arrays["occupants"])
+        self.c.rows.terminations = <uint8_t*>address(arrays["terminations"])
+        self.c.rows.truncations = <uint8_t*>address(arrays["truncations"])
+        self.c.rows.masks = <uint8_t*>address(arrays["masks"])
+        self.c.rows.acting = <uint8_t*>address(arrays["acting"])
+        self.c.rows.action_masks = <uint8_t*>address(arrays["action_masks"])
+        self.c.rows.finals = <uint8_t*>address(arrays["finals"])
+        self.c.rows.logs = <float*>address(self.logs)
+        arrays["action_masks"][...] = True  # those of environments without masks stay so
+        arrays["finals"][...] = False
+
+    def seed(self, Py_ssize_t env, seed):
+        """Seed one environment's generator."""
+        self._usable()
+        shoal_engine_seed(&self.c, env, <uint64_t>(seed & 0xFFFFFFFFFFFFFFFF))
+
+    def seed_all(self, first):
+        """Environment i gets ``first + i``."""
+        self._usable()
+        cdef uint64_t start = first & 0xFFFFFFFFFFFFFFFF
+        cdef Py_ssize_t i
+        for i in range(self.num_envs):
+            shoal_engine_seed(&self.c, i, start + <uint64_t>i)
+
+    cpdef int post(self, int op, envs=None, ops=None) except -1:
+        """Give `batch_size` environments an operation; their results go to the next block.
+
+        Args:
+            op: 0 step, 1 reset, 2 deliver again.
+            envs: which (int64); all by default.
+            ops: one operation for each instead (int32).
+        """
+        cdef const int64_t[::1] numbers
+        cdef const int32_t[::1] each
+        self._usable()
+        if self.arrays is None:
+            raise ValueError("post: bind arrays first")
+        if self.c.posted - self.c.received >= <uint64_t>self.num_blocks:
+            raise ValueError("post: all blocks are taken; wait for one first")
+        if envs is None and ops is None:
+            shoal_engine_post(&self.c, op, NULL, NULL)
+            return 0
+        numbers = np.arange(self.num_envs) if envs is None else envs
+        if numbers.shape[0] != self.batch_size:
+            raise ValueError(f"post: expected {self.batch_size} environments")
+        if ops is None:
+            shoal_engine_post(&self.c, op, &numbers[0], NULL)
+        else:
+            each = ops
+            if each.shape[0] != self.batch_size:
+                raise ValueError(f"post: expected {self.batch_size} operations")
+            shoal_engine_post(&self.c, op, &numbers[0], &each[0])
+        return 0
+
+    cpdef Py_ssize_t wait(self, timeout=None) except -2:
+        """The block that holds the results of the oldest job; -1 if they aren't there in time.
+
+        Args:
+            timeout: seconds, or None for no limit.
+
+        Raises:
+            EnvCheckError: debugging found a fault.
+        """
+        cdef int64_t block = -1, left = SLICE, waited = 0
+        cdef int64_t limit = -1 if timeout is None else <int64_t>(timeout * 1e9)
+        cdef int code
+        self._usable()
+        if self.c.posted == self.c.received:
+            raise ValueError("wait: nothing was posted")
+        while True:
+            if limit >= 0:
+                left = min(SLICE, max(0, limit - waited))
+            with nogil:
+                code = shoal_engine_wait(&self.c, left, &block)
+            if code == SHOAL_DONE:
+                return block
+            if code == SHOAL_FAULTY:
+                raise self._fault()
+            PyErr_CheckSignals()
+            waited += left
+            if 0 <= limit <= waited:
+                return -1
+
+    cdef object _fault(self):
+        cdef shoal_fault fault = self.c.fault
+        op = "reset" if fault.op == 1 else "step"
+        where = f"{self.module.table.name}, environment {fault.env}: {op}"
+        if fault.kind == SHOAL_FAULT_STATE:
+            return EnvCheckError(
+                f"{where} wrote {fault.offset - self.spec.state_size + 1} bytes behind its state of "
+                f"{self.spec.state_size} bytes"
+                if fault.offset >= 0 else f"{where} wrote {-fault.offset} bytes before its state"
+            )
+        row, name, size = self._array_at(fault.where, fault.offset)
+        if fault.kind == SHOAL_FAULT_BOUNDS:
+            side = f"{fault.offset - size + 1} bytes behind" if fault.offset >= 0 else (
+                f"{-fault.offset} bytes before"
+            )
+            return EnvCheckError(f"{where} wrote {side} its {row} of {size} bytes")
+        if fault.kind == SHOAL_FAULT_UNWRITTEN:
+            return EnvCheckError(f"{where} did not write {name}")
+        what = "state" if fault.where == 0 else name
+        return EnvCheckError(
+            f"{where}: from the same state and actions came another {what} (byte {fault.offset}); "
+            "is there anything that it reads and does not keep in its state?"
+        )
+
+    cdef tuple _array_at(self, int where, Py_ssize_t offset):
+        """(the array, the place within it, its bytes) of a fault."""
+        if where != 1:
+            name = {0: "state", 2: "action_masks", 3: "rewards"}.get(where, "flags")
+            one = {0: self.spec.state_size, 2: self.agents * self.c.num_masked,
+                   3: self.agents * 4}.get(where, self.agents)
+            return name, f"{name} (byte {offset})", one
+        offsets, row = observation_offsets(self.spec)
+        agent, inside = divmod(offset, row)
+        name = f"byte {inside} of the observation of agent {agent}"
+        for field, start in zip(self.spec.observations, offsets):
+            index = (inside - start) // field.dtype.itemsize
+            if 0 <= index < max(1, int(np.prod(field.shape))):
+                at = [int(i) for i in np.unravel_index(index, field.shape)] if field.shape else ""
+                name = f"observation {field.name}{at} of agent {agent}"
+        return "observations", name, self.agents * row
+
+    def num_ended(self, Py_ssize_t block):
+        """How many agents' episodes have ended in a block that was received."""
+        return self.c.jobs[block].num_ended
+
+    def infos(self, Py_ssize_t block):
+        """Log fields of the episodes that have ended in a block, as Gymnasium's vectors give infos.
+
+        Where the environment was reset in the same step they are in ``final_info``.
+        """
+        cdef Py_ssize_t n = self.batch_size * self.agents, first = block * n, i, k
+        cdef Py_ssize_t num_logs = self.c.num_logs
+        cdef cnp.npy_intp length = n
+        cdef const uint8_t* terminated = self.c.rows.terminations + first
+        cdef const uint8_t* truncated = self.c.rows.truncations + first
+        cdef const uint8_t* finals = self.c.rows.finals + first
+        cdef const float* logs = self.c.rows.logs + first * num_logs
+        cdef bint same = self.c.mode == 1
+        cdef Column[16] now
+        cdef Column[16] final
+        cdef Column* columns
+        cdef bint any_now = False, any_final = False
+        infos = {}
+        if self.c.jobs[block].num_ended == 0 or num_logs == 0:
+            return infos
+        final_info = {}
+        final_mask = None
+        for i in range(n):
+            if not (terminated[i] | truncated[i]):
+                continue
+            if same and finals[i]:
+                if not any_final:
+                    self._columns(final_info, final, n)
+                    final_mask = cnp.PyArray_ZEROS(1, &length, cnp.NPY_BOOL, 0)
+                    any_final = True
+                cnp.PyArray_BYTES(final_mask)[i] = 1
+                columns = final
+            else:
+                if not any_now:
+                    self._columns(infos, now, n)
+                    any_now = True
+                columns = now
+            for k in range(num_logs):
+                columns[k].values[i] = logs[i * num_logs + k]
+                columns[k].mask[i] = 1
+        if any_final:
+            infos["final_info"] = final_info
+            infos["_final_info"] = final_mask
+        return infos
+
+    cdef int _columns(self, dict infos, Column* columns, Py_ssize_t n) except -1:
+        cdef cnp.npy_intp length = n
+        cdef Py_ssize_t k
+        for k in range(self.c.num_logs):
+            values = cnp.PyArray_ZEROS(1, &length, cnp.NPY_DOUBLE, 0)
+            mask = cnp.PyArray_ZEROS(1, &length, cnp.NPY_BOOL, 0)
+            name = self.log_names[k]
+            infos[name] = values
+            infos[f"_{name}"] = mask
+            columns[k].values = <double*>cnp.PyArray_BYTES(values)
+            columns[k].mask = <uint8_t*>cnp.PyArray_BYTES(mask)
+        return 0
+
+    def get_state(self, Py_ssize_t env):
+        """All that decides how an environment goes on, as bytes."""
+        cdef Py_ssize_t n = self.agents, at = env * n
+        self._usable()
+        return b"".join([
+            (<char*>&self.c.steps[env])[: sizeof(int32_t)],
+            (<char*>&self.c.pending[env])[:1],
+            (<char*>&self.c.returns[at])[: n * sizeof(double)],
+            (<char*>&self.c.lengths[at])[: n * sizeof(int32_t)],
+            (<char*>&self.c.gone[at])[:n],
+            (self.c.states + env * self.c.state_stride)[: self.c.state_size],
+        ])
+
+    def set_state(self, Py_ssize_t env, bytes state):
+        """Go on from what `get_state` returned.
+
+        Raises:
+            ValueError: it is that of another environment, or of other parameters.
+        """
+        cdef Py_ssize_t n = self.agents, at = env * n, k, size
+        cdef const char* source = state
+        cdef char* to[6]
+        cdef Py_ssize_t sizes[6]
+        self._usable()
+        to[0], sizes[0] = <char*>(&self.c.steps[env]), sizeof(int32_t)
+        to[1], sizes[1] = <char*>(&self.c.pending[env]), 1
+        to[2], sizes[2] = <char*>(&self.c.returns[at]), n * sizeof(double)
+        to[3], sizes[3] = <char*>(&self.c.lengths[at]), n * sizeof(int32_t)
+        to[4], sizes[4] = <char*>(&self.c.gone[at]), n
+        to[5], sizes[5] = <char*>(self.c.states + env * self.c.state_stride), self.c.state_size
+        size = 0
+        for k in range(6):
+            size += sizes[k]
+        if len(state) != size:
+            raise ValueError(
+                f"set_state: {self.module.table.name} has states of {size} bytes, got {len(state)}"
+            )
+        for k in range(6):
+            memcpy(to[k], source, sizes[k])
+            source += sizes[k]
+
+    def pending(self, Py_ssize_t env):
+        """Whether an environment's next step would be a reset."""
+        self._usable()
+        return self.c.pending[env] != 0
+
+    def gone(self, Py_ssize_t row):
+        """Whether an agent has ended and will not act before the next reset."""
+        self._usable()
+        return self.c.gone[row] != 0
+
+    def draw(self, Py_ssize_t env):
+        """What an environment draws: (shapes, points, text, view, background).
+
+        `shapes` has dtype `SHAPE`; `points` is float32 ``(n, 2)``; `text` is bytes; the view is
+        (left, top, width, height); the background a colour, 0xRRGGBBAA.
+        """
+        cdef shoal_canvas canvas
+        cdef cnp.ndarray shapes, points, text
+        self._usable()
+        if self.drawing is None:
+            self.drawing = (
+                np.zeros(16384, SHAPE), np.zeros((32768, 2), np.float32), np.zeros(16384, np.uint8)
+            )
+        shapes, points, text = self.drawing
+        memset(&canvas, 0, sizeof(canvas))
+        canvas.shapes = <shoal_shape*>cnp.PyArray_DATA(shapes)
+        canvas.points = <float*>cnp.PyArray_DATA(points)
+        canvas.text = <char*>cnp.PyArray_DATA(text)
+        canvas.max_shapes, canvas.max_points = shapes.shape[0], points.shape[0]
+        canvas.max_text = text.shape[0]
+        canvas.w = canvas.h = 1
+        canvas.background = SHOAL_NIGHT
+        self.module.c.draw(self.c.states + env * self.c.state_stride, &canvas)
+        return (
+            shapes[: canvas.num_shapes].copy(),
+            points[: canvas.num_points].copy(),
+            text[: canvas.num_text].tobytes(),
+            (canvas.x, canvas.y, canvas.w, canvas.h),
+            canvas.background,
+        )
+
+
+cdef char* address(cnp.ndarray array):
+    return <char*>cnp.PyArray_DATA(array)
