@@ -33,6 +33,7 @@ __all__ = ["Creator", "creator", "load_named"]
 PREFIXES = {
     "nethack": "nle",
     "ale/": "ale_py",
+    "shoal/": "shoal.envs",
     "minigrid-": "minigrid",
     "babyai-": "minigrid",
     "minihack-": "minihack",

@@ -1,9 +1,11 @@
 """Compiled environments: `Module` loads one, `Engine` steps many copies of it (see c/engine.h)."""
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+from posix.unistd cimport getpid
 
 cimport numpy as cnp
 
@@ -11,7 +13,13 @@ import os
 
 import numpy as np
 
-from shoal.errors import ClosedError, EnvCheckError, EnvModuleError, ParameterError
+from shoal.errors import (
+    ClosedError,
+    EnvCheckError,
+    EnvModuleError,
+    ParameterError,
+    StepTimeoutError,
+)
 from shoal.ocean_c.spaces import action_bounds, observation_offsets
 from shoal.ocean_c.table import (
     Field,
@@ -135,12 +143,14 @@ cdef extern from "c/engine.h" nogil:
         shoal_fault fault
         int32_t num_threads, spin_ns
     int shoal_engine_open(shoal_engine* engine)
-    void shoal_engine_close(shoal_engine* engine)
+    int shoal_engine_close(shoal_engine* engine, int64_t nanoseconds)
     void shoal_engine_seed(shoal_engine* engine, int64_t env, uint64_t seed)
     void shoal_engine_post(
         shoal_engine* engine, int32_t op, const int64_t* envs, const int32_t* ops
     )
-    int shoal_engine_wait(shoal_engine* engine, int64_t nanoseconds, int64_t* block)
+    int shoal_engine_wait(
+        shoal_engine* engine, int help, int64_t nanoseconds, int64_t* block
+    )
 
 cdef extern from *:
     """
@@ -152,6 +162,7 @@ cdef extern from *:
 DTYPES = [None, np.uint8, np.int8, np.int16, np.int32, np.int64, np.float32]
 KINDS = ["real", "integer", "boolean"]
 cdef int64_t SLICE = 100_000_000  # nanoseconds between looks at signals
+cdef int64_t CLOSE_TIME = 5_000_000_000  # nanoseconds
 
 # One shape of a drawing; see shoal_env.h.
 SHAPE = np.dtype(
@@ -177,6 +188,7 @@ cdef class Module:
 
     Attributes:
         table: what it says of itself, a `Table`.
+        debug: whether it was built with ``--debug``, so that every step of it is checked.
 
     Raises:
         EnvModuleError: it can't be loaded, was built for another header, or its table is wrong.
@@ -184,6 +196,7 @@ cdef class Module:
 
     cdef readonly str path
     cdef readonly object table
+    cdef readonly bint debug
     cdef const shoal_table* c
 
     def __cinit__(self, path):
@@ -200,6 +213,7 @@ cdef class Module:
                 f"{self.path} is no environment: it has no symbol shoal_env_table, which "
                 "SHOAL_ENV(...) at the end of the C file exports"
             )
+        self.debug = dlsym(handle, b"shoal_env_debug") != NULL
         if self.c.abi_version != SHOAL_ABI_VERSION:
             raise EnvModuleError(
                 f"{self.path} was built for version {self.c.abi_version} of shoal_env.h, and this "
@@ -350,7 +364,7 @@ cdef class Engine:
         num_blocks: of `batch_size` environments, that rows are given for.
         num_threads: besides the caller's own; with 0 all is done in `wait`.
         spin: seconds for which an idle thread looks for work before it sleeps.
-        debug: run each step twice, between guards; see `wait`.
+        debug: run each step twice, between guards; see `wait`. Always on if the module says so.
     """
 
     cdef readonly Module module
@@ -397,7 +411,7 @@ cdef class Engine:
         align = max(module.c.state_align, 8)
         self.c.state_stride = -(-spec.state_size // align) * align
         self.c.max_steps = spec.max_steps
-        self.c.mode, self.c.debug = mode, debug
+        self.c.mode, self.c.debug = mode, debug or module.debug
         self.c.batch_size, self.c.num_blocks = self.batch_size, num_blocks
         self.c.num_threads, self.c.spin_ns = num_threads, <int32_t>(spin * 1e9)
         self.log_names = [name for name, _ in module.table.logs]
@@ -408,19 +422,29 @@ cdef class Engine:
         self.is_open = True
 
     def __dealloc__(self):
-        self._close()
+        self._close(INT64_MAX)
 
-    cdef int _close(self) noexcept:
+    cdef int _close(self, int64_t nanoseconds) noexcept:
+        cdef int error = 0
         if self.is_open:
             self.is_open = False
-            if os.getpid() == self.pid:  # threads and their locks are not in a fork
+            if getpid() == self.pid:  # threads and their locks are not in a fork
                 with nogil:
-                    shoal_engine_close(&self.c)
-        return 0
+                    error = shoal_engine_close(&self.c, nanoseconds)
+        return error
 
     def close(self):
-        """End the threads and free everything; more than once is fine."""
-        self._close()
+        """End the threads and free everything; more than once is fine.
+
+        Raises:
+            StepTimeoutError: a thread has not come back from its environment in 5 seconds; it and
+                what it uses stay for good.
+        """
+        if self._close(CLOSE_TIME):
+            Py_INCREF(self)  # what the thread writes to must not be freed
+            raise StepTimeoutError(
+                f"{self.module.table.name} has not returned for 5 seconds, and can't be stopped"
+            )
 
     cdef int _usable(self) except -1:
         if not self.is_open:
@@ -527,7 +551,8 @@ cdef class Engine:
         """The block that holds the results of the oldest job; -1 if they aren't there in time.
 
         Args:
-            timeout: seconds, or None for no limit.
+            timeout: seconds, or None for no limit. Without one the caller helps; where it does all
+                by itself, nothing can time out.
 
         Raises:
             EnvCheckError: debugging found a fault.
@@ -542,7 +567,7 @@ cdef class Engine:
             if limit >= 0:
                 left = min(SLICE, max(0, limit - waited))
             with nogil:
-                code = shoal_engine_wait(&self.c, left, &block)
+                code = shoal_engine_wait(&self.c, limit < 0, left, &block)
             if code == SHOAL_DONE:
                 return block
             if code == SHOAL_FAULTY:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -30,7 +30,7 @@ class OceanParallel(ParallelEnv):
         params: of the environment.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: dict[str, Any] = {  # noqa: RUF012 - as PettingZoo has it
         "render_modes": ["rgb_array", "human", "ansi"],
         "render_fps": 15,
         "is_parallelizable": True,

@@ -213,27 +213,33 @@ SHOAL_FN shoal_io shoal_io_of(const shoal_batch *batch, int64_t i) {
     static void shoal_draw(const void *state, shoal_canvas *canvas) {                              \
         draw((const State *)state, canvas);                                                        \
     }                                                                                              \
-    SHOAL_KERNELS                                                                                  \
-    SHOAL_EXPORT const shoal_table shoal_env_table = {.abi_version = SHOAL_ABI_VERSION,            \
-                                                      .table_size = sizeof(shoal_table),           \
-                                                      .param_size = sizeof(shoal_param),           \
-                                                      .field_size = sizeof(shoal_field),           \
-                                                      .spec_size = sizeof(shoal_spec),             \
-                                                      .io_size = sizeof(shoal_io),                 \
-                                                      .canvas_size = sizeof(shoal_canvas),         \
-                                                      .state_align = SHOAL_ALIGNOF(State),         \
-                                                      .state_size = sizeof(State),                 \
-                                                      .init = shoal_init,                          \
-                                                      .reset = shoal_reset,                        \
-                                                      .step_many = shoal_step_many,                \
-                                                      .report = shoal_report,                      \
-                                                      .draw = shoal_draw,                          \
-                                                      __VA_ARGS__}
+    SHOAL_KERNELS SHOAL_MARK SHOAL_EXPORT const shoal_table shoal_env_table = {                    \
+        .abi_version = SHOAL_ABI_VERSION,                                                          \
+        .table_size = sizeof(shoal_table),                                                         \
+        .param_size = sizeof(shoal_param),                                                         \
+        .field_size = sizeof(shoal_field),                                                         \
+        .spec_size = sizeof(shoal_spec),                                                           \
+        .io_size = sizeof(shoal_io),                                                               \
+        .canvas_size = sizeof(shoal_canvas),                                                       \
+        .state_align = SHOAL_ALIGNOF(State),                                                       \
+        .state_size = sizeof(State),                                                               \
+        .init = shoal_init,                                                                        \
+        .reset = shoal_reset,                                                                      \
+        .step_many = shoal_step_many,                                                              \
+        .report = shoal_report,                                                                    \
+        .draw = shoal_draw,                                                                        \
+        __VA_ARGS__}
 
 #ifdef __cplusplus
 #define SHOAL_ALIGNOF(type) alignof(type)
 #else
 #define SHOAL_ALIGNOF(type) _Alignof(type)
+#endif
+
+#ifdef SHOAL_DEBUG /* tells the engine to check every step; `shoal build --debug` defines it */
+#define SHOAL_MARK SHOAL_EXPORT const int32_t shoal_env_debug = 1;
+#else
+#define SHOAL_MARK
 #endif
 
 #ifdef __CUDACC__ /* one thread for each environment */

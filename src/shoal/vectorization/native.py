@@ -70,7 +70,7 @@ class NativeBackend:
         spec = module.spec(params)
         self.module, self.spec = module, spec
         self.num_envs, self.batch_size, self.num_workers = num_envs, batch_size, num_workers
-        self.timeout, self.profile, self.debug = timeout, profile, debug
+        self.timeout, self.profile, self.debug = timeout, profile, debug or module.debug
         observations = Layout.from_space(observation_space(spec), name="obs")
         actions = ActionLayout.from_space(action_space(spec))
         if [leaf.offset for leaf in observations.leaves] != observation_offsets(spec)[0]:
@@ -186,14 +186,15 @@ class NativeBackend:
         for field in self.spec.observations:
             values = views[field.name] if len(self.spec.observations) > 1 else views
             values = values.reshape(len(live), *field.shape)
-            bad = ~((values >= field.low) & (values <= field.high))
+            low, high = field.low.astype(field.dtype), field.high.astype(field.dtype)
+            bad = ~((values >= low) & (values <= high))
             bad &= live.reshape(-1, *[1] * len(field.shape))
             if bad.any():
                 row, *index = (int(i) for i in np.argwhere(bad)[0])
                 at = tuple(index)
                 raise EnvCheckError(
                     f"{self._at(block, row)}: observation {field.name}{index or ''}: expected "
-                    f"{field.low[at]:g} to {field.high[at]:g}, got {values[(row, *at)]}"
+                    f"{low[at]:g} to {high[at]:g}, got {values[(row, *at)]}"
                 )
 
     def _at(self, block: int, row: int) -> str:

@@ -530,8 +530,10 @@ static void *thread_main(void *argument) {
                 pthread_mutex_unlock(&e->mutex);
             }
         }
-        if (atomic_load(&e->closed))
+        if (atomic_load(&e->closed)) {
+            atomic_fetch_sub(&e->alive, 1);
             return NULL;
+        }
         for (; seen < posted; seen++) /* older jobs are all taken, or their slots are new */
             if (posted - seen <= (uint64_t)e->num_blocks)
                 work(e, &e->scratch[start.number], &e->jobs[seen % (uint64_t)e->num_blocks]);
@@ -568,7 +570,7 @@ void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const i
     }
 }
 
-int shoal_engine_wait(shoal_engine *e, int64_t nanoseconds, int64_t *block) {
+int shoal_engine_wait(shoal_engine *e, int help, int64_t nanoseconds, int64_t *block) {
     shoal_job *job = &e->jobs[e->received % (uint64_t)e->num_blocks];
     shoal_scratch *mine = &e->scratch[e->num_threads];
     if (e->num_threads == 0) {
@@ -578,7 +580,8 @@ int shoal_engine_wait(shoal_engine *e, int64_t nanoseconds, int64_t *block) {
         int64_t now = clock_ns();
         const int64_t until = now + nanoseconds, spin_until = now + e->spin_ns;
         int late = 0;
-        work(e, mine, job);
+        if (help)
+            work(e, mine, job);
         for (int i = 1; atomic_load(&job->done) != job->num_chunks && !late; i++) {
             pause_core();
             if (i % 64 || (now = clock_ns()) < spin_until)
@@ -625,9 +628,12 @@ static int start_thread(shoal_engine *e, int32_t number) {
     if (!start)
         return ENOMEM;
     start->engine = e, start->number = number;
+    atomic_fetch_add(&e->alive, 1);
     error = pthread_create(&e->threads[number], NULL, thread_main, start);
-    if (error)
+    if (error) {
+        atomic_fetch_sub(&e->alive, 1);
         free(start);
+    }
     return error;
 }
 
@@ -675,15 +681,22 @@ int shoal_engine_open(shoal_engine *e) {
             error = start_thread(e, e->started);
     }
     if (error)
-        shoal_engine_close(e);
+        shoal_engine_close(e, INT64_MAX);
     return error;
 }
 
-void shoal_engine_close(shoal_engine *e) {
+int shoal_engine_close(shoal_engine *e, int64_t nanoseconds) {
+    const int64_t start = clock_ns();
     atomic_store(&e->closed, 1);
     pthread_mutex_lock(&e->mutex);
     pthread_cond_broadcast(&e->wake);
     pthread_mutex_unlock(&e->mutex);
+    while (atomic_load(&e->alive)) {
+        const struct timespec nap = {0, 200 * 1000};
+        if (clock_ns() - start > nanoseconds)
+            return EBUSY;
+        nanosleep(&nap, NULL);
+    }
     for (int32_t i = 0; i < e->started; i++)
         pthread_join(e->threads[i], NULL);
     for (int64_t i = 0; e->jobs && i < e->num_blocks; i++) {
@@ -705,4 +718,5 @@ void shoal_engine_close(shoal_engine *e) {
     pthread_mutex_destroy(&e->mutex);
     pthread_cond_destroy(&e->wake);
     pthread_cond_destroy(&e->finished);
+    return 0;
 }

@@ -114,20 +114,22 @@ typedef struct shoal_engine {
     char pad[128];
     _Atomic uint64_t epoch; /* how many jobs have been posted */
     char pad2[120];
-    _Atomic int32_t sleepers, waiting, closed;
+    _Atomic int32_t sleepers, waiting, closed, alive;
 } shoal_engine;
 
 /* Allocate everything for the numbers given in `engine`, which is zero otherwise, and start the
  * threads; 0, or an errno. The rows may follow later. */
 int shoal_engine_open(shoal_engine *engine);
-/* Let the threads end, wait for them, and free everything. */
-void shoal_engine_close(shoal_engine *engine);
+/* Let the threads end, wait for them for `nanoseconds`, and free everything; if one of them does
+ * not come back from its environment, EBUSY, and all that it may use is left as it is. */
+int shoal_engine_close(shoal_engine *engine, int64_t nanoseconds);
 /* The generator of one environment. */
 void shoal_engine_seed(shoal_engine *engine, int64_t env, uint64_t seed);
 /* Post a job of `batch_size` environments to the next block. `envs`, `ops`: NULL, or copied. */
 void shoal_engine_post(shoal_engine *engine, int32_t op, const int64_t *envs, const int32_t *ops);
-/* Work on, or wait for, the oldest job, at most about `nanoseconds`: SHOAL_DONE (its block is
- * received), SHOAL_NOT_YET, or SHOAL_FAULTY. */
-int shoal_engine_wait(shoal_engine *engine, int64_t nanoseconds, int64_t *block);
+/* Wait for the oldest job, at most about `nanoseconds`: SHOAL_DONE (its block is received),
+ * SHOAL_NOT_YET, or SHOAL_FAULTY. With `help` the caller works on it too, however long that takes;
+ * where there are no threads it always does. */
+int shoal_engine_wait(shoal_engine *engine, int help, int64_t nanoseconds, int64_t *block);
 
 #endif

@@ -1,0 +1,74 @@
+"""A window that shows pictures and hears keys: the only file that knows pygame."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from shoal.errors import ShoalError
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+try:
+    import pygame
+except ImportError as error:  # pragma: no cover
+    raise ShoalError("a window needs pygame: pip install 'shoal[play]'") from error
+
+__all__ = ["Window"]
+
+
+class Window:
+    """A window; it opens with the first picture.
+
+    Args:
+        title: in its bar.
+
+    Attributes:
+        closed: whether the user has closed it.
+    """
+
+    def __init__(self, title: str):
+        self.title = title
+        self.closed = False
+        self.pressed: list[str] = []
+        self._surface: pygame.Surface | None = None
+        self._clock: pygame.time.Clock | None = None
+
+    def show(self, pixels: np.ndarray, frames_per_second: float) -> None:
+        """Show a picture (uint8, (height, width, 3)) until its time is over; notes keys pressed."""
+        height, width = pixels.shape[:2]
+        if self._surface is None or self._clock is None:
+            pygame.display.init()
+            pygame.display.set_caption(self.title)
+            self._surface = pygame.display.set_mode((width, height))
+            self._clock = pygame.time.Clock()
+        elif self._surface.get_size() != (width, height):
+            self._surface = pygame.display.set_mode((width, height))
+        pygame.surfarray.blit_array(self._surface, np.swapaxes(pixels, 0, 1))
+        pygame.display.flip()
+        for event in pygame.event.get():
+            if event.type == pygame.QUIT:
+                self.closed = True
+            elif event.type == pygame.KEYDOWN:
+                self.pressed.append(pygame.key.name(event.key))
+        self._clock.tick(frames_per_second)
+
+    def take_pressed(self) -> list[str]:
+        """The names of the keys that were pressed since the last call, in order."""
+        pressed, self.pressed = self.pressed, []
+        return pressed
+
+    def held(self) -> set[str]:
+        """The names of the keys that are held down now."""
+        if self._surface is None:
+            return set()
+        state = pygame.key.get_pressed()
+        names = ("left", "right", "up", "down", "space", "return", "tab", "left shift")
+        keys = [*names, *"abcdefghijklmnopqrstuvwxyz0123456789"]
+        return {name for name in keys if state[pygame.key.key_code(name)]}
+
+    def close(self) -> None:
+        """Close it; more than once is fine."""
+        if self._surface is not None:
+            self._surface = None
+            pygame.display.quit()
