@@ -1,0 +1,294 @@
+/* Snake, with hundreds of snakes on one map.
+ *
+ * What limits the speed is memory: each snake's view is 11 rows of the map. The map is kept twice,
+ * the second time with rows and columns exchanged, so that each row of a view is 11 bytes that lie
+ * together, whichever way the snake looks: forwards in one of the two maps, or backwards. */
+#include "shoal_env.h"
+
+enum { STRAIGHT, LEFT, RIGHT };           /* the actions */
+enum { NORTH, EAST, SOUTH, WEST };        /* headings */
+enum { EMPTY, FOOD, BODY, HEAD, BORDER }; /* cells */
+enum { NUM_SNAKES, SIZE, NUM_FOOD, MAX_LENGTH };
+
+#define RADIUS 5 /* of a view */
+#define SIDE (2 * RADIUS + 1)
+#define VIEW (SIDE * SIDE)
+#define FIRST_LENGTH 3
+
+/* A cell in both maps: row * stride + column, column * stride + row. */
+typedef struct {
+    int32_t at, turned;
+} Cell;
+
+typedef struct {
+    Cell head, tail;
+    int32_t length, growing; /* cells it has; cells that it is to have more, one each step */
+    int32_t heading;
+    int32_t last_length; /* of the life that ended in this step; 0: none did */
+} Snake;
+
+/* Behind it lie the snakes, then three maps of stride * stride bytes: the cells, the same with rows
+ * and columns exchanged, and for each cell of a body the heading of the body's next cell. The
+ * border is as wide as a view reaches. Free cells are never fewer than half of all. */
+typedef struct {
+    shoal_rng rng;
+    int32_t num_snakes, size, stride, num_food, max_length;
+} State;
+
+SHOAL_FN Snake *snakes_of(const State *s) {
+    return (Snake *)(s + 1);
+}
+
+SHOAL_FN uint8_t *map_of(const State *s) {
+    return (uint8_t *)(snakes_of(s) + s->num_snakes);
+}
+
+SHOAL_FN void put(const State *s, Cell cell, uint8_t what) {
+    uint8_t *map = map_of(s);
+    map[cell.at] = what;
+    map[s->stride * s->stride + cell.turned] = what;
+}
+
+SHOAL_FN Cell ahead(const State *s, Cell cell, int32_t heading) {
+    const int32_t down = (heading == SOUTH) - (heading == NORTH);
+    const int32_t right = (heading == EAST) - (heading == WEST);
+    cell.at += down * s->stride + right;
+    cell.turned += right * s->stride + down;
+    return cell;
+}
+
+/* Half of the cells or more are free, so two tries are enough on average. */
+SHOAL_FN Cell empty_cell(State *s) {
+    for (;;) {
+        const int32_t row = RADIUS + shoal_below(&s->rng, s->size);
+        const int32_t column = RADIUS + shoal_below(&s->rng, s->size);
+        Cell cell;
+        cell.at = row * s->stride + column;
+        cell.turned = column * s->stride + row;
+        if (map_of(s)[cell.at] == EMPTY)
+            return cell;
+    }
+}
+
+/* The head is there at once, the rest grows out of it. */
+SHOAL_FN void spawn(State *s, Snake *snake) {
+    snake->head = snake->tail = empty_cell(s);
+    snake->heading = shoal_below(&s->rng, 4);
+    snake->length = 1;
+    snake->growing = FIRST_LENGTH - 1;
+    put(s, snake->head, HEAD);
+}
+
+SHOAL_FN uint64_t backwards(uint64_t bytes) {
+    bytes = (bytes >> 8 & 0x00FF00FF00FF00FFu) | (bytes & 0x00FF00FF00FF00FFu) << 8;
+    bytes = (bytes >> 16 & 0x0000FFFF0000FFFFu) | (bytes & 0x0000FFFF0000FFFFu) << 16;
+    return bytes >> 32 | bytes << 32;
+}
+
+/* What the snake sees, its head in the middle and what is ahead of it above. */
+SHOAL_FN void observe(const State *s, const Snake *snake, uint8_t *view) {
+    const int32_t sideways = snake->heading == EAST || snake->heading == WEST;
+    const int32_t end = RADIUS * s->stride;
+    const uint8_t *row =
+        map_of(s) + (sideways ? s->stride * s->stride + snake->head.turned : snake->head.at);
+    uint64_t first, last; /* 8 bytes each, of 11: they overlap */
+    row -= RADIUS;
+    if (snake->heading == NORTH || snake->heading == EAST) {
+        const int32_t down = snake->heading == NORTH ? s->stride : -s->stride;
+        row -= snake->heading == NORTH ? end : -end;
+        for (int i = 0; i < SIDE; i++, row += down, view += SIDE) {
+            memcpy(&first, row, 8);
+            memcpy(&last, row + SIDE - 8, 8);
+            memcpy(view, &first, 8);
+            memcpy(view + SIDE - 8, &last, 8);
+        }
+    } else {
+        const int32_t down = snake->heading == SOUTH ? -s->stride : s->stride;
+        row -= snake->heading == SOUTH ? -end : end;
+        for (int i = 0; i < SIDE; i++, row += down, view += SIDE) {
+            memcpy(&first, row, 8);
+            memcpy(&last, row + SIDE - 8, 8);
+            first = backwards(first);
+            last = backwards(last);
+            memcpy(view, &last, 8);
+            memcpy(view + SIDE - 8, &first, 8);
+        }
+    }
+}
+
+SHOAL_FN void init(State *s, const double *params) {
+    s->num_snakes = (int32_t)params[NUM_SNAKES];
+    s->size = (int32_t)params[SIZE];
+    s->stride = s->size + 2 * RADIUS;
+    s->num_food = (int32_t)params[NUM_FOOD];
+    s->max_length = (int32_t)params[MAX_LENGTH];
+}
+
+SHOAL_FN void reset(State *s, const shoal_io *io) {
+    uint8_t *map = map_of(s), *views = (uint8_t *)io->observations;
+    memset(map, BORDER, 2 * (size_t)(s->stride * s->stride));
+    for (int turned = 0; turned < 2; turned++, map += s->stride * s->stride)
+        for (int32_t row = RADIUS; row < RADIUS + s->size; row++)
+            memset(map + row * s->stride + RADIUS, EMPTY, (size_t)s->size);
+    for (int32_t i = 0; i < s->num_food; i++)
+        put(s, empty_cell(s), FOOD);
+    for (int32_t i = 0; i < s->num_snakes; i++) {
+        spawn(s, &snakes_of(s)[i]);
+        snakes_of(s)[i].last_length = 0;
+    }
+    for (int32_t i = 0; i < s->num_snakes; i++)
+        observe(s, &snakes_of(s)[i], views + i * VIEW);
+}
+
+/* The snakes move one after the other. */
+SHOAL_FN void step(State *s, const shoal_io *io) {
+    const int64_t *actions = (const int64_t *)io->actions;
+    uint8_t *map = map_of(s), *headings = map + 2 * s->stride * s->stride;
+    uint8_t *views = (uint8_t *)io->observations;
+    for (int32_t i = 0; i < s->num_snakes; i++) {
+        Snake *snake = &snakes_of(s)[i];
+        const int32_t turn = (actions[i] == RIGHT) - (actions[i] == LEFT);
+        const int32_t heading = (snake->heading + turn) & 3;
+        const Cell next = ahead(s, snake->head, heading);
+        const int32_t had = snake->length;
+        uint8_t there;
+        snake->heading = heading;
+        snake->last_length = 0;
+        put(s, snake->head, BODY);
+        headings[snake->head.at] = (uint8_t)heading;
+        if (snake->growing) {
+            snake->growing--;
+            snake->length++;
+        } else { /* the tail leaves first, so that the head may follow it */
+            const Cell tail = snake->tail;
+            snake->tail = ahead(s, tail, headings[tail.at]);
+            put(s, tail, EMPTY);
+        }
+        there = map[next.at];
+        if (there <= FOOD) {
+            snake->head = next;
+            put(s, next, HEAD);
+            if (there == FOOD) {
+                io->rewards[i] = 1;
+                snake->growing += snake->length + snake->growing < s->max_length;
+                put(s, empty_cell(s), FOOD);
+            }
+            continue;
+        }
+        io->rewards[i] = -1;
+        io->terminated[i] = io->respawned[i] = 1;
+        snake->last_length = had;
+        for (int32_t k = 1; k < snake->length; k++) { /* what it still has */
+            const Cell tail = snake->tail;
+            snake->tail = ahead(s, tail, headings[tail.at]);
+            put(s, tail, EMPTY);
+        }
+        spawn(s, snake);
+    }
+    for (int32_t i = 0; i < s->num_snakes; i++)
+        observe(s, &snakes_of(s)[i], views + i * VIEW);
+}
+
+SHOAL_FN void report(const State *s, int32_t agent, float *values) {
+    const Snake *snake = &snakes_of(s)[agent];
+    const int32_t length = snake->last_length ? snake->last_length : snake->length;
+    values[0] = (float)length / (float)s->max_length;
+    values[1] = (float)length;
+}
+
+static void draw(const State *s, shoal_canvas *c) {
+    static const uint32_t colors[6] = {SHOAL_AGENT,  SHOAL_DANGER, SHOAL_BLUE,
+                                       SHOAL_VIOLET, SHOAL_ORANGE, SHOAL_PINK};
+    const uint8_t *map = map_of(s), *headings = map + 2 * s->stride * s->stride;
+    const float size = (float)s->size, middle = RADIUS + size / 2;
+    shoal_view(c, RADIUS - 1, RADIUS - 1, size + 2, size + 2);
+    shoal_rect(c, middle, middle, size + 1, size + 1, SHOAL_WALL)->round = 0.5f;
+    shoal_rect(c, middle, middle, size, size, SHOAL_PANEL);
+    for (int32_t i = 0; i < s->stride * s->stride; i++)
+        if (map[i] == FOOD)
+            shoal_circle(c, (float)(i % s->stride) + 0.5f, (float)(i / s->stride) + 0.5f, 0.35f,
+                         SHOAL_GOAL);
+    for (int32_t i = 0; i < s->num_snakes; i++) {
+        const Snake *snake = &snakes_of(s)[i];
+        Cell cell = snake->tail;
+        float x = (float)(cell.at % s->stride) + 0.5f, y = (float)(cell.at / s->stride) + 0.5f;
+        float from_x = x, from_y = y;
+        int32_t k, last = -1;
+        for (k = 1; k < snake->length; k++, last = headings[cell.at], cell = ahead(s, cell, last)) {
+            const int32_t heading = headings[cell.at]; /* one line for each straight piece */
+            if (last >= 0 && heading != last) {
+                shoal_line(c, from_x, from_y, x, y, 0.7f, colors[i % 6]);
+                from_x = x, from_y = y;
+            }
+            x += (float)((heading == EAST) - (heading == WEST));
+            y += (float)((heading == SOUTH) - (heading == NORTH));
+        }
+        shoal_line(c, from_x, from_y, x, y, 0.7f, colors[i % 6]);
+        shoal_circle(c, x, y, 0.45f, colors[i % 6]);
+        shoal_circle(c, x, y, 0.18f, SHOAL_INK);
+    }
+}
+
+static const char *resolve(const double *params, shoal_spec *spec) {
+    const double size = params[SIZE], stride = size + 2 * RADIUS;
+    if (2 * (params[NUM_SNAKES] * params[MAX_LENGTH] + params[NUM_FOOD]) > size * size)
+        return "num_snakes * max_length + num_food must be at most half of the map's size * size "
+               "cells";
+    spec->agents = (int32_t)params[NUM_SNAKES];
+    spec->state_size = (int64_t)sizeof(State) + spec->agents * (int64_t)sizeof(Snake) +
+                       3 * (int64_t)stride * (int64_t)stride;
+    return NULL;
+}
+
+SHOAL_ENV(.name = "snake",
+          .text =
+              "Hundreds of snakes eat and grow on one map.\n"
+              "Each goes forward by one cell a step, and may turn. It grows by a cell with each "
+              "food that it eats, up to max_length, and new food appears elsewhere. One that runs "
+              "into the border or a body, its own or another's, dies and begins again as a short "
+              "one. Snakes move one after the other. Reward: 1 for food, -1 for dying, which ends "
+              "the snake's episode. Speed is limited by memory: each view is 121 bytes from 11 "
+              "places of the map.",
+          .agents = 256, .max_steps = 1000,
+          .params = {{.name = "num_snakes",
+                      .value = 256,
+                      .low = 1,
+                      .high = 4096,
+                      .type = SHOAL_INTEGER,
+                      .text = "snakes on a map, each one an agent"},
+                     {.name = "size",
+                      .value = 192,
+                      .low = 4,
+                      .high = 4096,
+                      .type = SHOAL_INTEGER,
+                      .text = "cells of a side of the map"},
+                     {.name = "num_food",
+                      .value = 1024,
+                      .low = 1,
+                      .high = 1048576,
+                      .type = SHOAL_INTEGER,
+                      .text = "pieces of food, at any time"},
+                     {.name = "max_length",
+                      .value = 64,
+                      .low = 3,
+                      .high = 65536,
+                      .type = SHOAL_INTEGER,
+                      .text = "cells of a snake that has grown up"}},
+          .observations = {{.name = "view",
+                            .type = SHOAL_UINT8,
+                            .ndim = 2,
+                            .shape = {SIDE, SIDE},
+                            .low = 0,
+                            .high = 4,
+                            .text = "the cells around the head, which is in the middle and looks "
+                                    "up: 0 empty, 1 food, 2 body, 3 head, 4 border"}},
+          .actions = {{.name = "turn",
+                       .type = SHOAL_INT64,
+                       .low = 0,
+                       .high = 2,
+                       .text = "before the step",
+                       .labels = "straight left right",
+                       .keys = "- left right"}},
+          .logs = {{.name = "score", .text = "length at the end of a life, of max_length"},
+                   {.name = "length", .text = "at the end of a life, in cells"}},
+          .resolve = resolve);
