@@ -133,7 +133,7 @@ def test_it_passes_the_check(name):
     if agents(name) > 1:
         pytest.importorskip("pettingzoo")
     env = creator(name)()
-    report = shoal.check_env(env, steps=300)
+    report = shoal.check_env(env, steps=300 if agents(name) < 16 else 30)
     assert report.ok, report
     env.close()
 

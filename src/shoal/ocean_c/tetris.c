@@ -18,13 +18,13 @@ enum { EMPTY, STACK, PIECE, GHOST }; /* cells of the observation */
 #define ABOVE 4
 #define BELOW 4
 #define ASIDE 4
-#define NOTHING 7 /* instead of a piece */
+#define NOTHING PIECES /* instead of a piece */
 
 #define INSIDE (((1u << WIDTH) - 1) << ASIDE)
 
 typedef struct {
     uint8_t board[HEIGHT][WIDTH];
-    uint8_t pieces[2 + NEXT][PIECES]; /* one-hot: the falling one, the one on hold, the next */
+    uint8_t pieces[2 + NEXT][PIECES + 1]; /* one-hot: falling, on hold (or nothing), the next */
     float rest[3];
 } Observation;
 
@@ -177,8 +177,7 @@ SHOAL_FN void observe(const State *s, const shoal_io *io) {
     }
     memset(seen->pieces, 0, sizeof seen->pieces);
     seen->pieces[0][s->piece] = 1;
-    if (s->held != NOTHING)
-        seen->pieces[1][s->held] = 1;
+    seen->pieces[1][s->held] = 1;
     for (int i = 0; i < NEXT; i++)
         seen->pieces[2 + i][s->next[i]] = 1;
     seen->rest[0] = (float)s->wait / (float)s->gravity;
@@ -299,61 +298,61 @@ static void draw(const State *s, shoal_canvas *c) {
     shoal_number(c, left + 2, 19, 1, NULL, s->points, 0, SHOAL_INK);
 }
 
-SHOAL_ENV(
-        .name = "tetris",
-        .text =
-            "Fill lines with falling pieces.\n"
-            "Rules of the guideline: a board of 10 by 20, seven pieces drawn from a bag without "
-            "replacement, rotation with kicks (SRS), one piece on hold, once for each piece. The "
-            "piece falls by a row every `gravity` steps, and locks when it can't. Reward: a "
-            "hundredth of the points: 100, 300, 500 and 800 for one to four lines, 1 for each "
-            "row of a soft drop, 2 of a hard one. The game ends when there is no room for the "
-            "next piece, or with enough lines. Speed is limited by finding where the piece would "
-            "land and by writing the board.",
-        .max_steps = 10000,
-        .params = {{.name = "gravity",
-                    .value = 4,
-                    .low = 1,
-                    .high = 1000,
-                    .type = SHOAL_INTEGER,
-                    .text = "steps in which a piece falls by one row"},
-                   {.name = "lines",
-                    .value = 100,
-                    .low = 1,
-                    .high = 1000000,
-                    .type = SHOAL_INTEGER,
-                    .text = "lines that win the game"}},
-        .observations = {{.name = "board",
-                          .type = SHOAL_UINT8,
-                          .ndim = 2,
-                          .shape = {HEIGHT, WIDTH},
-                          .low = 0,
-                          .high = 3,
-                          .text = "from the top: 0 empty, 1 stack, 2 the falling piece, 3 where it "
-                                  "would land"},
-                         {.name = "pieces",
-                          .type = SHOAL_UINT8,
-                          .ndim = 1,
-                          .shape = {(2 + NEXT) * PIECES},
-                          .low = 0,
-                          .high = 1,
-                          .text = "five times seven, a 1 for which it is (I O T S Z J L): the "
-                                  "falling piece, the one on hold, the next three"},
-                         {.name = "rest",
-                          .type = SHOAL_FLOAT32,
-                          .ndim = 1,
-                          .shape = {3},
-                          .low = 0,
-                          .high = 1,
-                          .text = "how soon the piece falls, whether it may be put on hold, lines",
-                          .labels = "wait may_hold lines"}},
-        .actions = {{.name = "move",
-                     .type = SHOAL_INT64,
-                     .low = 0,
-                     .high = NUM_ACTIONS - 1,
-                     .text = "of the falling piece",
-                     .labels = "stay left right rotate rotate_back soft_drop hard_drop hold",
-                     .keys = "- left right up z down space c"}},
-        .logs = {{.name = "score", .text = "share of the lines that win"},
-                 {.name = "lines", .text = "filled"},
-                 {.name = "points", .text = "of the guideline"}});
+SHOAL_ENV(.name = "tetris",
+          .text =
+              "Fill lines with falling pieces.\n"
+              "Rules of the guideline: a board of 10 by 20, seven pieces drawn from a bag without "
+              "replacement, rotation with kicks (SRS), one piece on hold, once for each piece. The "
+              "piece falls by a row every `gravity` steps, and locks when it can't. Reward: a "
+              "hundredth of the points: 100, 300, 500 and 800 for one to four lines, 1 for each "
+              "row of a soft drop, 2 of a hard one. The game ends when there is no room for the "
+              "next piece, or with enough lines. Speed is limited by finding where the piece would "
+              "land and by writing the board.",
+          .max_steps = 10000,
+          .params = {{.name = "gravity",
+                      .value = 4,
+                      .low = 1,
+                      .high = 1000,
+                      .type = SHOAL_INTEGER,
+                      .text = "steps in which a piece falls by one row"},
+                     {.name = "lines",
+                      .value = 100,
+                      .low = 1,
+                      .high = 1000000,
+                      .type = SHOAL_INTEGER,
+                      .text = "lines that win the game"}},
+          .observations =
+              {{.name = "board",
+                .type = SHOAL_UINT8,
+                .ndim = 2,
+                .shape = {HEIGHT, WIDTH},
+                .low = 0,
+                .high = 3,
+                .text = "from the top: 0 empty, 1 stack, 2 the falling piece, 3 where it "
+                        "would land"},
+               {.name = "pieces",
+                .type = SHOAL_UINT8,
+                .ndim = 1,
+                .shape = {(2 + NEXT) * (PIECES + 1)},
+                .low = 0,
+                .high = 1,
+                .text = "five times eight, a 1 for which it is (I O T S Z J L, none): the "
+                        "falling piece, the one on hold, the next three"},
+               {.name = "rest",
+                .type = SHOAL_FLOAT32,
+                .ndim = 1,
+                .shape = {3},
+                .low = 0,
+                .high = 1,
+                .text = "how soon the piece falls, whether it may be put on hold, lines",
+                .labels = "wait may_hold lines"}},
+          .actions = {{.name = "move",
+                       .type = SHOAL_INT64,
+                       .low = 0,
+                       .high = NUM_ACTIONS - 1,
+                       .text = "of the falling piece",
+                       .labels = "stay left right rotate rotate_back soft_drop hard_drop hold",
+                       .keys = "- left right up z down space c"}},
+          .logs = {{.name = "score", .text = "share of the lines that win"},
+                   {.name = "lines", .text = "filled"},
+                   {.name = "points", .text = "of the guideline"}});
