@@ -278,21 +278,23 @@ def test_an_endless_task_is_worth_what_it_is_worth():
     assert all(m["reward/mean"] == 1 and m["reward/nonzero"] == 1 for m in reported)
 
 
-def test_rewards_are_scaled_by_the_deviation_of_returns():
-    cfg = config(normalize_rewards=True, gamma=0.9)
-    scale = ppo.RewardScale(2, cfg)
-    rng = np.random.default_rng(0)
-    returns, seen = np.zeros(2), []
-    for _ in range(50):
-        rewards = rng.normal(3, 2, 2)
-        masks, ended = rng.random(2) < 0.8, rng.random(2) < 0.2
-        for i in range(2):
-            if masks[i]:
-                seen.append(returns[i] * 0.9 + rewards[i])
-                returns[i] = 0 if ended[i] else seen[-1]
-        scaled = scale(np.arange(2), rewards, ended, masks)
-        if len(seen) > 1:
-            np.testing.assert_allclose(scaled, rewards / np.sqrt(np.var(seen) + 1e-8))
+def test_rewards_are_those_of_the_wrappers():
+    """Equal to the batch wrappers, which have tests of their own, around the same environments."""
+    cfg = config(normalize_rewards=True, reward_clip=1.5, gamma=0.9, total_steps=100)
+    vector = shoal.vectorize(Counter, 4, backend="serial")
+    reported, _ = run(cfg, vector=vector)
+    vector.close()
+    wrapped = ppo.with_reward_options(shoal.vectorize(Counter, 4, backend="serial"), cfg)
+    wrapped.reset(seed=cfg.seed)  # what Counter does doesn't depend on actions
+    total, count = 0.0, 0
+    for _ in range(cfg.horizon):
+        wrapped.send(np.zeros(4, np.int64))
+        batch = wrapped.recv()
+        total += batch.rewards[batch.masks].sum()
+        count += batch.masks.sum()
+    wrapped.close()
+    assert reported[0]["reward/mean"] == pytest.approx(total / count)
+    assert 0 < total / count < 1.5
 
 
 def test_observations_are_normalised_by_what_was_valid():

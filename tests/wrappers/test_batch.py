@@ -296,18 +296,18 @@ def test_statistics_of_many_rows_by_an_oracle():
         invalid += (~valid).sum()
     assert invalid > 1000
     values = np.concatenate(seen)
-    (statistics,) = ours.env.statistics.values()
+    (statistics,) = ours.env.running.values()
     assert statistics.count == pytest.approx(len(values) + 1e-4)
     np.testing.assert_allclose(statistics.mean, values.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(statistics.var, values.var(axis=0), rtol=1e-5)
     flat = np.concatenate(all_returns)
-    np.testing.assert_allclose(ours.statistics.mean, flat.mean(), rtol=1e-6)
-    np.testing.assert_allclose(ours.statistics.var, flat.var(), rtol=1e-6)
+    np.testing.assert_allclose(ours.running.mean, flat.mean(), rtol=1e-6)
+    np.testing.assert_allclose(ours.running.var, flat.var(), rtol=1e-6)
 
 
 def test_a_partial_reset_counts_nothing_twice():
     ours = FrameStack(NormalizeObservation(vector(Walk, 3, "disabled")), 2)
-    (statistics,) = ours.env.statistics.values()
+    (statistics,) = ours.env.running.values()
     ours.reset(seed=0)
     mask = np.array([False, True, False])
     first, _ = ours.reset(options={"reset_mask": mask})

@@ -45,6 +45,8 @@ from shoal.trainers.config import Config, from_dict, to_dict
 from shoal.trainers.distributions import Actions, Distribution
 from shoal.trainers.policies import DefaultPolicy, Recurrent
 from shoal.vectorization import vectorize
+from shoal.wrappers.base import load_state_dicts, state_dicts
+from shoal.wrappers.rewards import ClipReward, NormalizeReward
 
 __all__ = ["Result", "act", "load_policy", "make_policy", "make_vector", "train"]
 
@@ -183,7 +185,6 @@ class Collector:
         self.states = torch.zeros(2, n, self.num_state, device=device)
         self.pending: Batch | None = None  # has been received, not answered
         self.begun = np.zeros(n, bool)  # rows that have been received at all
-        self.rewards = RewardScale(n, config)
         self.nothing = kind.rows(
             {
                 **({"discrete": np.tile(kind.low, (n, 1))} if kind.num_discrete else {}),
@@ -215,14 +216,12 @@ class Collector:
         rows = batch.agent_ids[select]
         masks = masks[select] & self.begun[rows]  # what a reset returns ends no action
         self.begun[rows] = True
-        ended = (batch.terminations | batch.truncations)[select]
 
         open_slots = self.segment[rows] >= 0
         closing: Any = slice(None) if open_slots.all() else open_slots
         segment, position = self.segment[rows[closing]], self.position[rows[closing]]
         into, done = self.rollout, masks[closing]
-        rewards = self.rewards(rows, batch.rewards[select], ended, masks)
-        into.rewards[segment, position] = rewards[closing] * done
+        into.rewards[segment, position] = batch.rewards[select][closing] * done
         into.terminated[segment, position] = batch.terminations[select][closing] & done
         into.truncated[segment, position] = batch.truncations[select][closing] & done
         into.valid[segment, position] = done
@@ -358,7 +357,7 @@ class Collector:
                 for name, value in (pending._asdict() if pending is not None else {}).items()
             },
             "states": self.states.to("cpu", copy=True),
-            "rewards": self.rewards.state_dict(),
+            "wrappers": state_dicts(vector),
             "generator": self.generator.get_state(),
             "episodes": self.episodes,
         }
@@ -366,60 +365,12 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
         self.episodes = state["episodes"]
-        self.rewards.load_state_dict(state["rewards"])
-        if state["environments"] is None:
-            self.rewards.returns[:] = 0
-        else:
+        load_state_dicts(self.vector, state["wrappers"])
+        if state["environments"] is not None:
             self.vector.set_state(state["environments"])
             self.begun[:] = True
             self.states = state["states"].to(self.device)
             self.pending = Batch(**state["pending"])
-
-
-class RewardScale:
-    """Rewards as the learner gets them: divided by a running deviation, clipped, or as they are.
-
-    The deviation is that of each row's discounted return so far (Engstrom et al. 2020,
-    "Implementation Matters in Deep Policy Gradients"); rows that are no real transition don't
-    count.
-    """
-
-    def __init__(self, num_agents: int, config: Config):
-        self.config = config
-        self.returns = np.zeros(num_agents)
-        self.count, self.mean, self.squares = 0.0, 0.0, 0.0
-
-    def __call__(
-        self, rows: np.ndarray, rewards: np.ndarray, ended: np.ndarray, masks: np.ndarray
-    ) -> np.ndarray:
-        if self.config.normalize_rewards:
-            now = self.returns[rows] * self.config.gamma + rewards
-            self.returns[rows] = np.where(
-                masks & ~ended, now, np.where(masks, 0.0, self.returns[rows])
-            )
-            if masks.any():
-                seen = now[masks]
-                total = self.count + len(seen)
-                delta = seen.mean() - self.mean
-                self.squares += seen.var() * len(seen) + delta**2 * self.count * len(seen) / total
-                self.mean += delta * len(seen) / total
-                self.count = total
-            if self.count > 1:
-                rewards = rewards / math.sqrt(self.squares / self.count + 1e-8)
-        if self.config.reward_clip is not None:
-            rewards = np.clip(rewards, -self.config.reward_clip, self.config.reward_clip)
-        return rewards
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "returns": self.returns.copy(),
-            "count": self.count,
-            "mean": self.mean,
-            "squares": self.squares,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
 
 
 # -- the policy ------------------------------------------------------------------------------------
@@ -987,6 +938,15 @@ def make_vector(config: Config) -> Any:
     )
 
 
+def with_reward_options(vector: Any, config: Config) -> Any:
+    """The vector with rewards as the config wants them."""
+    if config.normalize_rewards:
+        vector = NormalizeReward(vector, config.gamma)
+    if config.reward_clip is not None:
+        vector = ClipReward(vector, -config.reward_clip, config.reward_clip)
+    return vector
+
+
 def choose_device(config: Config) -> torch.device:
     """The device of a config; under torchrun, each process takes the GPU of its local rank."""
     name = config.device
@@ -1086,6 +1046,7 @@ def _train(
         policy = make_policy(config, layout, action_layout)
     policy = policy.to(device)
     kind = Distribution(action_layout, config.squash)
+    vector = with_reward_options(vector, config)
     collector = Collector(vector, kind, own, policy, device)
     learner = Learner(policy, kind, layout, own, device)
     steps = updates = 0

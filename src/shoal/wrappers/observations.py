@@ -31,7 +31,7 @@ class NormalizeObservation(ObservationWrapper):
         update: whether batches still change the statistics; an attribute, False for evaluation.
 
     Attributes:
-        statistics: for each of these leaves' paths, a `RunningMeanVar`.
+        running: for each of these leaves' paths, a `RunningMeanVar`.
 
     Raises:
         ValueError: there is no such leaf, or none at all.
@@ -55,7 +55,7 @@ class NormalizeObservation(ObservationWrapper):
         spec = float_boxes(source.spec, "", frozenset(chosen))
         super().__init__(env, Layout(spec, source.form, source.one_hot, source.name))
         self.epsilon, self.update = epsilon, update
-        self.statistics = {
+        self.running = {
             leaf.path: RunningMeanVar(leaf.shape) for leaf in source.leaves if leaf.path in chosen
         }
 
@@ -64,7 +64,7 @@ class NormalizeObservation(ObservationWrapper):
     ) -> np.ndarray:
         out = self.observation_layout.zeros(len(rows))
         for path, old, new in self._leaves(self.env.observation_layout, observations, out):
-            statistics = self.statistics.get(path)
+            statistics = self.running.get(path)
             if statistics is None:
                 new[...] = old
                 continue
@@ -77,7 +77,7 @@ class NormalizeObservation(ObservationWrapper):
         """Observations as the environment gave them, up to float32's precision."""
         out = self.env.observation_layout.zeros(len(observations))
         for path, old, new in self._leaves(self.env.observation_layout, out, observations):
-            statistics = self.statistics.get(path)
+            statistics = self.running.get(path)
             if statistics is None:
                 old[...] = new
                 continue
@@ -91,10 +91,10 @@ class NormalizeObservation(ObservationWrapper):
         return zip([leaf.path for leaf in layout.leaves], *views)
 
     def state_dict(self) -> dict[str, Any]:
-        return {path: each.state_dict() for path, each in self.statistics.items()}
+        return {path: each.state_dict() for path, each in self.running.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for path, statistics in self.statistics.items():
+        for path, statistics in self.running.items():
             statistics.load_state_dict(state[path])
 
 

@@ -71,7 +71,7 @@ class NormalizeReward(Wrapper):
         update: whether batches still change the statistics; an attribute, False for evaluation.
 
     Attributes:
-        statistics: a `RunningMeanVar` of the returns.
+        running: a `RunningMeanVar` of the returns.
         returns: the discounted return of each agent row so far (float64, ``(num_agents,)``).
     """
 
@@ -84,7 +84,7 @@ class NormalizeReward(Wrapper):
             raise ValueError(f"NormalizeReward: expected a positive epsilon, got {epsilon}")
         super().__init__(env)
         self.gamma, self.epsilon, self.update = gamma, epsilon, update
-        self.statistics = RunningMeanVar()
+        self.running = RunningMeanVar()
         self.returns = np.zeros(env.num_agents)
 
     def receive(self, batch: Batch) -> Batch:
@@ -93,26 +93,26 @@ class NormalizeReward(Wrapper):
         rest = self.gamma * (1 - batch.terminations[valid])
         self.returns[rows] = self.returns[rows] * rest + batch.rewards[valid]
         if self.update:
-            self.statistics.update(self.returns[rows])
+            self.running.update(self.returns[rows])
         return batch._replace(rewards=batch.rewards / self.deviation)
 
     @property
     def deviation(self) -> float:
         """What rewards are divided by now."""
-        return math.sqrt(self.statistics.var + self.epsilon)
+        return math.sqrt(self.running.var + self.epsilon)
 
     def unnormalize(self, rewards: np.ndarray) -> np.ndarray:
         """Rewards of the last batch as the environment gave them."""
         return rewards * self.deviation
 
     def state_dict(self) -> dict[str, Any]:
-        return {"statistics": self.statistics.state_dict(), "returns": self.returns.copy()}
+        return {"running": self.running.state_dict(), "returns": self.returns.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         returns = np.array(state["returns"], np.float64)
         if returns.shape != self.returns.shape:  # another number of environments: begin anew
             returns = np.zeros_like(self.returns)
-        self.statistics.load_state_dict(state["statistics"])
+        self.running.load_state_dict(state["running"])
         self.returns = returns
 
 
