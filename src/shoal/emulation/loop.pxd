@@ -89,6 +89,7 @@ cdef class Driver:
     cdef readonly Py_ssize_t agents_per_env
     cdef readonly bint done     # the episode is over for every agent
     cdef readonly object info   # of the last step or reset
+    cdef int give(self, action) except -1
     cdef int step(self, const Rows* source, Py_ssize_t row) except -1
     cdef int reset(self, seed, options, bint explicit) except -1
     cdef int clear(self, bint valid) except -1
@@ -112,6 +113,7 @@ cdef class EnvLoop:
     cdef char* finals
     cdef Py_ssize_t finals_nbytes
     cdef int advance(self, Py_ssize_t i, const Rows* source, Py_ssize_t row) except -1
+    cdef int give(self, Py_ssize_t i, action) except -1
     cdef int deliver(self, Py_ssize_t i, Rows* to, Py_ssize_t row) except -1
     cdef int _keep_info(self, Py_ssize_t i, info) except -1
     cdef int begin(self, Py_ssize_t i, seed, options) except -1

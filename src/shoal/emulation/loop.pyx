@@ -50,6 +50,7 @@ __all__ = [
     "NEXT_STEP",
     "SAME_STEP",
     "DISABLED",
+    "OWN",
 ]
 
 cdef extern from "Python.h":
@@ -58,15 +59,17 @@ cdef extern from "Python.h":
     object PyObject_CallMethodOneArg(object target, object name, object argument)
     double PyFloat_AS_DOUBLE(PyObject* value)
 
-NEXT_STEP, SAME_STEP, DISABLED = 0, 1, 2
+NEXT_STEP, SAME_STEP, DISABLED, OWN = 0, 1, 2, 3
 cdef enum:
     MODE_NEXT_STEP = 0
     MODE_SAME_STEP = 1
     MODE_DISABLED = 2
+    MODE_OWN = 3
     REPLACED = 2  # pending, and not by the end of an episode
 
 cdef object STEP = "step"
 cdef object ACTION_MASK = "action_mask"
+cdef object NOTHING = object()
 
 
 cdef class Buffers:
@@ -358,6 +361,10 @@ cdef class Driver:
     cdef int step(self, const Rows* source, Py_ssize_t row) except -1:
         raise NotImplementedError
 
+    cdef int give(self, action) except -1:
+        """Let the next step use this action as it stands, instead of that in the row."""
+        raise EmulationError("only single-agent environments take actions as objects")
+
     cdef int reset(self, seed, options, bint explicit) except -1:
         """Reset the environment and hold its first observations.
 
@@ -402,6 +409,7 @@ cdef class SingleDriver(Driver):
     cdef Decoder decoder
     cdef MaskWriter masks
     cdef object observation
+    cdef object given           # the next action, as an object; NOTHING: it is in the row
     cdef double episode_return
     cdef int64_t episode_length
     cdef bint valid
@@ -409,13 +417,17 @@ cdef class SingleDriver(Driver):
     def __cinit__(self, env, observation_layout, action_layout):
         self.env = env
         self.agents_per_env = 1
+        self.given = NOTHING
         self.packer = observation_layout.packer
         self.decoder = Decoder(action_layout)
         self.masks = MaskWriter(action_layout)
 
     cdef int step(self, const Rows* source, Py_ssize_t row) except -1:
         cdef PyObject* reward
-        action = self.decoder.decode(source.actions + row * source.action_nbytes)
+        if self.given is NOTHING:
+            action = self.decoder.decode(source.actions + row * source.action_nbytes)
+        else:
+            action, self.given = self.given, NOTHING
         result = PyObject_CallMethodOneArg(self.env, STEP, action)
         if not PyTuple_CheckExact(result) or PyTuple_GET_SIZE(result) != 5:
             raise EmulationError(
@@ -437,6 +449,10 @@ cdef class SingleDriver(Driver):
         self.episode_length += 1
         return 0
 
+    cdef int give(self, action) except -1:
+        self.given = action
+        return 0
+
     cdef int reset(self, seed, options, bint explicit) except -1:
         if explicit:
             result = self.env.reset(seed=seed, options=options)
@@ -449,6 +465,7 @@ cdef class SingleDriver(Driver):
                 f"reset: expected (observation, info), got {type(result).__name__}"
             )
         self.observation, self.info = result
+        self.given = NOTHING  # was for a step, which has become this reset
         self.done = False
         return 0
 
@@ -524,7 +541,8 @@ cdef class EnvLoop:
     Args:
         drivers: one `Driver` for each environment, all with the same number of agents and layouts.
         observation_nbytes: bytes of one row of observations.
-        mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``, with Gymnasium's meaning.
+        mode: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED``, with Gymnasium's meaning; or ``OWN``:
+            environments are never reset, and stepped from the start and past ends of episodes.
     """
 
     def __cinit__(self, list drivers, Py_ssize_t observation_nbytes, int mode):
@@ -542,7 +560,7 @@ cdef class EnvLoop:
         self.finals = <char*>calloc(self.finals_nbytes + 1, 1)
         if self.pending == NULL or self.finished == NULL or self.finals == NULL:
             raise MemoryError
-        memset(self.pending, 1, self.num_envs)
+        memset(self.pending, mode != MODE_OWN, self.num_envs)
 
     def __dealloc__(self):
         free(self.pending)
@@ -612,6 +630,8 @@ cdef class EnvLoop:
             driver.clear(False)
             self.pending[i] = False
         else:
+            if self.mode == MODE_OWN and driver.done:
+                driver.clear(True)  # statistics are those of the next episode
             driver.step(source, row)
             if driver.done:
                 if self.mode == MODE_SAME_STEP:
@@ -620,10 +640,14 @@ cdef class EnvLoop:
                     self.final_infos[i] = copy_info(driver.info)
                     self.any_final = True
                     driver.reset(None, self.options[i], False)
-                else:
+                elif self.mode != MODE_OWN:
                     self.pending[i] = True
         self._keep_info(i, driver.info)
         return 0
+
+    cdef int give(self, Py_ssize_t i, action) except -1:
+        """Let environment `i` use this action in its next step."""
+        return (<Driver>self.drivers[i]).give(action)
 
     cdef int deliver(self, Py_ssize_t i, Rows* to, Py_ssize_t row) except -1:
         """Write what environment `i` holds into its rows of `to`, from `row` on."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["creator", "vectorize"]
 
 BACKENDS = ("auto", "serial", "multiprocess", "pool", "native", "ray")
-MODES = ("next_step", "same_step", "disabled")
+MODES = ("next_step", "same_step", "disabled", "own")
 
 
 def vectorize(
@@ -60,7 +60,8 @@ def vectorize(
         order: ``"first"`` come, first served; or ``"fixed"``: a pool whose batches are always the
             same environments, in turn.
         autoreset: ``"next_step"``, ``"same_step"`` or ``"disabled"`` (or Gymnasium's
-            `AutoresetMode`), which mean what they mean there.
+            `AutoresetMode`), which mean what they mean there; or ``"own"``: environments reset
+            themselves (or are told to), and a step is always their own ``step``.
         seed: of the first reset, and of the global generators (`random`, `numpy.random`, torch) of
             each process that runs environments. None leaves all of them to chance.
         copy: return copies of the observations instead of views of shared memory, which stay as
@@ -113,12 +114,14 @@ def vectorize(
         "debug": debug,
     }
     restart = on_error == "restart"
-    loop_mode = list(AutoresetMode).index(mode)
+    loop_mode = len(AutoresetMode) if mode is None else list(AutoresetMode).index(mode)
     if backend == "native" or (backend == "auto" and compiled and form == "bytes" and not one_hot):
         if compiled is None:
             raise ValueError(f"the native backend is for compiled environments, not for {env!r}")
         if form != "bytes" or one_hot:
             raise ValueError("the native backend gives observations as they are: form='bytes'")
+        if mode is None:
+            raise ValueError('compiled environments can\'t reset themselves (autoreset="own")')
         from shoal.vectorization.native import NativeBackend
 
         size, workers = batch_size or num_envs, num_workers or 1
@@ -142,7 +145,7 @@ def vectorize(
         tried_mode = AutoresetMode.NEXT_STEP if mode is AutoresetMode.DISABLED else mode
         trial: dict[str, Any] = {
             "emulation": {**emulation, "debug": False},
-            "mode": list(AutoresetMode).index(tried_mode),
+            "mode": loop_mode if tried_mode is mode else list(AutoresetMode).index(tried_mode),
             "seed": None,
             "restart": False,
             "profile": False,
@@ -279,8 +282,9 @@ def find_compiled(name: str) -> Any:
 
 
 def _autoreset(name: Any) -> Any:
+    """Gymnasium's mode of this name; None for ``"own"``."""
     from gymnasium.vector import AutoresetMode
 
     if str(name).lower() not in MODES:
         raise ValueError(f"autoreset: expected one of {MODES}, got {name!r}")
-    return AutoresetMode[str(name).upper()]
+    return AutoresetMode.__members__.get(str(name).upper())

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from shoal.vectorization.worker import (
     THREAD_LIMITS,
@@ -151,12 +152,16 @@ class Starter:
         self._server_pids: set[int] = set()  # its workers
         self._lines = b""
 
-    def start(self) -> Process:
-        """Start one more worker."""
+    def start(self, creators: Sequence[Callable[[], Any]] | None = None) -> Process:
+        """Start one more worker.
+
+        Args:
+            creators: what a fork takes over; see `run_worker`.
+        """
         mine, theirs = socket.socketpair()
         with theirs:
             if self.method == "fork":
-                pid = self._fork(mine, theirs)
+                pid = self._fork(mine, theirs, creators)
             elif self.method == "spawn":
                 popen = self._run("run_worker", theirs.fileno(), in_main_thread())
                 pid = popen.pid
@@ -180,7 +185,7 @@ class Starter:
             process_group=0,  # so that Ctrl-C in a terminal reaches this process only
         )
 
-    def _fork(self, mine: socket.socket, theirs: socket.socket) -> int:
+    def _fork(self, mine: socket.socket, theirs: socket.socket, creators: Any) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         parent, thread_stays = os.getpid(), in_main_thread()
@@ -193,7 +198,8 @@ class Starter:
                 # Handlers of the parent's are not for its workers.
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                run_and_exit(run_worker, theirs.detach(), *self.fds, parent, thread_stays, mask)
+                known = (*self.fds, parent, thread_stays, mask, creators)
+                run_and_exit(run_worker, theirs.detach(), *known)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return pid

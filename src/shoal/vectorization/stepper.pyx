@@ -32,6 +32,7 @@ from shoal.vectorization.info import add_info
 cnp.import_array()
 
 __all__ = [
+    "GIVEN",
     "EpisodeLog",
     "Stepper",
     "collect",
@@ -47,12 +48,14 @@ __all__ = [
     "TOO_MANY",
 ]
 
-# What an environment can be told to do. KEEP: deliver once more what it returned last.
-STEP, RESET, KEEP = 0, 1, 2
+# What an environment can be told to do. KEEP: deliver once more what it returned last. GIVEN: step
+# with an action that comes as an object, as the seeds and options of resets do (`requests`).
+STEP, RESET, KEEP, GIVEN = 0, 1, 2, 3
 cdef enum:
     OP_STEP = 0
     OP_RESET = 1
     OP_KEEP = 2
+    OP_GIVEN = 3
 
 CALL = 0  # the one command that a worker knows
 
@@ -131,7 +134,8 @@ cdef class Stepper:
 
         Args:
             ops: the operation, or one for each environment.
-            requests: for each environment that is reset: (seed, options).
+            requests: for each environment that is reset: (seed, options); that is given an action:
+                the action.
             first_place: of the first environment's results.
         """
         cdef Py_ssize_t env, end = self.first + len(self.seeds)
@@ -159,7 +163,9 @@ cdef class Stepper:
                 self.lost[i] = True
                 return 0
         try:
-            if op == OP_STEP:
+            if op == OP_STEP or op == OP_GIVEN:
+                if op == OP_GIVEN:
+                    self.loop.give(i, requests[env])
                 self.loop.advance(i, self.rows, env * self.agents)
                 self.steps[i] += 1
                 self.good[i] += 1
@@ -285,7 +291,8 @@ def serve(
         worker: this worker's index.
         number: of this process as a writer of infos, which no other has had.
         command: called with the argument of each command.
-        requests: receives the (seed, options) of environments that are to be reset.
+        requests: receives the (seed, options) of environments that are to be reset, or the actions
+            of those that are given one.
         spill: called with a row of the arena and a message that its info slot can't hold.
         failed: called with what an environment has raised.
     """
@@ -319,10 +326,10 @@ def serve(
                 command(env)
                 me.finish()
                 continue
-            if op == OP_RESET and env not in known:
+            if (op == OP_RESET or op == OP_GIVEN) and env not in known:
                 known.update(requests())
             stepper.advance(op, env, known)
-            if op == OP_RESET:
+            if op == OP_RESET or op == OP_GIVEN:
                 del known[env]
             place = me.claim()
             stepper.deliver(op, env, place)

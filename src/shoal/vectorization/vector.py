@@ -23,7 +23,7 @@ from shoal.errors import (
     StepTimeoutError,
     WorkerDied,
 )
-from shoal.vectorization.stepper import KEEP, RESET, STEP, EpisodeLog, collect, put_actions
+from shoal.vectorization.stepper import GIVEN, KEEP, RESET, STEP, EpisodeLog, collect, put_actions
 
 __all__ = ["Batch", "Vector", "action_rows", "check_reset_mask"]
 
@@ -77,7 +77,13 @@ class Vector(VectorEnv):
     """
 
     def __init__(
-        self, backend: Any, *, autoreset: AutoresetMode, copy: bool, seed: int | None, debug: bool
+        self,
+        backend: Any,
+        *,
+        autoreset: AutoresetMode | None,
+        copy: bool,
+        seed: int | None,
+        debug: bool,
     ):
         description = json.loads(backend.description)
         self._backend = backend
@@ -106,7 +112,7 @@ class Vector(VectorEnv):
         self.autoreset = autoreset
         self._seed = seed
         self._arrays: dict[str, np.ndarray] = {}  # of the last batch
-        self._begun = False  # environments have been reset, or given a state
+        self._begun = autoreset is None  # environments have been reset, or given a state
         self._needs_reset = np.ones(self.num_envs, bool)  # DISABLED: episode over, or never begun
         self._num_in_flight = 0  # environments that have been posted and not received
         self._in_flight = np.zeros(self.num_envs, bool)  # which; kept up in pools only
@@ -258,13 +264,32 @@ class Vector(VectorEnv):
             raise PendingCallError("step: reset the environments first", "reset")
         if self.autoreset is AutoresetMode.DISABLED:
             self._check_not_over(self.env_ids if envs is None else envs)
-        self._write_actions(actions, rows)
+        if some or not put_actions(self._actions, actions, self._bounds):
+            self._write_actions(actions, rows)
         if keep_others and some:
             ops = np.full(self.num_envs, KEEP, np.int32)
             ops[envs] = STEP
             self._post("step", ops, None, None)
         else:
             self._post("step", STEP, envs, None)
+
+    def send_objects(self, actions: Sequence[Any]) -> None:
+        """Give every environment an action as it stands: pickled, not laid out, not checked.
+
+        For adapters to interfaces that let anything be an action. Environments must have one agent.
+        """
+        self._usable()
+        self._whole("send_objects")
+        if self.backend == "native":
+            raise ActionError("compiled environments take only rows of actions")
+        if self._pending is not None or not self._begun:
+            first = "call recv first" if self._pending else "reset the environments first"
+            raise PendingCallError(f"step: {first}", self._pending or "reset")
+        if len(actions) != self.num_envs:
+            raise ActionError(f"actions: expected {self.num_envs}, got {len(actions)}")
+        if self.autoreset is AutoresetMode.DISABLED:
+            self._check_not_over(self.env_ids)
+        self._post("step", GIVEN, None, dict(enumerate(actions)))
 
     def recv(self, timeout: float | None = None) -> Batch:
         """Wait for the next batch: all environments, or the `batch_size` that are ready first.

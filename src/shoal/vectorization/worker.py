@@ -14,6 +14,7 @@ A worker ends when its parent closes the vector or is gone, see `end_with_parent
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import select
@@ -23,7 +24,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import cloudpickle
@@ -126,6 +127,7 @@ def run_worker(
     parent: int,
     thread_stays: bool,
     mask: set[int] | None = None,
+    creators: Sequence[Callable[[], Any]] | None = None,
 ) -> int:
     """The whole life of a worker.
 
@@ -133,6 +135,7 @@ def run_worker(
         socket_fd, arena_fd, outbox_fd: what it shares with the vector's process.
         parent, thread_stays: see `end_with_parent`.
         mask: the signals that are to be blocked.
+        creators: the functions that create the environments, if it is a fork that has them.
 
     Returns:
         Its exit code.
@@ -151,9 +154,12 @@ def run_worker(
         if setup["affinity"] is not None:
             os.sched_setaffinity(0, setup["affinity"])
         sys.path[:] = setup["path"]
+        # Environments may hold proxies of a `multiprocessing.Manager`, which ask for this.
+        multiprocessing.current_process().authkey = setup["authkey"]
         limit_threads()
         try:
-            creators = cloudpickle.loads(setup["creators"])
+            if creators is None:
+                creators = cloudpickle.loads(setup["creators"])
             group = EnvGroup(
                 creators, setup["first"], setup["emulation"], setup["mode"], setup["seed"]
             )

@@ -17,6 +17,7 @@ Invariants:
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -97,6 +98,8 @@ class ProcessBackend:
         method = start_method or ("forkserver" if sys.platform == "linux" else "spawn")
         if method not in START_METHODS:
             raise ValueError(f"start_method: expected one of {START_METHODS}, got {method!r}")
+        # A fork has the functions already, even if they can't be pickled.
+        self._inherited = list(creators) if method == "fork" else None
         self._first = [w * self.num_envs // num_workers for w in range(num_workers + 1)]
         self._owner = np.repeat(np.arange(num_workers), np.diff(self._first))
         base = int.from_bytes(os.urandom(4), "little") if seed is None else seed
@@ -105,13 +108,16 @@ class ProcessBackend:
                 "worker": w,
                 "writer": w,
                 "first": self._first[w],
-                "creators": pickle_creators(creators[self._first[w] : self._first[w + 1]]),
+                "creators": None
+                if self._inherited
+                else pickle_creators(creators[self._first[w] : self._first[w + 1]]),
                 "emulation": emulation,
                 "mode": mode,
                 "seed": (base + self._first[w]) % 2**32,
                 "restart": restart,
                 "profile": profile,
                 "affinity": None if affinity is None else [affinity[w % len(affinity)]],
+                "authkey": bytes(multiprocessing.current_process().authkey),
                 "path": [os.path.abspath(entry) if entry == "" else entry for entry in sys.path],
                 # These are for workers that take the place of another.
                 "description": None,
@@ -136,7 +142,7 @@ class ProcessBackend:
 
     def _start_all(self, order: str) -> None:
         for setup in self._setups:
-            self._processes.append(self._starter.start())
+            self._processes.append(self._starter.start(self._inherit(setup["worker"])))
             self._processes[-1].send(pickle.dumps(setup))
         descriptions: dict[int, str] = {}
         while len(descriptions) < self.num_workers:  # whoever fails first is heard first
@@ -171,6 +177,10 @@ class ProcessBackend:
         self._failures = [0] * self.num_workers  # in a row
         self._begun = [0] * self.num_workers  # what `num_done` was when each worker was started
         self._options: list[Any] = []  # of automatic resets, for each environment
+
+    def _inherit(self, worker: int) -> Sequence[Callable[[], Any]] | None:
+        """The functions that a worker takes over when it is forked."""
+        return self._inherited and self._inherited[self._first[worker] : self._first[worker + 1]]
 
     def _receive(self, worker: int, deadline: float | None = None) -> bytearray:
         """The next message of a worker; raises what it reports, or that it has died."""
@@ -211,7 +221,7 @@ class ProcessBackend:
                 mine = [
                     env
                     for env in range(self._first[w], self._first[w + 1])
-                    if isinstance(ops, int) or ops[env] == RESET
+                    if isinstance(ops, int) or ops[env] == RESET  # an int: all have a request
                 ]
                 if mine:
                     messages[w] = cloudpickle.dumps({env: requests[env] for env in mine})
@@ -304,7 +314,7 @@ class ProcessBackend:
         self._restarts += 1
         self.arena.arrays["counters"][worker, 3] += len(envs)
         process.release()
-        process = self._processes[worker] = self._starter.start()
+        process = self._processes[worker] = self._starter.start(self._inherit(worker))
         self._starting.add(worker)
         setup = {
             **self._setups[worker],
