@@ -52,7 +52,7 @@ NOT_BY_CALL = ("reset", "step", "close", "_setattr", "_check_spaces")
 # -- spaces ---------------------------------------------------------------------------------------
 
 
-def has_rows(space: spaces.Space) -> bool:
+def has_rows(space: Any) -> bool:
     """Whether Gymnasium batches this space as arrays, so that a row holds all of an observation."""
     kind = kind_of(space)
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
@@ -61,17 +61,20 @@ def has_rows(space: spaces.Space) -> bool:
     return kind in ARRAYS and space.dtype.kind in "biuf" and space.dtype.itemsize <= 8
 
 
-def row_space(space: spaces.Space) -> spaces.Space | None:
+def row_space(space: Any) -> spaces.Space | None:
     """A space of the same dtype and shape that every action is in; None if there is none.
 
     Gymnasium checks no actions, so bounds must not stop any from reaching the environment. Small
     integers are left out, for they would count as choices, of which there can be masks.
     """
     dtype = space.dtype
+    if kind_of(space) not in ARRAYS or not 4 <= dtype.itemsize <= 8:
+        return None
     if isinstance(space, spaces.Discrete):
         bits = 8 * dtype.itemsize
-        return spaces.Discrete(2 ** (bits - 2), start=-(2 ** (bits - 3)), dtype=dtype.type)
-    if kind_of(space) not in ARRAYS or not space.shape or not 4 <= dtype.itemsize <= 8:
+        start = -(2 ** (bits - 3)) if dtype.kind == "i" else 0
+        return spaces.Discrete(2 ** (bits - 2), start=start, dtype=dtype.type)
+    if not space.shape:  # Gymnasium gives scalars, a row has an array
         return None
     if dtype.kind == "f":
         return spaces.Box(-np.inf, np.inf, space.shape, dtype.type)
@@ -174,7 +177,9 @@ class SubEnv(gymnasium.Env):
                 return result
             # Copies, for environments fill the same objects again.
             last, reward, terminated, truncated, final_info = result
-            ends = {"final_info": dict(final_info), "final_obs": copying.deepcopy(last)}
+            if self._in_rows:
+                last, final_info = copying.deepcopy(last), dict(final_info)
+            ends = {"final_info": final_info, "final_obs": last}
             observation, info = self.env.reset()
             return observation, reward, terminated, truncated, {**ends, **info}
         return result
@@ -338,7 +343,7 @@ class ShoalAsyncVectorEnv(AsyncVectorEnv):
         context: str | None = None,
         daemon: bool = True,
         worker: Callable[..., None] | None = None,
-        observation_mode: str | tuple[spaces.Space, spaces.Space] = "same",
+        observation_mode: Any = "same",
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         max_concurrency: int | None = None,
     ):
@@ -522,11 +527,11 @@ class ShoalSyncVectorEnv(SyncVectorEnv):
             return
         self._action_dtype = actions.dtype
         self._subs = [
-            SubEnv(lambda env=env: env, self.autoreset_mode, space, actions, strict=True)
+            SubEnv(functools.partial(the, env), self.autoreset_mode, space, actions, strict=True)
             for env in self.envs
         ]
         self._vector = vectorize(
-            [lambda sub=sub: sub for sub in self._subs], backend="serial", autoreset="own"
+            [functools.partial(the, sub) for sub in self._subs], backend="serial", autoreset="own"
         )
         self._view = self._vector.observation_layout.view
 
@@ -588,6 +593,11 @@ class ShoalSyncVectorEnv(SyncVectorEnv):
             super().close_extras(**kwargs)
         else:
             self._vector.close()
+
+
+def the(env: Any) -> Any:
+    """An environment that is there already, as something that creates it."""
+    return env
 
 
 def check_count(got: int, expected: int) -> None:
