@@ -565,7 +565,7 @@ class ShoalSyncVectorEnv(SyncVectorEnv):
                     raise next(one.error for one in infos[ASIDE] if one is not None)
                 observations = self._view(rows.copy() if self.copy else rows)
                 return observations, rewards, terminations, truncations, infos
-        if isinstance(self.action_space, (spaces.Box, spaces.MultiDiscrete)) and np.ndim(actions):
+        if isinstance(self.action_space, (spaces.Box, spaces.MultiDiscrete)):
             check_count(len(actions), self.num_envs)
         self._leave_lane()
         try:
