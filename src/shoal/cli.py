@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import shoal
+from shoal.ocean_c.commands import add_author
 
 __all__ = ["main"]
 
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_run, add_bench, add_check, add_describe, add_training, add_doctor):
+    author = add_author, add_play
+    for add in (add_run, add_bench, add_check, add_describe, add_training, add_doctor, *author):
         add(commands)
     args = parser.parse_args(argv)
     try:
@@ -179,13 +181,20 @@ def check(args: argparse.Namespace) -> int:
 
 def add_run(commands: Any) -> None:
     parser = add_command(commands, "run", run, "step an environment with random actions")
-    parser.add_argument("--num-envs", type=count, default=16, help="copies; default: 16")
-    parser.add_argument("--steps", type=count, default=10_000, help="of each copy; default: 10000")
+    parser.add_argument(
+        "--num-envs", type=count, help="copies; default: 16, and 4096 of a compiled environment"
+    )
+    parser.add_argument(
+        "--steps",
+        type=count,
+        help="of each copy; default: 10000, and 1000 of a compiled environment",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first copy; default: 0")
     parser.add_argument(
         "--backend",
-        choices=("auto", "serial", "multiprocess", "pool"),
-        help="default: pool, which steps half of the copies while the others wait for actions",
+        choices=("auto", "serial", "multiprocess", "pool", "native"),
+        help="default: pool, which steps half of the copies while the others wait for actions; and "
+        "native for a compiled environment",
     )
     parser.add_argument("--num-workers", type=count, help="processes; default: one for each core")
 
@@ -193,23 +202,26 @@ def add_run(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from shoal.vectorization import creator
+    from shoal.vectorization import creator, find_compiled
     from shoal.vectorization.auto import drive
 
     first = shoal.emulate(creator(args.env, **dict(args.kwargs))(), **emulation(args))
     print(description(args.env, first), end="\n\n", flush=True)
+    compiled = find_compiled(args.env)
+    num_envs = args.num_envs or (4096 if compiled else 16)
+    steps = args.steps or (1000 if compiled else 10_000)
     vector = shoal.vectorize(
         args.env,
-        args.num_envs,
+        num_envs,
         env_kwargs=dict(args.kwargs),
-        backend=args.backend or ("pool" if args.num_envs > 1 else "serial"),
+        backend=args.backend or ("native" if compiled else "pool" if num_envs > 1 else "serial"),
         num_workers=args.num_workers,
         autoreset="same_step",
         seed=args.seed,
         **emulation(args),
     )
     with contextlib.closing(vector):
-        num_batches = -(-args.steps * args.num_envs // vector.batch_size)
+        num_batches = -(-steps * num_envs // vector.batch_size)
         bar = Progress(num_batches * vector.batch_size)
         returns, lengths = [], []
         begin = time.perf_counter()
@@ -242,6 +254,9 @@ def configuration(vector: Any) -> str:
     """How a vector steps its environments, in a few words."""
     if vector.num_workers == 0:
         return vector.backend
+    if vector.backend == "native":
+        text = f"{vector.num_workers} thread" + "s" * (vector.num_workers != 1)
+        return text + f", pool of {vector.batch_size}" * (vector.batch_size < vector.num_envs)
     text = f"{vector.num_workers} worker" + "s" * (vector.num_workers != 1)
     return text + f", pool of {vector.batch_size}" * (vector.batch_size < vector.num_envs)
 
@@ -265,15 +280,19 @@ def overhead(env: Any, seed: int) -> str:
 
 def add_bench(commands: Any) -> None:
     parser = add_command(commands, "bench", bench, "compare all ways to step many copies")
-    parser.add_argument("--num-envs", type=count, default=64, help="copies; default: 64")
+    parser.add_argument(
+        "--num-envs", type=count, help="copies; default: 64, and 4096 of a compiled environment"
+    )
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="for each configuration; default: 1"
     )
 
 
 def bench(args: argparse.Namespace) -> int:
+    from shoal.vectorization import find_compiled
     from shoal.vectorization.engine import usable_cores
 
+    args.num_envs = args.num_envs or (4096 if find_compiled(args.env) else 64)
     num_envs, most = args.num_envs, min(usable_cores(), args.num_envs)
     print(
         f"{args.env}, {num_envs} copies, random actions; shares of the time of the processes that "
@@ -281,6 +300,11 @@ def bench(args: argparse.Namespace) -> int:
         f"{'':<22}  steps/s  environment  packing  waiting  other      p50      p99",
         flush=True,
     )
+    if find_compiled(args.env):
+        for workers in range(1, most + 1):
+            measure(args, {"backend": "native", "num_workers": workers})
+        measure(args, {"backend": "native", "batch_size": max(1, num_envs // 2)})
+        return 0
     serial = measure(args, {"backend": "serial"})
     # All counts up to 4, then doubled.
     counts = [n for n in range(1, most + 1) if n <= 4 or n == most or n & (n - 1) == 0]
@@ -414,6 +438,54 @@ def doctor(args: argparse.Namespace) -> int:
         faults += finding.ok is False
     print("\nall that training needs is there" if not faults else f"\n{faults} to mend: see NO")
     return 1 if faults else 0
+
+
+# -- shoal play -------------------------------------------------------------------------------
+
+
+def add_play(commands: Any) -> None:
+    parser = add_command(commands, "play", play, "play a compiled environment, or watch it")
+    parser.add_argument("--fps", type=float, default=10, help="steps per second; default: 10")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--policy", metavar="RUN", help="a run or a checkpoint, which acts while no key is held"
+    )
+    parser.add_argument(
+        "--record", metavar="FILE", help="write a .gif or an .mp4 instead of opening a window"
+    )
+    parser.add_argument("--steps", type=count, help="default: no end, and 200 of a film")
+    parser.add_argument("--size", type=count, default=512, help="pixels of the longer side")
+
+
+def play(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from shoal.ocean_c.play import play, record
+    from shoal.ocean_c.single import module_named
+
+    kwargs = dict(args.kwargs)
+    module = module_named(args.env)
+    options: dict[str, Any] = {"autoreset": "same_step", "env_kwargs": kwargs}
+    with contextlib.closing(shoal.vectorize(args.env, 1, backend="native", **options)) as vector:
+        act = None
+        if args.policy:
+            from shoal.trainers import runs
+            from shoal.trainers.evaluate import policy_chooser
+
+            path = Path(args.policy)
+            if not path.is_file():
+                path = runs.newest_checkpoint(runs.find_run(args.policy))
+            act = policy_chooser(vector, runs.read_checkpoint(path), False, args.seed, "cpu")
+        if args.record:
+            record(vector, args.record, args.steps or 200, args.fps, act, args.seed, args.size)
+            print(args.record)
+            return 0
+        title = f"{module.table.name}, by Shoal"
+        found = play(
+            vector, module.spec(kwargs), title, args.fps, act, args.seed, args.steps, args.size
+        )
+    print(", ".join(f"{name} {value:g}" for name, value in found.items()))
+    return 0
 
 
 # -- the progress line ------------------------------------------------------------------------

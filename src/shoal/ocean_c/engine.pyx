@@ -185,6 +185,7 @@ cdef class Module:
 
     Args:
         path: of the shared library that ``shoal build`` made.
+        version: how many others this process has loaded from the same path before.
 
     Attributes:
         table: what it says of itself, a `Table`.
@@ -199,12 +200,15 @@ cdef class Module:
     cdef readonly bint debug
     cdef const shoal_table* c
 
-    def __cinit__(self, path):
+    def __cinit__(self, path, Py_ssize_t version=0):
         cdef void* handle
         self.path = os.path.abspath(path)
         if not os.path.isfile(self.path):
             raise EnvModuleError(f"there is no file {self.path}")
-        handle = dlopen(os.fsencode(self.path), RTLD_NOW | RTLD_LOCAL)
+        # The loader gives a path that it knows what it has; the same file by another name is new.
+        folder, name = os.path.split(self.path)
+        unknown = os.path.join(folder, "./" * version + name)
+        handle = dlopen(os.fsencode(unknown), RTLD_NOW | RTLD_LOCAL)
         if handle == NULL:
             raise EnvModuleError(f"{self.path} can't be loaded: {text_of(dlerror())}")
         self.c = <const shoal_table*>dlsym(handle, b"shoal_env_table")

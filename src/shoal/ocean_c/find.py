@@ -51,10 +51,15 @@ def find(name: str) -> Path | None:
 
 
 def load(path: str | Path) -> Module:
-    """The module at `path`, loaded once."""
-    return _load(str(path))
+    """The module at `path`, loaded once, and again when it has been built again."""
+    status = Path(path).stat()
+    return _load(str(path), status.st_ino, status.st_mtime_ns)
 
 
 @functools.cache
-def _load(path: str) -> Module:
-    return Module(path)
+def _load(path: str, inode: int, time: int) -> Module:
+    _versions[path] = _versions.get(path, -1) + 1
+    return Module(path, _versions[path])
+
+
+_versions: dict[str, int] = {}  # of each path: how many modules have been loaded from it, less 1

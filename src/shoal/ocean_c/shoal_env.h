@@ -32,7 +32,8 @@ double sin(double), cos(double), sqrt(double);
 #include <string.h>
 #endif
 
-#ifdef __CUDACC__
+#ifdef SHOAL_FN /* profilers keep functions apart */
+#elif defined(__CUDACC__)
 #define SHOAL_FN static __host__ __device__ inline
 #else
 #define SHOAL_FN static inline

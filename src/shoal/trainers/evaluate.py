@@ -17,9 +17,8 @@ import numpy as np
 
 from shoal.emulation.actions import RandomActions
 from shoal.emulation.layout import Layout
-from shoal.emulation.make import creator
 from shoal.errors import CheckpointError, ConfigError
-from shoal.vectorization import vectorize
+from shoal.vectorization import creator, vectorize
 
 __all__ = ["check_spaces", "evaluate"]
 

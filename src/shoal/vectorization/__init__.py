@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal.vectorization.vector import Vector
 
-__all__ = ["creator", "vectorize"]
+__all__ = ["creator", "find_compiled", "vectorize"]
 
 BACKENDS = ("auto", "serial", "multiprocess", "pool", "native", "ray")
 MODES = ("next_step", "same_step", "disabled", "own")
@@ -269,9 +270,18 @@ def creator(name: str, **kwargs: Any) -> Callable[[], Any]:
         from shoal.ocean_c.make import make
 
         return functools.partial(make, name, **kwargs)
-    from shoal.emulation.make import creator
+    from shoal.emulation import make as by_name
+    from shoal.errors import UnknownEnvError
 
-    return creator(name, **kwargs)
+    try:
+        return by_name.creator(name, **kwargs)
+    except UnknownEnvError as error:
+        from shoal.ocean_c.find import own_names
+
+        near = difflib.get_close_matches(name.lower(), own_names(), n=1, cutoff=0.7)
+        if not near:
+            raise
+        raise UnknownEnvError(f"{error}; or did you mean {near[0]}?") from None
 
 
 def find_compiled(name: str) -> Any:

@@ -67,6 +67,8 @@ class NativeBackend:
         debug: bool,
     ):
         module = load(path)
+        params = dict(params)
+        self.render_mode = params.pop("render_mode", None) or "rgb_array"
         spec = module.spec(params)
         self.module, self.spec = module, spec
         self.num_envs, self.batch_size, self.num_workers = num_envs, batch_size, num_workers
@@ -84,8 +86,8 @@ class NativeBackend:
                 "agents": [f"agent_{i}" for i in range(spec.agents)]
                 if spec.agents > 1
                 else ["agent"],
-                "metadata": {"render_modes": ["rgb_array", "ansi"], "render_fps": 15},
-                "render_mode": "rgb_array",
+                "metadata": {"render_modes": ["rgb_array", "human", "ansi"], "render_fps": 15},
+                "render_mode": self.render_mode,
                 "spec": None,
             }
         )
@@ -120,6 +122,7 @@ class NativeBackend:
         self._queue: list[tuple[np.ndarray, np.ndarray]] = []
         self._block_envs: list[np.ndarray] = [self._all] * blocks
         self._next = 0
+        self._screen: Any = None
 
     def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
         """Give environments their next operation: one for all, or one each."""
@@ -217,9 +220,13 @@ class NativeBackend:
 
     def _call(self, env: int, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         if name == "render":
-            from shoal.ocean_c.screen import picture
+            from shoal.ocean_c.screen import Screen
 
-            return picture(self.engine.draw(env), *args, **kwargs)
+            if self._screen is None:
+                self._screen = Screen(self.render_mode, 15, self.module.table.name)
+            return self._screen.show(self.engine.draw(env))
+        if name == "drawing":
+            return self.engine.draw(env)
         names = [param.name for param in self.module.table.params]
         if name in names:
             return self.spec.values[names.index(name)]
@@ -243,6 +250,8 @@ class NativeBackend:
 
     def close(self) -> None:
         """End the threads and release everything."""
+        if self._screen is not None:
+            self._screen.close()
         self.engine.close()
         self.arena.detach()
 
@@ -259,7 +268,6 @@ def make_vec(num_envs: int = 1, *, name: str, **kwargs: Any) -> Any:
 
     from shoal.vectorization import vectorize
 
-    kwargs.pop("render_mode", None)  # pictures are always to be had
     own = inspect.signature(vectorize).parameters
     options = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
     return vectorize(name, num_envs, env_kwargs=kwargs, **options)
