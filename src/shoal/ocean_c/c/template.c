@@ -3,8 +3,8 @@
  *   shoal build NAME.c     (again after every change; --debug checks every step)
  *   shoal check NAME       shoal play NAME       shoal bench NAME       shoal train NAME
  *
- * The rules of this one: an agent on a grid picks berries, which grow back somewhere else, and loses
- * the game if it steps into the pit. Change what you like. */
+ * The rules of this one: an agent on a grid picks berries, which grow back somewhere else, and
+ * loses the game if it steps into the pit. Change what you like. */
 #include "shoal_env.h"
 
 /* The actions, and the parameters in the order of the table at the end. */
@@ -116,22 +116,43 @@ static void draw(const State *s, shoal_canvas *c) {
 }
 
 /* What others may know of it; see docs/ocean_author.md. */
-SHOAL_ENV(
-    .name = "NAME",
-    .text = "Pick berries on a grid, and stay out of the pit.\n"
-            "Reward: 1 for each berry, which grows back elsewhere; -1 in the pit, where the "
-            "episode ends.",
-    .max_steps = 100,
-    .params = {{.name = "size", .value = 8, .low = 2, .high = 64, .type = SHOAL_INTEGER,
-                .text = "cells of a side"},
-               {.name = "berries", .value = 5, .low = 1, .high = MOST_BERRIES,
-                .type = SHOAL_INTEGER, .text = "at one time"}},
-    .observations = {{.name = "berry", .type = SHOAL_FLOAT32, .ndim = 1, .shape = {2}, .low = -1,
-                      .high = 1, .text = "the nearest: right, down, in sides of the grid"},
-                     {.name = "pit", .type = SHOAL_FLOAT32, .ndim = 1, .shape = {2}, .low = -1,
-                      .high = 1, .text = "right, down"}},
-    .actions = {{.name = "move", .type = SHOAL_INT64, .low = 0, .high = 3,
-                 .text = "where to go", .labels = "up down left right",
-                 .keys = "up down left right"}},
-    .logs = {{.name = "score", .text = "berries, of as many as a good player gets, up to 1"},
-             {.name = "picked", .text = "berries"}});
+SHOAL_ENV(.name = "NAME",
+          .text = "Pick berries on a grid, and stay out of the pit.\n"
+                  "Reward: 1 for each berry, which grows back elsewhere; -1 in the pit, where the "
+                  "episode ends.",
+          .max_steps = 100,
+          .params = {{.name = "size",
+                      .value = 8,
+                      .low = 2,
+                      .high = 64,
+                      .type = SHOAL_INTEGER,
+                      .text = "cells of a side"},
+                     {.name = "berries",
+                      .value = 5,
+                      .low = 1,
+                      .high = MOST_BERRIES,
+                      .type = SHOAL_INTEGER,
+                      .text = "at one time"}},
+          .observations = {{.name = "berry",
+                            .type = SHOAL_FLOAT32,
+                            .ndim = 1,
+                            .shape = {2},
+                            .low = -1,
+                            .high = 1,
+                            .text = "the nearest: right, down, in sides of the grid"},
+                           {.name = "pit",
+                            .type = SHOAL_FLOAT32,
+                            .ndim = 1,
+                            .shape = {2},
+                            .low = -1,
+                            .high = 1,
+                            .text = "right, down"}},
+          .actions = {{.name = "move",
+                       .type = SHOAL_INT64,
+                       .low = 0,
+                       .high = 3,
+                       .text = "where to go",
+                       .labels = "up down left right",
+                       .keys = "up down left right"}},
+          .logs = {{.name = "score", .text = "berries, of as many as a good player gets, up to 1"},
+                   {.name = "picked", .text = "berries"}});
