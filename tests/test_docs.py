@@ -45,7 +45,7 @@ def test_python(page, tmp_path):
     program = ""
     for line, text in blocks(page, "python"):
         program += "\n" * (line - program.count("\n")) + text  # tracebacks show the page's lines
-    script = tmp_path / f"{page.stem}.py"
+    script = tmp_path / f"page_{page.stem}.py"  # not to be imported as the library it is about
     script.write_text(program)
     run([sys.executable, str(script)], tmp_path)
 
