@@ -1,10 +1,12 @@
 """The drop-in classes against Gymnasium's own, which are the oracle for all that is documented."""
 
+import copy
 import functools
 import gc
 import multiprocessing
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -253,9 +255,9 @@ def test_a_wrong_number_of_actions_steps_nobody(pair, count):
 
 
 @OURS
-@pytest.mark.parametrize("copy", [True, False])
-def test_nested_observations_are_views_of_one_block(make, copy):
-    envs = make([Nested] * 2, copy=copy)
+@pytest.mark.parametrize("copied", [True, False])
+def test_nested_observations_are_views_of_one_block(make, copied):
+    envs = make([Nested] * 2, copy=copied)
     envs.reset(seed=0)
     actions = np.ones((2, 3), np.float32)
     first = envs.step(actions)[0]
@@ -274,7 +276,7 @@ def test_nested_observations_are_views_of_one_block(make, copy):
     assert (second["z"] == kept + 1).all()
     for _ in range(3):
         envs.step(actions)
-    assert (first["z"] == kept).all() == copy
+    assert (first["z"] == kept).all() == copied
     envs.close()
 
 
@@ -342,6 +344,7 @@ def test_a_mask_leaves_the_others_alone(pair):
     ours.close(), theirs.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*pending call to `reset`")  # theirs, which would wait for it
 @PAIR
 def test_what_may_come_before_the_first_reset(pair):
     """Environments may begin by themselves, and a first reset may have a mask."""
@@ -358,7 +361,7 @@ def test_what_may_come_before_the_first_reset(pair):
             with pytest.raises((TypeError, ValueError)):
                 envs.reset(options={"reset_mask": mask})
     ours.close()
-    theirs.close(**({} if pair is PAIRS["sync"] else {"terminate": True}))  # it would wait for ever
+    theirs.close(**({} if pair is PAIRS["sync"] else {"terminate": True}))
 
 
 class Counter(gymnasium.Env):
@@ -525,6 +528,59 @@ def test_a_dead_worker_and_a_misfit_end_the_vector(env, error, listed):
         warnings.simplefilter("error")
         envs.close()
     assert envs.closed
+
+
+def test_what_fails_too_late_is_raised_all_the_same():
+    class Late(Slow):
+        def step(self, action):
+            super().step(action)
+            raise Broken("late", 1)
+
+    for actions in (np.ones((2, 1), np.float32), [[1], [1]]):
+        envs = ShoalAsyncVectorEnv([Late] * 2)
+        envs.reset()
+        envs.step_async(actions)
+        with pytest.raises(multiprocessing.TimeoutError):
+            envs.step_wait(timeout=0)
+        with pytest.raises(Broken):
+            envs.reset()
+        with pytest.raises(ClosedEnvironmentError):
+            envs.reset()
+        envs.close()
+
+
+def test_a_misfit_of_a_synchronous_environment_ends_nothing():
+    class Sometimes(Misfit):
+        def step(self, action):
+            return super().step(action) if action == 2 else Counter.step(self, action)
+
+    ours, theirs = (make([Sometimes] * 2) for make in (ShoalSyncVectorEnv, SyncVectorEnv))
+    for envs, error in ((ours, LayoutError), (theirs, ValueError)):
+        envs.reset()
+        with pytest.raises(error):
+            envs.step(np.array([0, 2]))
+        envs.reset()
+    same(ours.step(np.array([0, 1])), theirs.step(np.array([0, 1])))
+    ours.close(), theirs.close()
+
+
+def test_synchronous_environments_are_closed_once_and_by_nobody_else():
+    class Closing(Counter):
+        closed = 0
+
+        def close(self):
+            self.closed += 1
+
+    for end in (lambda envs: envs.close(), lambda envs: None):
+        envs = ShoalSyncVectorEnv([Closing] * 2)
+        one = envs.envs[1]
+        envs.reset()
+        envs.step(np.array([0, 1]))
+        end(envs)
+        closed = one.closed
+        del envs
+        gc.collect()
+        assert one.closed == closed <= 1 and one.step(0)[0] == 2
 
 
 @LINUX
@@ -694,6 +750,49 @@ def test_custom_spaces(pair, mode):
     ours.close(), theirs.close()
 
 
+@PAIR
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Tuple((spaces.Box(0, 1, (0, 3)), spaces.Discrete(2))),
+        spaces.Dict({"one": spaces.Dict({}), "two": spaces.Discrete(2)}),
+        spaces.Dict({("a", 1): spaces.Discrete(2)}),
+        spaces.Text(4),
+        spaces.OneOf((spaces.Discrete(3), spaces.Box(0, 1, (2,)))),
+        spaces.Box(-1, 1, (), np.float64),
+        spaces.MultiBinary((2, 3)),
+    ],
+    ids=str,
+)
+def test_rare_spaces(pair, space):
+    class Rare(gymnasium.Env):
+        action_space = spaces.Discrete(2)
+
+        def __init__(self):
+            self.observation_space = copy.deepcopy(space)
+
+        def reset(self, *, seed=None, options=None):
+            if seed is not None:
+                self.observation_space.seed(seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            return self.observation_space.sample(), 0.0, bool(action), False, {}
+
+    ours, theirs = (make([Rare] * 2, autoreset_mode="SameStep") for make in pair)
+    stale = pair is PAIRS["shared"] and isinstance(space, (spaces.Text, spaces.OneOf))
+    results = [envs.reset(seed=0) for envs in (ours, theirs)]
+    assert all(result[0] in ours.observation_space for result in results)
+    if not stale:  # theirs are from before the first reset
+        same(*results)
+    for actions in (np.array([0, 1]), [1, 1]):
+        results = [envs.step(actions) for envs in (ours, theirs)]
+        assert results[0][0] in ours.observation_space
+        if not stale:
+            same(*results)
+    ours.close(), theirs.close()
+
+
 @pytest.mark.parametrize(
     "space", [spaces.Sequence(spaces.Discrete(3)), spaces.Graph(spaces.Box(0, 1, (2,)), None)]
 )
@@ -839,6 +938,19 @@ def test_a_worker_of_gymnasiums_kind():
     envs.step_async([1, 2])
     assert envs.step_wait(timeout=20)[2].tolist() == [False, True]
     envs.close()
+
+
+def test_a_program_may_end_without_closing(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import numpy as np, gymnasium\n"
+        "from shoal.wrappers.gymnasium import ShoalAsyncVectorEnv\n"
+        "envs = ShoalAsyncVectorEnv([lambda: gymnasium.make('CartPole-v1')] * 2)\n"
+        "envs.reset()\n"
+        "envs.step(np.array([0, 1]))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 # -- the registry ---------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space, create_empty_array, create_shared_memory, iterate
 
 from shoal.emulation.layout import ARRAYS, Layout, kind_of
-from shoal.errors import ActionError, StepTimeoutError
+from shoal.errors import ActionError, LayoutError, StepTimeoutError
 from shoal.vectorization import vectorize
 from shoal.vectorization.engine import usable_cores
 from shoal.vectorization.envs import find_attribute
@@ -54,11 +54,11 @@ NOT_BY_CALL = ("reset", "step", "close", "_setattr", "_check_spaces")
 
 def has_rows(space: Any) -> bool:
     """Whether Gymnasium batches this space as arrays, so that a row holds all of an observation."""
-    kind = kind_of(space)
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        parts = space.values() if isinstance(space, spaces.Dict) else space
-        return all(has_rows(part) for part in parts)
-    return kind in ARRAYS and space.dtype.kind in "biuf" and space.dtype.itemsize <= 8
+    try:
+        leaves = Layout.from_space(space).leaves
+    except LayoutError:
+        return False
+    return bool(leaves) and all(leaf.kind in ("box", "discrete", "binary") for leaf in leaves)
 
 
 def row_space(space: Any) -> spaces.Space | None:
@@ -119,7 +119,8 @@ class SubEnv(gymnasium.Env):
         space: of observations, in rows; None if they travel in answers only.
         action_space: of actions, in rows; None if they travel in commands only.
         share: answers leave out observations, which are in the rows.
-        strict: a step after the end of an episode is an error if nobody resets.
+        sync: it is for the synchronous class, which closes its environments itself, and asserts
+            that none is stepped past its end where nobody has reset it.
 
     Attributes:
         env: the environment.
@@ -133,7 +134,7 @@ class SubEnv(gymnasium.Env):
         space: spaces.Space | None,
         action_space: spaces.Space | None,
         share: bool = False,
-        strict: bool = False,
+        sync: bool = False,
     ):
         nothing = spaces.Box(0, 1, (1,), np.float32)
         self.env = env_fn()
@@ -147,7 +148,8 @@ class SubEnv(gymnasium.Env):
         self._next_step = mode is AutoresetMode.NEXT_STEP
         self._same_step = mode is AutoresetMode.SAME_STEP
         self._share = share
-        self._strict = strict and mode is AutoresetMode.DISABLED
+        self._sync = sync
+        self._strict = sync and mode is AutoresetMode.DISABLED
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environment, or do what its mode says; or carry out a `Command`."""
@@ -209,8 +211,9 @@ class SubEnv(gymnasium.Env):
         return same, action_space == self.env.action_space
 
     def close(self) -> None:
-        """Close the environment."""
-        self.env.close()
+        """Close the environment, if nobody else does."""
+        if not self._sync:
+            self.env.close()
 
 
 # -- in place of pipes ----------------------------------------------------------------------------
@@ -244,10 +247,13 @@ class Hub:
             self.pending = True
 
     def make_way(self) -> None:
-        """Drop answers that nobody has waited for long enough."""
-        if self.pending:
-            self.recv(None)
+        """Drop answers that nobody has waited for long enough, but for failures among them."""
         self._answers = {}
+        late = self.recv(None).infos if self.pending else {}
+        for i, answer in enumerate(late.get(ASIDE, ())):
+            if isinstance(answer, Failure):
+                self.broken = f"environment {i} has failed"
+                raise answer.error
 
     def recv(self, timeout: float | None) -> Any:
         """The next batch; None if there is none in time."""
@@ -527,13 +533,13 @@ class ShoalSyncVectorEnv(SyncVectorEnv):
             return
         self._action_dtype = actions.dtype
         self._subs = [
-            SubEnv(functools.partial(the, env), self.autoreset_mode, space, actions, strict=True)
+            SubEnv(functools.partial(the, env), self.autoreset_mode, space, actions, sync=True)
             for env in self.envs
         ]
         self._vector = vectorize(
             [functools.partial(the, sub) for sub in self._subs], backend="serial", autoreset="own"
         )
-        self._view = self._vector.observation_layout.view
+        self._layout = self._vector.observation_layout
 
     def reset(
         self,
@@ -559,11 +565,14 @@ class ShoalSyncVectorEnv(SyncVectorEnv):
                 rows, rewards, terminations, truncations, infos = self._vector.step(actions)
             except ActionError:  # of another shape, or with NaN; nothing was stepped
                 pass
+            except Exception:  # an observation fits no row: go on without
+                self._vector = None
+                raise
             else:
                 self._rows = rows
                 if ASIDE in infos:
                     raise next(one.error for one in infos[ASIDE] if one is not None)
-                observations = self._view(rows.copy() if self.copy else rows)
+                observations = self._layout.view(rows.copy() if self.copy else rows)
                 return observations, rewards, terminations, truncations, infos
         if isinstance(self.action_space, (spaces.Box, spaces.MultiDiscrete)):
             check_count(len(actions), self.num_envs)
@@ -576,8 +585,8 @@ class ShoalSyncVectorEnv(SyncVectorEnv):
     def _leave_lane(self) -> None:
         """Let Gymnasium's code go on from the last step."""
         if self._rows is not None:
-            self._observations = self._view(self._rows)
-            self._env_obs = list(iterate(self.observation_space, self._observations))
+            self._observations = self._layout.view(self._rows)
+            self._env_obs = [self._layout.unpack(row) for row in self._rows]
             self._autoreset_envs = np.array([sub.over for sub in self._subs])
             self._rows = None
 
@@ -586,13 +595,6 @@ class ShoalSyncVectorEnv(SyncVectorEnv):
         if self._vector is not None:
             for sub, over in zip(self._subs, self._autoreset_envs.tolist()):
                 sub.over = over
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close the environments."""
-        if self._vector is None:
-            super().close_extras(**kwargs)
-        else:
-            self._vector.close()
 
 
 def the(env: Any) -> Any:
