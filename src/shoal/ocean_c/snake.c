@@ -14,6 +14,8 @@ enum { NUM_SNAKES, SIZE, NUM_FOOD, MAX_LENGTH };
 #define SIDE (2 * RADIUS + 1)
 #define VIEW (SIDE * SIDE)
 #define FIRST_LENGTH 3
+#define WINDOW 48     /* cells of a side of the picture, at most */
+#define MOST_DRAWN 64 /* a snake whose tail is farther from the picture is not drawn */
 
 /* A cell in both maps: row * stride + column, column * stride + row. */
 typedef struct {
@@ -196,35 +198,47 @@ SHOAL_FN void report(const State *s, int32_t agent, float *values) {
     values[1] = (float)length;
 }
 
+/* A map larger than the window is seen around snake 0, which is teal. */
 static void draw(const State *s, shoal_canvas *c) {
-    static const uint32_t colors[6] = {SHOAL_AGENT,  SHOAL_DANGER, SHOAL_BLUE,
-                                       SHOAL_VIOLET, SHOAL_ORANGE, SHOAL_PINK};
+    static const uint32_t colors[6] = {SHOAL_DANGER, SHOAL_BLUE,  SHOAL_VIOLET,
+                                       SHOAL_ORANGE, SHOAL_GREEN, SHOAL_PINK};
     const uint8_t *map = map_of(s), *headings = map + 2 * s->stride * s->stride;
+    const int32_t window = s->size < WINDOW ? s->size : WINDOW, last = RADIUS + s->size - window;
     const float size = (float)s->size, middle = RADIUS + size / 2;
-    shoal_view(c, RADIUS - 1, RADIUS - 1, size + 2, size + 2);
+    int32_t left = snakes_of(s)->head.at % s->stride - window / 2;
+    int32_t top = snakes_of(s)->head.at / s->stride - window / 2;
+    left = left < RADIUS ? RADIUS : left > last ? last : left;
+    top = top < RADIUS ? RADIUS : top > last ? last : top;
+    shoal_view(c, (float)left - 1, (float)top - 1, (float)window + 2, (float)window + 2);
     shoal_rect(c, middle, middle, size + 1, size + 1, SHOAL_WALL)->round = 0.5f;
     shoal_rect(c, middle, middle, size, size, SHOAL_PANEL);
-    for (int32_t i = 0; i < s->stride * s->stride; i++)
-        if (map[i] == FOOD)
-            shoal_circle(c, (float)(i % s->stride) + 0.5f, (float)(i / s->stride) + 0.5f, 0.35f,
-                         SHOAL_GOAL);
+    for (int32_t y = top - 1; y <= top + window; y++)
+        for (int32_t x = left - 1; x <= left + window; x++)
+            if (map[y * s->stride + x] == FOOD)
+                shoal_circle(c, (float)x + 0.5f, (float)y + 0.5f, 0.35f, SHOAL_GOAL);
     for (int32_t i = 0; i < s->num_snakes; i++) {
         const Snake *snake = &snakes_of(s)[i];
+        const uint32_t color = i ? colors[i % 6] : SHOAL_AGENT;
         Cell cell = snake->tail;
         float x = (float)(cell.at % s->stride) + 0.5f, y = (float)(cell.at / s->stride) + 0.5f;
         float from_x = x, from_y = y;
-        int32_t k, last = -1;
-        for (k = 1; k < snake->length; k++, last = headings[cell.at], cell = ahead(s, cell, last)) {
-            const int32_t heading = headings[cell.at]; /* one line for each straight piece */
-            if (last >= 0 && heading != last) {
-                shoal_line(c, from_x, from_y, x, y, 0.7f, colors[i % 6]);
+        int32_t before = -1;
+        if (x + MOST_DRAWN < (float)left || x - MOST_DRAWN > (float)(left + window) ||
+            y + MOST_DRAWN < (float)top || y - MOST_DRAWN > (float)(top + window))
+            continue;
+        for (int32_t k = 1; k < snake->length; k++) { /* a line for each straight piece */
+            const int32_t heading = headings[cell.at];
+            if (before >= 0 && heading != before) {
+                shoal_line(c, from_x, from_y, x, y, 0.7f, color);
                 from_x = x, from_y = y;
             }
             x += (float)((heading == EAST) - (heading == WEST));
             y += (float)((heading == SOUTH) - (heading == NORTH));
+            cell = ahead(s, cell, heading);
+            before = heading;
         }
-        shoal_line(c, from_x, from_y, x, y, 0.7f, colors[i % 6]);
-        shoal_circle(c, x, y, 0.45f, colors[i % 6]);
+        shoal_line(c, from_x, from_y, x, y, 0.7f, color);
+        shoal_circle(c, x, y, 0.45f, color);
         shoal_circle(c, x, y, 0.18f, SHOAL_INK);
     }
 }
