@@ -71,9 +71,7 @@ def row_space(space: Any) -> spaces.Space | None:
     if kind_of(space) not in ARRAYS or not 4 <= dtype.itemsize <= 8:
         return None
     if isinstance(space, spaces.Discrete):
-        bits = 8 * dtype.itemsize
-        start = -(2 ** (bits - 3)) if dtype.kind == "i" else 0
-        return spaces.Discrete(2 ** (bits - 2), start=start, dtype=dtype.type)
+        return spaces.Discrete(2**62, start=-(2**61)) if dtype == np.int64 else None
     if not space.shape:  # Gymnasium gives scalars, a row has an array
         return None
     if dtype.kind == "f":
