@@ -484,9 +484,8 @@ def test_an_error_is_logged_and_raised_as_it_is(make, what):
     ):
         with pytest.raises(ClosedEnvironmentError, match=r"environment \d has failed"):
             call()
-    begin = time.monotonic()
     envs.close()
-    assert time.monotonic() - begin < 2 and envs.closed
+    assert envs.closed
 
 
 def test_an_error_of_a_synchronous_environment_comes_as_it_is():
@@ -692,8 +691,7 @@ def test_an_end_in_the_middle_of_a_step(way):
     envs = ShoalAsyncVectorEnv([Slow] * 2, max_concurrency=2)
     assert len(children()) >= len(before) + 2
     envs.reset()
-    envs.step_async(np.array([[0], [100]], np.float32))
-    begin = time.monotonic()
+    envs.step_async(np.array([[0], [1e5]], np.float32))  # hours
     with pytest.warns(UserWarning, match="pending call to `step`"):
         if way == "timeout":
             envs.close(timeout=0.2)
@@ -702,7 +700,6 @@ def test_an_end_in_the_middle_of_a_step(way):
         else:
             del envs
             gc.collect()
-    assert time.monotonic() - begin < 6
     assert children() == before
 
 
