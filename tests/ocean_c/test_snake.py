@@ -75,13 +75,14 @@ class Game:
 
     def views(self) -> np.ndarray:
         """What each snake sees, turned so that it looks up."""
-        found = np.empty((self.num_snakes, 11, 11), np.uint8)
+        found = np.empty((self.num_snakes, 3, 11, 11), np.uint8)
         for view, snake in zip(found, self.snakes):
             row, column = snake.body[-1]
             around = self.cells[
                 row - RADIUS : row + RADIUS + 1, column - RADIUS : column + RADIUS + 1
             ]
-            view[...] = np.rot90(around, snake.heading)  # anticlockwise
+            around = np.rot90(around, snake.heading)  # anticlockwise
+            view[...] = around == FOOD, around >= BODY, around == HEAD
         return found
 
 
@@ -103,11 +104,11 @@ def test_it_is_the_game(num_snakes, size, num_food, max_length, steps):
         assert (observations == views).all()
         # Turns at random, mostly for food, and away from what is deadly right ahead.
         actions = random.integers(0, 3, num_snakes)
-        ahead, left, right = views[:, 4, 5], views[:, 5, 4], views[:, 5, 6]
+        food, deadly, _ = views.transpose(1, 2, 3, 0)
         calm = random.random(num_snakes) < 0.9
-        actions[calm] = np.where(ahead[calm] < BODY, 0, np.where(left[calm] < BODY, 1, 2))
-        for action, there in ((1, left), (2, right), (0, ahead)):
-            actions[calm & (there == FOOD)] = action
+        actions[calm] = np.where(deadly[4, 5], np.where(deadly[5, 4], 2, 1), 0)[calm]
+        for action, there in ((1, food[5, 4]), (2, food[5, 6]), (0, food[4, 5])):
+            actions[calm & (there == 1)] = action
         observations, rewards, terminations, truncations, infos = vector.step(actions)
         if num_steps == 1000:  # the step that only resets
             game.reset()

@@ -5,14 +5,15 @@
  * together, whichever way the snake looks: forwards in one of the two maps, or backwards. */
 #include "shoal_env.h"
 
-enum { STRAIGHT, LEFT, RIGHT };           /* the actions */
-enum { NORTH, EAST, SOUTH, WEST };        /* headings */
-enum { EMPTY, FOOD, BODY, HEAD, BORDER }; /* cells */
+enum { STRAIGHT, LEFT, RIGHT };                            /* the actions */
+enum { NORTH, EAST, SOUTH, WEST };                         /* headings */
+enum { EMPTY = 0, FOOD = 1, SOLID = 2, HEAD = SOLID | 4 }; /* cells: a bit for each plane */
 enum { NUM_SNAKES, SIZE, NUM_FOOD, MAX_LENGTH };
 
 #define RADIUS 5 /* of a view */
 #define SIDE (2 * RADIUS + 1)
-#define VIEW (SIDE * SIDE)
+#define PLANE (SIDE * SIDE)
+#define VIEW (3 * PLANE)
 #define FIRST_LENGTH 3
 #define WINDOW 48     /* cells of a side of the picture, at most */
 #define MOST_DRAWN 64 /* a snake whose tail is farther from the picture is not drawn */
@@ -90,30 +91,24 @@ SHOAL_FN uint64_t backwards(uint64_t bytes) {
 /* What the snake sees, its head in the middle and what is ahead of it above. */
 SHOAL_FN void observe(const State *s, const Snake *snake, uint8_t *view) {
     const int32_t sideways = snake->heading == EAST || snake->heading == WEST;
-    const int32_t end = RADIUS * s->stride;
-    const uint8_t *row =
-        map_of(s) + (sideways ? s->stride * s->stride + snake->head.turned : snake->head.at);
-    uint64_t first, last; /* 8 bytes each, of 11: they overlap */
-    row -= RADIUS;
-    if (snake->heading == NORTH || snake->heading == EAST) {
-        const int32_t down = snake->heading == NORTH ? s->stride : -s->stride;
-        row -= snake->heading == NORTH ? end : -end;
-        for (int i = 0; i < SIDE; i++, row += down, view += SIDE) {
-            memcpy(&first, row, 8);
-            memcpy(&last, row + SIDE - 8, 8);
-            memcpy(view, &first, 8);
-            memcpy(view + SIDE - 8, &last, 8);
+    const int32_t reversed = snake->heading == SOUTH || snake->heading == WEST;
+    const int32_t down = snake->heading == NORTH || snake->heading == WEST ? s->stride : -s->stride;
+    const uint8_t *row = map_of(s) - RADIUS - RADIUS * down;
+    row += sideways ? s->stride * s->stride + snake->head.turned : snake->head.at;
+    for (int i = 0; i < SIDE; i++, row += down, view += SIDE) {
+        uint64_t first, last; /* 8 of the 11 bytes each: they overlap */
+        memcpy(&first, row, 8);
+        memcpy(&last, row + SIDE - 8, 8);
+        if (reversed) {
+            const uint64_t bytes = backwards(first);
+            first = backwards(last);
+            last = bytes;
         }
-    } else {
-        const int32_t down = snake->heading == SOUTH ? -s->stride : s->stride;
-        row -= snake->heading == SOUTH ? -end : end;
-        for (int i = 0; i < SIDE; i++, row += down, view += SIDE) {
-            memcpy(&first, row, 8);
-            memcpy(&last, row + SIDE - 8, 8);
-            first = backwards(first);
-            last = backwards(last);
-            memcpy(view, &last, 8);
-            memcpy(view + SIDE - 8, &first, 8);
+        for (int bit = 0; bit < 3; bit++) {
+            const uint64_t left = first >> bit & 0x0101010101010101u;
+            const uint64_t right = last >> bit & 0x0101010101010101u;
+            memcpy(view + bit * PLANE, &left, 8);
+            memcpy(view + bit * PLANE + SIDE - 8, &right, 8);
         }
     }
 }
@@ -128,7 +123,7 @@ SHOAL_FN void init(State *s, const double *params) {
 
 SHOAL_FN void reset(State *s, const shoal_io *io) {
     uint8_t *map = map_of(s), *views = (uint8_t *)io->observations;
-    memset(map, BORDER, 2 * (size_t)(s->stride * s->stride));
+    memset(map, SOLID, 2 * (size_t)(s->stride * s->stride));
     for (int turned = 0; turned < 2; turned++, map += s->stride * s->stride)
         for (int32_t row = RADIUS; row < RADIUS + s->size; row++)
             memset(map + row * s->stride + RADIUS, EMPTY, (size_t)s->size);
@@ -156,7 +151,7 @@ SHOAL_FN void step(State *s, const shoal_io *io) {
         uint8_t there;
         snake->heading = heading;
         snake->last_length = 0;
-        put(s, snake->head, BODY);
+        put(s, snake->head, SOLID);
         headings[snake->head.at] = (uint8_t)heading;
         if (snake->growing) {
             snake->growing--;
@@ -261,7 +256,7 @@ SHOAL_ENV(.name = "snake",
               "food that it eats, up to max_length, and new food appears elsewhere. One that runs "
               "into the border or a body, its own or another's, dies and begins again as a short "
               "one. Snakes move one after the other. Reward: 1 for food, -1 for dying, which ends "
-              "the snake's episode. Speed is limited by memory: each view is 121 bytes from 11 "
+              "the snake's episode. Speed is limited by memory: each view is 121 cells from 11 "
               "places of the map.",
           .agents = 256, .max_steps = 1000,
           .params = {{.name = "num_snakes",
@@ -288,14 +283,15 @@ SHOAL_ENV(.name = "snake",
                       .high = 65536,
                       .type = SHOAL_INTEGER,
                       .text = "cells of a snake that has grown up"}},
-          .observations = {{.name = "view",
-                            .type = SHOAL_UINT8,
-                            .ndim = 2,
-                            .shape = {SIDE, SIDE},
-                            .low = 0,
-                            .high = 4,
-                            .text = "the cells around the head, which is in the middle and looks "
-                                    "up: 0 empty, 1 food, 2 body, 3 head, 4 border"}},
+          .observations =
+              {{.name = "view",
+                .type = SHOAL_UINT8,
+                .ndim = 3,
+                .shape = {3, SIDE, SIDE},
+                .low = 0,
+                .high = 1,
+                .text = "the cells around the head, which is in the middle and looks "
+                        "up: where there is food, what is deadly, and which of that are heads"}},
           .actions = {{.name = "turn",
                        .type = SHOAL_INT64,
                        .low = 0,
