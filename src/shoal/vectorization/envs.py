@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
+import gymnasium
 import numpy as np
 from gymnasium.utils import EzPickle
 
@@ -23,7 +24,16 @@ from shoal.emulation.layout import Layout
 from shoal.emulation.loop import EnvLoop
 from shoal.errors import EmulationError
 
-__all__ = ["EnvGroup", "add_note", "arrays_from", "check_same", "find_attribute"]
+__all__ = [
+    "EnvGroup",
+    "add_note",
+    "arrays_from",
+    "call_method",
+    "check_same",
+    "find_attribute",
+    "has_attribute",
+    "wrapper_names",
+]
 
 
 class EnvGroup:
@@ -102,8 +112,10 @@ class EnvGroup:
             default=str,
         )
 
-    def call(self, i: int, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Call a method of environment `i` (of this group), or read an attribute."""
+    def call(self, i: int, name: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Call a method of environment `i`, or a function on it; or read an attribute."""
+        if callable(name):
+            return name(self.envs[i].env, *args, **kwargs)
         value = find_attribute(self.envs[i].env, name)
         return value(*args, **kwargs) if callable(value) else value
 
@@ -297,6 +309,32 @@ def find_attribute(env: Any, name: str) -> Any:
     if hasattr(env, "get_wrapper_attr"):
         return env.get_wrapper_attr(name)
     return getattr(env, name)
+
+
+def has_attribute(env: Any, name: str) -> bool:
+    """Whether `find_attribute` finds it."""
+    try:
+        find_attribute(env, name)
+    except AttributeError:
+        return False
+    return True
+
+
+def call_method(env: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a method of an environment or of whatever it wraps."""
+    return find_attribute(env, name)(*args, **kwargs)
+
+
+def wrapper_names(env: Any) -> set[tuple[str, str]]:
+    """(module, qualified name) of the classes of all wrappers around an environment.
+
+    Names, because a class itself could be sent to a worker only by importing its module there.
+    """
+    names: set[tuple[str, str]] = set()
+    while isinstance(env, gymnasium.Wrapper):
+        names |= {(cls.__module__, cls.__qualname__) for cls in type(env).__mro__}
+        env = env.env
+    return names
 
 
 def seed_globals(seed: int) -> None:

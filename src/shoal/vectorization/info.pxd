@@ -1,5 +1,5 @@
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport numpy as cnp
 
@@ -57,8 +57,13 @@ cdef class InfoReader:
     cdef dict schemas                   # signature -> Schema, one for all writers
     cdef dict known                     # number of a writer -> its schemas, its constants
     cdef uint64_t batch
+    cdef int64_t writer                 # of the slot read last, or -1
+    cdef list announced, constants      # its schemas and constants
     cpdef object learn(self, bytes message)
     cpdef dict read(self, cnp.ndarray slots, fetch)
+    cpdef list read_each(self, cnp.ndarray slots, fetch)
+    cdef dict _fetch_spilled(self, const char* start, cnp.ndarray slots, fetch)
+    cdef Schema _schema(self, const char* slot, Py_ssize_t row)
 
 
 cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows) except -1

@@ -52,7 +52,7 @@ from shoal.errors import EmulationError, ShoalError
 
 cnp.import_array()
 
-__all__ = ["InfoReader", "InfoWriter", "add_info"]
+__all__ = ["InfoReader", "InfoWriter", "add_info", "items_of"]
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
@@ -430,6 +430,7 @@ cdef class InfoReader:
     def __cinit__(self):
         self.schemas = {}
         self.known = {}
+        self.announced, self.constants, self.writer = [], [], -1
 
     cpdef object learn(self, bytes message):
         """Take note of what a message announces; returns the pickle of its info.
@@ -468,21 +469,12 @@ cdef class InfoReader:
             Exception: as NumPy raises it where a row's value can't be stored into the array that
                 an earlier row's value determined.
         """
-        cdef Py_ssize_t row, number, stride, num_rows = len(slots)
+        cdef Py_ssize_t row, stride = cnp.PyArray_STRIDE(slots, 0), num_rows = len(slots)
         cdef const char* slot
         cdef const char* start = check_slots(slots, False)
-        cdef int64_t writer = -1
         cdef uint32_t tag
         cdef Schema schema
-        cdef list schemas, constants
-        infos, spilled = {}, {}
-        stride = cnp.PyArray_STRIDE(slots, 0)
-        for row in range(num_rows):
-            if (<const uint32_t*>(start + row * stride))[0] == SPILLED:
-                message = fetch(row)
-                if not message:
-                    raise ShoalError(f"infos: the message of row {row} is missing")
-                spilled[row] = self.learn(message)
+        cdef dict infos = {}, spilled = self._fetch_spilled(start, slots, fetch)
         self.batch += 1
         for row in range(num_rows):
             slot = start + row * stride
@@ -492,26 +484,67 @@ cdef class InfoReader:
             if tag == SPILLED:
                 add_info(infos, load(spilled[row], {}), row, num_rows)
                 continue
-            if writer != (<const uint32_t*>slot)[1]:
-                writer = (<const uint32_t*>slot)[1]
-                schemas, constants = self.known.get(writer, ([None] * MAX_SCHEMAS, None))
-            number = tag - FIRST_SCHEMA
-            if number >= MAX_SCHEMAS or schemas[number] is None:
-                raise ShoalError(
-                    f"infos: row {row} has schema {number} of writer {writer}, which no message "
-                    "has announced"
-                )
-            schema = <Schema>PyList_GET_ITEM(schemas, number)
+            schema = self._schema(slot, row)
             if schema.batch != self.batch:
                 schema.batch = self.batch
                 schema.direct = prepare(schema, 0, infos, num_rows) > 0
             if schema.direct:
-                store(schema, constants, slot, row)
+                store(schema, self.constants, slot, row)
             else:
                 info = {}
-                rebuild(schema, 0, info, constants, slot)
+                rebuild(schema, 0, info, self.constants, slot)
                 add_info(infos, info, row, num_rows)
         return infos
+
+    cpdef list read_each(self, cnp.ndarray slots, fetch):
+        """The infos in `slots`, one new dict for each row, as the environments returned them.
+
+        Arguments and errors are those of `read`, but for values that arrays can't hold together.
+        """
+        cdef Py_ssize_t row, stride = cnp.PyArray_STRIDE(slots, 0)
+        cdef const char* start = check_slots(slots, False)
+        cdef uint32_t tag
+        cdef dict info, spilled = self._fetch_spilled(start, slots, fetch)
+        cdef list each = []
+        for row in range(len(slots)):
+            tag = (<const uint32_t*>(start + row * stride))[0]
+            info = {}
+            if tag == SPILLED:
+                info = load(spilled[row], {})
+            elif tag != EMPTY:
+                schema = self._schema(start + row * stride, row)
+                rebuild(schema, 0, info, self.constants, start + row * stride)
+            each.append(info)
+        return each
+
+    cdef dict _fetch_spilled(self, const char* start, cnp.ndarray slots, fetch):
+        """For each row whose info was spilled, its pickle; what the messages announce is learnt."""
+        cdef Py_ssize_t row, stride = cnp.PyArray_STRIDE(slots, 0)
+        cdef dict spilled = {}
+        for row in range(len(slots)):
+            if (<const uint32_t*>(start + row * stride))[0] == SPILLED:
+                message = fetch(row)
+                if not message:
+                    raise ShoalError(f"infos: the message of row {row} is missing")
+                spilled[row] = self.learn(message)
+        return spilled
+
+    cdef Schema _schema(self, const char* slot, Py_ssize_t row):
+        """The schema of a slot; `constants` are those of its writer afterwards."""
+        cdef Py_ssize_t number = (<const uint32_t*>slot)[0] - FIRST_SCHEMA
+        if self.writer != (<const uint32_t*>slot)[1]:
+            writer = (<const uint32_t*>slot)[1]
+            if writer in self.known:
+                self.announced, self.constants = self.known[writer]
+                self.writer = writer
+            else:
+                self.announced, self.constants, self.writer = [], [], -1
+        if number >= len(self.announced) or self.announced[number] is None:
+            raise ShoalError(
+                f"infos: row {row} has schema {number} of writer {(<const uint32_t*>slot)[1]}, "
+                "which no message has announced"
+            )
+        return <Schema>PyList_GET_ITEM(self.announced, number)
 
 
 cdef Py_ssize_t prepare(
@@ -741,7 +774,8 @@ cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows)
     return 0
 
 
-cdef object items_of(info):
+def items_of(info):
+    """``info.items()``; EmulationError if it is no dict."""
     try:
         return info.items()
     except AttributeError:

@@ -23,7 +23,7 @@ from shoal.emulation.rows import row_fields
 from shoal.errors import StepTimeoutError, WorkerDied
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.envs import EnvGroup, check_same
-from shoal.vectorization.info import add_info
+from shoal.vectorization.info import add_info, items_of
 from shoal.vectorization.serial import NUM_BLOCKS
 from shoal.vectorization.stepper import Stepper
 from shoal.vectorization.worker import answer_call, error_message, read_error
@@ -105,7 +105,7 @@ class RayBackend:
         self._first = [w * self.num_envs // num_workers for w in range(num_workers + 1)]
         self._all = np.arange(self.num_envs)
         self._block = 0
-        self._infos: dict[str, Any] = {}
+        self._infos: dict[int, Any] = {}  # of the rows of the last block that have one
         self._pending: list[Any] = []
         base = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         actor = ray.remote(Actor)
@@ -165,7 +165,6 @@ class RayBackend:
         """
         answers = self._get(self._pending, self.timeout if timeout is None else timeout)
         block, self._block = self._block, (self._block + 1) % NUM_BLOCKS
-        num_rows = self.num_envs * self._agents
         self._infos = {}
         for w, answer in enumerate(answers):
             if isinstance(answer, bytes):
@@ -174,9 +173,7 @@ class RayBackend:
             first = self._first[w] * self._agents
             for name, array in rows.items():
                 self.arena.blocks[block][name][first : first + len(array)] = array
-            for row, info in infos:
-                if info:
-                    add_info(self._infos, info, first + row, num_rows)
+            self._infos.update((first + row, info) for row, info in infos if info)
         return block
 
     def env_ids(self, block: int) -> np.ndarray:
@@ -185,7 +182,15 @@ class RayBackend:
 
     def infos(self, block: int) -> dict[str, Any]:
         """The infos of the block just received, as Gymnasium's vector environments give them."""
-        return self._infos
+        infos: dict[str, Any] = {}
+        for row, info in self._infos.items():
+            add_info(infos, info, row, self.num_envs * self._agents)
+        return infos
+
+    def each_info(self, block: int) -> list[dict[str, Any]]:
+        """The same, one dict for each row."""
+        rows = range(self.num_envs * self._agents)
+        return [dict(items_of(self._infos.get(row, {}))) for row in rows]
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
         """Call a method of the groups for each environment: ``method(i, *arguments[i])``."""

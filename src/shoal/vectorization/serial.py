@@ -83,6 +83,10 @@ class SerialBackend:
         """The infos of a block, as Gymnasium's vector environments give them."""
         return self.stepper.take_infos(block * self.arena.batch_rows, self.arena.batch_rows)
 
+    def each_info(self, block: int) -> list[dict[str, Any]]:
+        """The infos of a block, one dict for each row."""
+        return self.stepper.take_each_info(block * self.arena.batch_rows, self.arena.batch_rows)
+
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
         """Call a method of the group: ``method(i, *arguments[i])`` for those that have any."""
         function = getattr(self.group, method)

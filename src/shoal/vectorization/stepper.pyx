@@ -9,6 +9,7 @@ with the error beside it.
 place for each when its step has returned, and report it.
 """
 
+import copy
 import time
 from collections.abc import Callable
 
@@ -27,7 +28,7 @@ from shoal.vectorization.info cimport InfoWriter
 
 from shoal.vectorization.engine import COMMAND, INTERRUPTED, OK
 from shoal.vectorization.envs import add_note
-from shoal.vectorization.info import add_info
+from shoal.vectorization.info import add_info, items_of
 
 cnp.import_array()
 
@@ -56,6 +57,9 @@ cdef enum:
     OP_RESET = 1
     OP_KEEP = 2
     OP_GIVEN = 3
+
+# Types whose values never change, and need no copy.
+UNCHANGING = frozenset([bool, int, float, str, type(None), np.bool_, np.int64, np.float32, np.float64])
 
 CALL = 0  # the one command that a worker knows
 
@@ -153,6 +157,15 @@ cdef class Stepper:
         self.infos.clear()
         return infos
 
+    def take_each_info(self, Py_ssize_t first_row, Py_ssize_t num_rows):
+        """The same as a list: for each row, a copy of the dict that the environment returned."""
+        each = [{} for _ in range(num_rows)]
+        for row, info in self.infos:
+            if info:
+                each[row - first_row] = copy_value(dict(items_of(info)))
+        self.infos.clear()
+        return each
+
     cdef int advance(self, int op, Py_ssize_t env, dict requests) except -1:
         """Let the environment act; `deliver` writes what came of it."""
         cdef Py_ssize_t i = env - self.first
@@ -247,6 +260,16 @@ cdef class Stepper:
         if self.failure is None:
             self.failure = error
         return 0
+
+
+cdef object copy_value(value):
+    """What stays as it is when an environment writes into the same object again."""
+    kind = type(value)
+    if kind in UNCHANGING:
+        return value
+    if kind is dict:
+        return {key: copy_value(item) for key, item in (<dict>value).items()}
+    return copy.deepcopy(value)
 
 
 cdef void lose_rows(Rows* to, Py_ssize_t row, Py_ssize_t count) noexcept:

@@ -23,6 +23,7 @@ from shoal.errors import (
     StepTimeoutError,
     WorkerDied,
 )
+from shoal.vectorization.info import add_info
 from shoal.vectorization.stepper import GIVEN, KEEP, RESET, STEP, EpisodeLog, collect, put_actions
 
 __all__ = ["Batch", "Vector", "action_rows", "check_reset_mask"]
@@ -39,7 +40,7 @@ class Batch(NamedTuple):
     rewards: np.ndarray
     terminations: np.ndarray
     truncations: np.ndarray
-    infos: dict[str, Any]
+    infos: Any
     agent_ids: np.ndarray
     masks: np.ndarray
 
@@ -63,6 +64,9 @@ class Vector(VectorEnv):
         single_observation_space, single_action_space: of one agent.
         observation_space, action_space: of a batch.
         copy: whether observations are copied before they are returned.
+        list_infos: set it to True to get infos as a list instead, with a dict for each row: what
+            its environment returned. Where an episode has ended in ``SAME_STEP`` mode, it has that
+            step's info under ``"final_info"``, and those of the reset beside it.
         env_ids: environments of the last batch (int64).
         action_masks: legal choices in the last batch (bool, ``(rows, choices)``), a view like the
             observations; all True where environments say nothing.
@@ -72,6 +76,7 @@ class Vector(VectorEnv):
         final_observations: where an episode ended in the last batch, its true last observation; a
             view like the observations. In ``NEXT_STEP`` and ``DISABLED`` mode these are the
             observations themselves.
+        finals: rows of the last batch whose environment was reset in the same step (bool).
         episode_returns, episode_lengths: of each row's episode so far, the last step included; at
             the end of an episode, of all of it.
     """
@@ -98,6 +103,7 @@ class Vector(VectorEnv):
         self.observation_layout = Layout.from_json(description["observation_layout"], "obs")
         self.action_layout = ActionLayout(Layout.from_json(description["action_layout"], "action"))
         self.copy = copy
+        self.list_infos = False
         self.metadata = {**description["metadata"], "autoreset_mode": autoreset}
         self.render_mode = description["render_mode"]
         self.spec = None
@@ -319,7 +325,8 @@ class Vector(VectorEnv):
             self._backend.arena.poison(self._held.pop(0))
         try:
             block = self._backend.wait(timeout)
-            infos = self._backend.infos(block)
+            backend = self._backend
+            infos = backend.each_info(block) if self.list_infos else backend.infos(block)
         except (StepTimeoutError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -358,6 +365,10 @@ class Vector(VectorEnv):
     def final_observations(self) -> np.ndarray:
         same = self.autoreset is AutoresetMode.SAME_STEP
         return self._last("final_observations" if same else "observations")
+
+    @property
+    def finals(self) -> np.ndarray:
+        return self._last("finals")
 
     @property
     def action_masks(self) -> np.ndarray:
@@ -415,9 +426,24 @@ class Vector(VectorEnv):
 
     # -- single environments ------------------------------------------------------------------
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method of every environment (or read an attribute): a tuple of results."""
+    def call(self, name: str | Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of every environment (or read an attribute): a tuple of results.
+
+        Args:
+            name: of the method or attribute; or a function, which is called as
+                ``name(environment, *args, **kwargs)`` where the environment is.
+        """
         return self._call("call", [(name, args, kwargs)] * self.num_envs)
+
+    def call_on(
+        self, env_ids: Sequence[int], name: str | Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> list[Any]:
+        """`call` for some of the environments: a list of results, in the order of `env_ids`."""
+        arguments: list[Any] = [None] * self.num_envs
+        for i in env_ids:
+            arguments[i] = (name, args, kwargs)
+        results = self._call("call", arguments)
+        return [results[i] for i in env_ids]
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Read an attribute of every environment."""
@@ -447,9 +473,7 @@ class Vector(VectorEnv):
         """What environment `index` renders, or a tuple of what all of them render."""
         if index is None:
             return self.call("render")
-        arguments: list[Any] = [None] * self.num_envs
-        arguments[index] = ("render", (), {})
-        return self._call("call", arguments)[index]
+        return self.call_on([index], "render")[0]
 
     def get_state(self) -> tuple[Any, ...]:
         """A snapshot of every environment, from which `set_state` goes on exactly.
@@ -561,12 +585,19 @@ class Vector(VectorEnv):
             self._in_flight[slice(None) if envs is None else envs] = True
         self._pending = name
 
-    def _end_episodes(self, arrays: dict, infos: dict[str, Any], ended: np.ndarray) -> None:
+    def _end_episodes(self, arrays: dict, infos: Any, ended: np.ndarray) -> None:
         """What is rare or slow to do where an episode has ended."""
         if self.autoreset is AutoresetMode.DISABLED:
             acting = arrays["acting"].reshape(self.batch_size, -1)  # agents may end one by one
             self._needs_reset[self.env_ids] = ~acting.any(axis=1)
         finals = arrays["finals"]
+        if self.list_infos:
+            for row in np.flatnonzero(ended & arrays["masks"]):
+                info: dict[str, Any] = {}
+                last = infos[row].get("final_info", {}) if finals[row] else infos[row]
+                add_info(info, last, 0, 1)
+                self._episodes.add_infos(info, np.ones(1, bool))
+            return
         if finals.any():
             final_obs = np.full(len(finals), None, object)
             for row in np.flatnonzero(finals):

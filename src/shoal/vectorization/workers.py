@@ -350,6 +350,13 @@ class ProcessBackend:
             self.arena.blocks[block]["infos"], lambda row: self._outbox.get(first + row)
         )
 
+    def each_info(self, block: int) -> list[dict[str, Any]]:
+        """The infos of a block, one dict for each row."""
+        first = block * self.arena.batch_rows
+        return self._infos.read_each(
+            self.arena.blocks[block]["infos"], lambda row: self._outbox.get(first + row)
+        )
+
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
         """Call a method of the groups for each environment: ``method(i, *arguments[i])``.
 
