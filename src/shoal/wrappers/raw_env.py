@@ -1,0 +1,80 @@
+"""What `shoal.wrappers.sb3` puts around environments to treat them as Stable-Baselines3 does.
+
+Workers run this, so it imports nothing of Stable-Baselines3, which would bring torch along.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+
+__all__ = ["PLAIN", "RawEnv", "inside", "make_raw", "skip_reset", "take_action"]
+
+# The spaces that Stable-Baselines3 works with: each is one array.
+PLAIN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+class RawEnv(gymnasium.Wrapper):
+    """Hands on actions just as they were given, and resets with nothing that was not given.
+
+    Actions that a flat array can hold take the usual way. Any others are put here by `take_action`
+    before the step, whose own action is then ignored.
+
+    Args:
+        env: any environment.
+        index: which of the vector's environments it is.
+        stays_open: `close` does nothing, because the environment belongs to somebody else.
+    """
+
+    def __init__(self, env: gymnasium.Env, index: int, stays_open: bool = False):
+        super().__init__(env)
+        self.index = index
+        self.stays_open = stays_open
+        self.actions: list[Any] = []  # the next one, if it came by itself
+        self.skips_reset = False
+        if not isinstance(env.action_space, PLAIN):
+            self.action_space = spaces.Discrete(1)  # all of its actions come by themselves
+
+    def reset(self, **given: Any) -> Any:
+        if self.skips_reset:
+            self.skips_reset = False
+            return copy.deepcopy(self.observation_space).sample(), {}
+        if not given.get("options"):
+            given.pop("options", None)
+        return self.env.reset(**given)
+
+    def step(self, action: Any) -> Any:
+        return self.env.step(self.actions.pop() if self.actions else action)
+
+    def close(self) -> None:
+        if not self.stays_open:
+            self.env.close()
+
+
+def make_raw(create: Callable[[], Any], index: int) -> RawEnv:
+    """Create an environment, of Gymnasium or of old ``gym``, with a `RawEnv` around it."""
+    env = create()
+    if not isinstance(env, gymnasium.Env):
+        from stable_baselines3.common.vec_env.patch_gym import _patch_env
+
+        env = _patch_env(env)
+    return RawEnv(env, index)
+
+
+def take_action(env: RawEnv, actions: Sequence[Any]) -> None:
+    """Keep the environment's own of all these actions for its next step."""
+    env.actions = [actions[env.index]]
+
+
+def skip_reset(env: RawEnv) -> None:
+    """Let the next reset be none: some environments can be stepped without."""
+    env.skips_reset = True
+
+
+def inside(env: RawEnv, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function on the environment inside."""
+    return function(env.env, *args, **kwargs)
