@@ -210,6 +210,8 @@ def test_any_stream_gives_what_gymnasium_gives(stream, capacity):
         messages = pipe.write(infos, workers)
         got = outcome(pipe.reader.read, pipe.slots, messages.get)
         check_outcome(*got, expected, expected_error)
+        each = pipe.reader.read_each(pipe.slots, messages.get)
+        assert_same(each, [dict(infos.get(row, {})) for row in range(NUM_ROWS)])
         check_outcome(*outcome(one_by_one, infos, NUM_ROWS), expected, expected_error)
         assert_same(infos, before)
         workers = workers[1:] + workers[:1]
@@ -249,6 +251,8 @@ def test_values_differ_by_row_and_step():
         messages = pipe.write(infos, workers)
         assert step < 10 or not messages  # by then both workers have seen every constant
         assert_same(pipe.reader.read(pipe.slots, messages.get), gymnasium_infos(infos, 6))
+        each = pipe.reader.read_each(pipe.slots, messages.get)
+        assert_same(each, [infos.get(row, {}) for row in range(6)])
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ class Vector(VectorEnv):
         self._held: list[int] = []  # debug: blocks of the last two batches, the older one first
         self._pending: str | None = None  # what the next recv is waiting for
         self._ended: str | None = None  # why nothing works any more
-        # All is in order for `step`: the shortest way through it.
+        # All is in order for `send`: the shortest way through it.
         self._may_step = False
         self._steps_freely = (
             self.batch_size == self.num_envs and autoreset is not AutoresetMode.DISABLED
@@ -181,13 +181,8 @@ class Vector(VectorEnv):
         Raises:
             ActionError: nothing was stepped.
         """
-        if not self._may_step:  # not all environments at once, or out of turn: `send` says which
-            self._whole("step")
-            self.send(actions)
-        else:
-            if not put_actions(self._actions, actions, self._bounds):
-                self._write_actions(actions, slice(None))
-            self._post("step", STEP, None, None)
+        self._whole("step")
+        self.send(actions)
         return self._receive(None)[:5]
 
     def _whole(self, name: str) -> None:
@@ -250,6 +245,11 @@ class Vector(VectorEnv):
             ActionError: wrong count, shape, dtype or value; nothing was sent.
             PendingCallError: one of the environments has not answered its last call.
         """
+        if self._may_step and env_ids is None:
+            if not put_actions(self._actions, actions, self._bounds):
+                self._write_actions(actions, slice(None))
+            self._post("step", STEP, None, None)
+            return
         self._usable()
         if keep_others:
             self._whole("send with keep_others")
@@ -593,10 +593,11 @@ class Vector(VectorEnv):
         finals = arrays["finals"]
         if self.list_infos:
             for row in np.flatnonzero(ended & arrays["masks"]):
-                info: dict[str, Any] = {}
-                last = infos[row].get("final_info", {}) if finals[row] else infos[row]
-                add_info(info, last, 0, 1)
-                self._episodes.add_infos(info, np.ones(1, bool))
+                last = infos[row].get("final_info") if finals[row] else infos[row]
+                if last:
+                    info: dict[str, Any] = {}
+                    add_info(info, last, 0, 1)
+                    self._episodes.add_infos(info, np.ones(1, bool))
             return
         if finals.any():
             final_obs = np.full(len(finals), None, object)

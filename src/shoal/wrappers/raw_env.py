@@ -12,10 +12,11 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-__all__ = ["PLAIN", "RawEnv", "inside", "make_raw", "skip_reset", "take_action"]
+__all__ = ["PLAIN", "RawEnv", "inside", "make_raw", "parts_of", "skip_reset", "take_action"]
 
 # The spaces that Stable-Baselines3 works with: each is one array.
 PLAIN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+NESTS = (spaces.Dict, spaces.Tuple)
 
 
 class RawEnv(gymnasium.Wrapper):
@@ -56,13 +57,29 @@ class RawEnv(gymnasium.Wrapper):
 
 
 def make_raw(create: Callable[[], Any], index: int) -> RawEnv:
-    """Create an environment, of Gymnasium or of old ``gym``, with a `RawEnv` around it."""
+    """Create an environment, of Gymnasium or of old ``gym``, with a `RawEnv` around it.
+
+    Raises:
+        NotImplementedError: its observations are nested deeper than Stable-Baselines3 takes them.
+    """
     env = create()
     if not isinstance(env, gymnasium.Env):
         from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
         env = _patch_env(env)
+    if any(isinstance(part, NESTS) for part in parts_of(env.observation_space)):
+        raise NotImplementedError(
+            "Nested observation spaces are none of Stable-Baselines3's; ShoalVecEnv flattens them: "
+            f"{env.observation_space}"
+        )
     return RawEnv(env, index)
+
+
+def parts_of(space: gymnasium.Space) -> list[gymnasium.Space]:
+    """The spaces directly in a Dict or Tuple, or the space itself."""
+    if isinstance(space, spaces.Dict):
+        return list(space.spaces.values())
+    return list(space.spaces) if isinstance(space, spaces.Tuple) else [space]
 
 
 def take_action(env: RawEnv, actions: Sequence[Any]) -> None:

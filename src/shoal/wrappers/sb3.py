@@ -16,7 +16,6 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.preprocessing import check_for_nested_spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from shoal.emulation.layout import Layout, Leaf
@@ -24,7 +23,7 @@ from shoal.errors import ActionError, LayoutError
 from shoal.vectorization import vectorize
 from shoal.vectorization.envs import call_method, find_attribute, has_attribute, wrapper_names
 from shoal.vectorization.vector import Vector
-from shoal.wrappers.raw_env import PLAIN, inside, make_raw, skip_reset, take_action
+from shoal.wrappers.raw_env import PLAIN, inside, make_raw, parts_of, skip_reset, take_action
 
 __all__ = ["ShoalDummyVecEnv", "ShoalSubprocVecEnv", "ShoalVecEnv"]
 
@@ -88,6 +87,7 @@ class ShoalVecEnv(VecEnv):
         if is_vector:
             vector.list_infos = True
         space, self._names = sb3_space(vector.observation_layout)
+        self._shapes: list[Any] = [part.shape for part in parts_of(space)]
         self._copies = copy and not (is_vector and vector.copy)
         # Entries of the blocks of shared memory by the id of their array, because making views
         # takes longer than copying them. Arrays made afresh have none: their ids come again.
@@ -136,17 +136,17 @@ class ShoalVecEnv(VecEnv):
         try:
             self.vector.send(actions)
         except ActionError:
-            array = np.asarray(actions)
-            if array.shape != (self.num_envs, *space.shape) or array.dtype.kind != "f":
+            if not isinstance(actions, np.ndarray) or actions.dtype.kind != "f":
                 raise
-            if space.dtype.kind != "f":  # a MultiBinary's actions come as floats
-                cast = array.astype(space.dtype)
-                if (cast != array).any():
+            if actions.shape != (self.num_envs, *space.shape):
+                raise
+            if isinstance(space, spaces.Box):
+                fitting = np.clip(actions, space.low, space.high)
+            else:  # algorithms give the actions of a MultiBinary as floats
+                fitting = actions.astype(space.dtype)
+                if (fitting != actions).any():
                     raise
-                array = cast
-            elif isinstance(space, spaces.Box):
-                array = np.clip(array, space.low, space.high)
-            self.vector.send(array)
+            self.vector.send(fitting)
         self._pending = True
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
@@ -161,10 +161,11 @@ class ShoalVecEnv(VecEnv):
         dones = batch.terminations | batch.truncations
         if self.vector.agents_per_env > 1:
             dones |= self.vector.finals
-        for info in infos:
-            info["TimeLimit.truncated"] = False
         if dones.any():
             self._end_episodes(batch, infos, dones)
+        else:
+            for info in infos:
+                info["TimeLimit.truncated"] = False
         return self._observation(batch.observations), batch.rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
@@ -175,18 +176,18 @@ class ShoalVecEnv(VecEnv):
     def _end_episodes(self, batch: Any, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         """Give each row that is done the info and the observation that its episode ended with."""
         finals = self.vector.finals
+        at_end = self._entries(self.vector.final_observations)
+        now = self._entries(batch.observations)
         for i in np.flatnonzero(dones).tolist():
-            last = batch.observations  # of an agent that leaves alone, or of a lost environment
+            entries = now  # of an agent that leaves before the others, or of a lost environment
             if finals[i]:
-                last = self.vector.final_observations
+                entries = at_end
                 self.reset_infos[i] = infos[i]
-                del infos[i]["TimeLimit.truncated"]
                 infos[i] = infos[i].pop("final_info", {})
-            cut = batch.truncations[i] and not batch.terminations[i]
-            infos[i]["TimeLimit.truncated"] = bool(cut)
-            infos[i]["terminal_observation"] = self._nest(
-                [a[i].copy() for a in self._entries(last)]
-            )
+            infos[i]["terminal_observation"] = self._nest([entry[i].copy() for entry in entries])
+        cut = batch.truncations & ~batch.terminations
+        for info, value in zip(infos, cut.tolist()):
+            info["TimeLimit.truncated"] = value
 
     def _list(self, infos: Any) -> list[dict[str, Any]]:
         return infos if isinstance(infos, list) else list_infos(infos, self.num_envs)
@@ -202,13 +203,13 @@ class ShoalVecEnv(VecEnv):
         """Views of each array in a batch."""
         if self._names is None:
             return [rows]
-        if not self._keeps_views:
-            return list(flatten(self.vector.observation_layout.view(rows)))
-        known = self._views.get(id(rows))
-        if known is None:
-            entries = list(flatten(self.vector.observation_layout.view(rows)))
-            known = self._views[id(rows)] = rows, entries
-        return known[1]
+        if id(rows) in self._views:
+            return self._views[id(rows)][1]
+        parts = flatten(self.vector.observation_layout.view(rows))
+        entries = [part.reshape(len(rows), *shape) for part, shape in zip(parts, self._shapes)]
+        if self._keeps_views:
+            self._views[id(rows)] = rows, entries
+        return entries
 
     def _nest(self, entries: list[Any]) -> Any:
         return entries[0] if self._names is None else dict(zip(self._names, entries))
@@ -289,15 +290,11 @@ class StandIn(ShoalVecEnv):
 
     Args:
         vector: of `RawEnv`s.
-
-    Raises:
-        NotImplementedError: the observation space is nested, as Stable-Baselines3 has it.
     """
 
     def __init__(self, vector: Vector):
         super().__init__(vector)
         (space,) = self.get_attr("observation_space", 0)
-        check_for_nested_spaces(space)
         if all(isinstance(part, PLAIN) for part in parts_of(space)):
             self.observation_space = space
         (self.action_space,) = self.get_attr("action_space", 0)
@@ -423,13 +420,6 @@ def itself(value: Any) -> Any:
     return value
 
 
-def parts_of(space: spaces.Space) -> list[spaces.Space]:
-    """The spaces directly in a Dict or Tuple, or the space itself."""
-    if isinstance(space, spaces.Dict):
-        return list(space.spaces.values())
-    return list(space.spaces) if isinstance(space, spaces.Tuple) else [space]
-
-
 def sb3_space(layout: Layout) -> tuple[spaces.Space, list[str] | None]:
     """The space of observations, and the names of its entries if it is a Dict.
 
@@ -457,8 +447,9 @@ def leaf_space(leaf: Leaf) -> spaces.Space:
         return spaces.MultiBinary(leaf.shape[0])
     if leaf.kind in ("discrete", "tag") and len(leaf.shape) < 2 and not low.any():
         return spaces.MultiDiscrete(high + 1) if leaf.shape else spaces.Discrete(int(high) + 1)
-    dtype = np.dtype(leaf.dtype)
-    return spaces.Box(low.astype(dtype), high.astype(dtype), leaf.shape, dtype.type)
+    dtype, shape = np.dtype(leaf.dtype), leaf.shape or (1,)  # networks take no scalars
+    low, high = (bound.reshape(shape).astype(dtype) for bound in (low, high))
+    return spaces.Box(low, high, shape, dtype.type)
 
 
 def flatten(view: Any) -> Iterator[np.ndarray]:
