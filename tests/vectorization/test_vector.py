@@ -245,9 +245,11 @@ def test_statistics_of_agents_equal_a_plain_counter(dying, mode):
     vector.close()
 
 
+@pytest.mark.parametrize("as_list", [False, True])
 @pytest.mark.parametrize("mode", MODES)
-def test_numbers_in_the_last_info_of_an_episode_are_averaged(workers, mode):
+def test_numbers_in_the_last_info_of_an_episode_are_averaged(workers, mode, as_list):
     vector = shoal.vectorize(lengths(2), autoreset=mode, **workers)  # episodes of 2 and 3 steps
+    vector.list_infos = as_list
     vector.reset()
     for _ in range(2):
         vector.step([1, 2])
@@ -388,6 +390,11 @@ def test_calls_and_attributes(workers):
     assert vector.call("double", 5) == (12, 13, 14)  # an error of a call ends nothing
     assert (vector.render_mode, vector.metadata["render_fps"]) == ("rgb_array", 7)
     vector.step([0] * 3)
+    assert vector.call_on([2, 0], "double", 5, plus=1) == [15, 13]
+    assert vector.call_on([1], "length") == [3] and vector.call_on([], "length") == []
+    vector.call_on([1], setattr, "mood", "b")
+    assert vector.get_attr("mood") == ("a", "b", "c")
+    assert vector.call(lambda env, x: (env.length, x), 7) == ((2, 7), (3, 7), (4, 7))
     frames = vector.render()
     assert isinstance(frames, tuple) and [frame.max() for frame in frames] == [2, 2, 2]
     assert vector.render(1).shape == (2, 2, 3)
@@ -779,6 +786,64 @@ def test_infos_of_agents_go_to_their_rows(workers):
         )
         assert (vector.occupants[vector.acting] == (np.arange(12) % 4)[vector.acting]).all()
         assert (vector.occupants >= 0)[batch.masks].all()
+    vector.close()
+
+
+def row_of(infos, row):
+    """One environment's part of the dict of arrays, as a dict of Python's own values."""
+    return {
+        key: row_of(value, row) if isinstance(value, dict) else as_list(value[row])
+        for key, value in infos.items()
+        if key[0] != "_" and key != "final_obs" and infos[f"_{key}"][row]
+    }
+
+
+def as_list(value):
+    if isinstance(value, dict):
+        return {key: as_list(item) for key, item in value.items()}
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+@pytest.mark.parametrize("mode", ["next_step", "same_step"])
+@pytest.mark.parametrize("create", [Everything, Crowd, functools.partial(Crowd, dying=True)])
+def test_infos_as_a_list_tell_the_same(workers, create, mode):
+    vectors = [
+        shoal.vectorize(create, 3, autoreset=mode, seed=0, max_len=99, **workers) for _ in range(2)
+    ]
+    vectors[1].list_infos = True
+    told = finals = 0
+    actions = None
+    for step in range(80):
+        calls = [vector.step(actions) if step else vector.reset() for vector in vectors]
+        together, each = (call[-1] for call in calls)
+        rows = range(vectors[0].num_agents)
+        assert [as_list(info) for info in each] == [row_of(together, row) for row in rows]
+        told += sum(map(bool, each))
+        finals += sum("final_info" in info for info in each)
+        actions = vectors[0].action_space.sample()
+    assert told > 20 and (finals > 0) == (mode == "same_step")
+    for vector in vectors:
+        vector.close()
+
+
+def test_infos_as_a_list_are_what_environments_returned(workers):
+    class Odd(Recorder):
+        kept = [0]  # noqa: RUF012
+
+        def step(self, action):
+            observation, reward, terminated, truncated, _ = super().step(action)
+            self.kept[0] = self.steps
+            odd = [1, 0.5, "text", {"deep": (1,)}, None, np.arange(self.steps)][self.steps - 1]
+            return observation, reward, terminated, truncated, {"odd": odd, "kept": self.kept}
+
+    vector = shoal.vectorize(functools.partial(Odd, length=99), 2, **workers)
+    vector.list_infos = True
+    assert vector.reset(seed=4)[1] == [{"asked": (4, None)}, {"asked": (5, None)}]
+    held = [vector.step([0, 0])[4] for _ in range(6)]
+    assert [infos[1]["kept"] for infos in held] == [[1], [2], [3], [4], [5], [6]]
+    odd = [infos[0]["odd"] for infos in held]
+    assert odd[:5] == [1, 0.5, "text", {"deep": (1,)}, None] and type(odd[0]) is int
+    assert odd[5].tolist() == [0, 1, 2, 3, 4, 5]
     vector.close()
 
 
