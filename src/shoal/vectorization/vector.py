@@ -137,6 +137,7 @@ class Vector(VectorEnv):
         self._profiled = time.perf_counter_ns(), self._counters.copy()
         self._bounds = self.action_layout.bounds
         self._rows = np.arange(self.num_agents).reshape(self.num_envs, self.agents_per_env)
+        self._all_rows = np.arange(self.num_agents)
         self.env_ids = np.arange(self.batch_size)
         self._episodes = EpisodeLog(self.num_agents, self.agents_per_env)
 
@@ -310,7 +311,10 @@ class Vector(VectorEnv):
             Exception: whatever an environment raised, with a note on where.
         """
         observations, rewards, terminations, truncations, infos, masks = self._receive(timeout)
-        agent_ids = self._rows[self.env_ids].reshape(-1)
+        if self.batch_size == self.num_envs:
+            agent_ids = self._all_rows.copy()
+        else:
+            agent_ids = self._rows[self.env_ids].reshape(-1)
         return Batch(observations, rewards, terminations, truncations, infos, agent_ids, masks)
 
     def _receive(self, timeout: float | None) -> tuple:
@@ -592,7 +596,7 @@ class Vector(VectorEnv):
             self._needs_reset[self.env_ids] = ~acting.any(axis=1)
         finals = arrays["finals"]
         if self.list_infos:
-            for row in np.flatnonzero(ended & arrays["masks"]):
+            for row in (ended & arrays["masks"]).nonzero()[0].tolist():
                 last = infos[row].get("final_info") if finals[row] else infos[row]
                 if last:
                     info: dict[str, Any] = {}

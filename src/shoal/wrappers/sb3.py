@@ -161,11 +161,11 @@ class ShoalVecEnv(VecEnv):
         dones = batch.terminations | batch.truncations
         if self.vector.agents_per_env > 1:
             dones |= self.vector.finals
-        if dones.any():
-            self._end_episodes(batch, infos, dones)
-        else:
-            for info in infos:
-                info["TimeLimit.truncated"] = False
+        for info in infos:
+            info["TimeLimit.truncated"] = False
+        rows = dones.nonzero()[0].tolist()
+        if rows:
+            self._end_episodes(batch, infos, rows)
         return self._observation(batch.observations), batch.rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
@@ -173,21 +173,21 @@ class ShoalVecEnv(VecEnv):
         self._views.clear()  # they hold the memory
         self.vector.close()
 
-    def _end_episodes(self, batch: Any, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
-        """Give each row that is done the info and the observation that its episode ended with."""
+    def _end_episodes(self, batch: Any, infos: list[dict[str, Any]], rows: list[int]) -> None:
+        """Give each of these rows the info and the observation that its episode ended with."""
         finals = self.vector.finals
         at_end = self._entries(self.vector.final_observations)
         now = self._entries(batch.observations)
-        for i in np.flatnonzero(dones).tolist():
+        for i in rows:
             entries = now  # of an agent that leaves before the others, or of a lost environment
             if finals[i]:
                 entries = at_end
                 self.reset_infos[i] = infos[i]
+                del infos[i]["TimeLimit.truncated"]
                 infos[i] = infos[i].pop("final_info", {})
+            cut = batch.truncations[i] and not batch.terminations[i]
+            infos[i]["TimeLimit.truncated"] = bool(cut)
             infos[i]["terminal_observation"] = self._nest([entry[i].copy() for entry in entries])
-        cut = batch.truncations & ~batch.terminations
-        for info, value in zip(infos, cut.tolist()):
-            info["TimeLimit.truncated"] = value
 
     def _list(self, infos: Any) -> list[dict[str, Any]]:
         return infos if isinstance(infos, list) else list_infos(infos, self.num_envs)
