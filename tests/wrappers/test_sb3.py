@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
-from shoal.wrappers import sb3
+from shoal.vectorization.info import split_infos
 from shoal.wrappers.sb3 import ShoalDummyVecEnv, ShoalSubprocVecEnv, ShoalVecEnv
 
 NUM_ENVS = 3
@@ -145,11 +145,12 @@ def test_every_step_is_that_of_dummy_vec_env(kind, name):
     for vec_env in (ours, theirs):
         vec_env.seed(5)
     ends = cuts = 0
+    steps = 800 if kind in ("serial", "dummy") else 200  # the others are for what is in between
     for begin in range(2):
         first = [vec_env.reset() for vec_env in (ours, theirs)]
         assert_same(first[0], plain(first[1]))
         same_infos(ours.reset_infos, theirs.reset_infos)
-        for _ in range(100 if begin else 500):
+        for _ in range(100 if begin else steps):
             actions = np.stack([space.sample() for _ in range(NUM_ENVS)])
             got, expected = ours.step(actions), theirs.step(actions)
             for one, other in zip(got[:3], expected[:3]):
@@ -595,9 +596,11 @@ def test_an_environment_that_was_replaced_ends_its_episode():
         before = vector.restarts
         _, rewards, dones, infos = vec_env.step(np.zeros((2, 2), int))
         if vector.restarts > before:
-            (lost,) = [i for i in range(2) if dones[i] and "kept" not in infos[i]]
-            assert dones[lost] and rewards[lost] == 0 and infos[lost]["TimeLimit.truncated"]
-            assert not infos[lost]["terminal_observation"]["state"].any()
+            lost = [i for i in range(2) if dones[i] and "kept" not in infos[i]]
+            assert len(lost) == vector.restarts - before
+            for i in lost:
+                assert rewards[i] == 0 and infos[i]["TimeLimit.truncated"]
+                assert not infos[i]["terminal_observation"]["state"].any()
 
 
 def test_infos_of_other_vectors_are_taken_apart():
@@ -610,8 +613,8 @@ def test_infos_of_other_vectors_are_taken_apart():
     vector.num_envs = 3
     for row, info in enumerate(infos):
         together = vector._add_info(together, info, row)
-    together["final_obs"] = np.full(3, None)
-    got = sb3.list_infos(together, 3)
+    together |= {"final_obs": np.full(3, None), "_final_obs": np.ones(3, bool)}
+    got = split_infos(together, 3)
     assert [list(one) for one in got] == [list(one) for one in infos]
     for one, other in zip(got, infos):
         same_value(one, other)
@@ -790,3 +793,48 @@ def test_the_wrappers_of_stable_baselines3():
     assert len(model.ep_info_buffer) > 0
     evaluate_policy(model, wrapped, n_eval_episodes=2)
     vec_env.close()
+
+
+def test_compiled_environments():
+    vector = shoal.vectorize("cartpole", 4, autoreset="same_step", seed=0)
+    vec_env = ShoalVecEnv(vector)
+    assert vec_env.render_mode == vector.render_mode and vec_env.has_attr("render")
+    PPO("MlpPolicy", vec_env, n_steps=32, batch_size=32, n_epochs=1).learn(256)
+    vec_env.reset()
+    ended = []
+    while not ended:
+        _, _, dones, infos = vec_env.step(np.zeros(4, int))
+        ended = [info for info, done in zip(infos, dones) if done]
+    assert ended[0].keys() >= {"terminal_observation", "TimeLimit.truncated"}
+    vec_env.close()
+
+
+def test_wrapped_vectors():
+    from shoal.wrappers import ClipReward, FrameStack
+
+    class Steady(Changeable):
+        def step(self, action):
+            *results, info = super().step(action)
+            return *results, {"kept": info["kept"]}
+
+    vector = shoal.vectorize([Steady] * 3, backend="serial", autoreset="same_step")
+    expected = KINDS["serial"]([Steady] * 3)
+    vec_env = ShoalVecEnv(ClipReward(vector, high=0.5))
+    for each in (vec_env, expected):
+        each.seed(1)
+        each.reset()
+    for _ in range(100):
+        actions = np.stack([expected.action_space.sample() for _ in range(3)])
+        got, plain_step = vec_env.step(actions), expected.step(actions)
+        same_value(got[0], plain_step[0])
+        np.testing.assert_array_equal(got[1], np.minimum(plain_step[1], np.float32(0.5)))
+        np.testing.assert_array_equal(got[2], plain_step[2])
+        for one, other in zip(got[3], plain_step[3]):
+            assert one["TimeLimit.truncated"] == other["TimeLimit.truncated"]
+            if "terminal_observation" in other:
+                same_value(one["terminal_observation"], other["terminal_observation"])
+
+    stacked = ShoalVecEnv(
+        FrameStack(shoal.vectorize("CartPole-v1", 2, backend="serial", autoreset="same_step"), 3)
+    )
+    PPO("MlpPolicy", stacked, n_steps=16, batch_size=32, n_epochs=1).learn(64)

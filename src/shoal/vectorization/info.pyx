@@ -52,7 +52,7 @@ from shoal.errors import EmulationError, ShoalError
 
 cnp.import_array()
 
-__all__ = ["InfoReader", "InfoWriter", "add_info", "items_of"]
+__all__ = ["InfoReader", "InfoWriter", "add_info", "items_of", "split_infos"]
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
@@ -772,6 +772,20 @@ cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows)
         else:
             assign(<object>mask, row, True)
     return 0
+
+
+def split_infos(dict infos, Py_ssize_t num_rows):
+    """The opposite of `add_info`: one dict for each row, without the final observations."""
+    each = [{} for _ in range(num_rows)]
+    for key, values in infos.items():
+        mask = infos.get(f"_{key}")
+        if mask is None or key == FINAL_OBS:
+            continue
+        if isinstance(values, dict):
+            values = split_infos(values, num_rows)
+        for row in mask.nonzero()[0].tolist():
+            each[row][key] = values[row]
+    return each
 
 
 def items_of(info):

@@ -10,6 +10,7 @@ takes.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -27,6 +28,7 @@ from shoal.ocean_c.find import load
 from shoal.ocean_c.spaces import action_space, observation_offsets, observation_space
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import num_blocks, usable_cores
+from shoal.vectorization.info import split_infos
 from shoal.vectorization.stepper import RESET
 
 __all__ = ["NativeBackend", "make_vec"]
@@ -213,30 +215,22 @@ class NativeBackend:
         """The log fields of episodes that have ended in a block."""
         return self.engine.infos(block)
 
+    def each_info(self, block: int) -> list[dict[str, Any]]:
+        """The same, one dict for each row."""
+        return split_infos(self.infos(block), self.arena.batch_rows)
+
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
         """Call one of the methods below: ``method(i, *arguments[i])`` for those that have any."""
         function = getattr(self, f"_{method}")
         return [None if each is None else function(i, *each) for i, each in enumerate(arguments)]
 
-    def _call(self, env: int, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if name == "render":
-            from shoal.ocean_c.screen import Screen
-
-            if self._screen is None:
-                self._screen = Screen(self.render_mode, 15, self.module.table.name)
-            return self._screen.show(self.engine.draw(env))
-        if name == "drawing":
-            return self.engine.draw(env)
-        names = [param.name for param in self.module.table.params]
-        if name in names:
-            return self.spec.values[names.index(name)]
-        raise AttributeError(
-            f"{self.module.table.name} has no attribute {name!r}: a compiled environment has "
-            f"render and its parameters {names}"
-        )
+    def _call(self, env: int, name: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        one = CompiledEnv(self, env)
+        value = functools.partial(name, one) if callable(name) else getattr(one, name)
+        return value(*args, **kwargs) if callable(value) else value
 
     def _set_attribute(self, env: int, name: str, value: Any) -> None:
-        raise AttributeError(f"{name}: the attributes of a compiled environment can't be set")
+        setattr(CompiledEnv(self, env), name, value)  # which raises
 
     def _set_options(self, env: int, options: dict[str, Any] | None) -> None:
         if options:
@@ -248,12 +242,43 @@ class NativeBackend:
     def _set_state(self, env: int, state: dict[str, Any]) -> None:
         self.engine.set_state(env, state["env"])
 
+    def render(self, env: int) -> Any:
+        """What one environment draws, in the way of `render_mode`."""
+        from shoal.ocean_c.screen import Screen
+
+        if self._screen is None:
+            self._screen = Screen(self.render_mode, 15, self.module.table.name)
+        return self._screen.show(self.engine.draw(env))
+
     def close(self) -> None:
         """End the threads and release everything."""
         if self._screen is not None:
             self._screen.close()
         self.engine.close()
         self.arena.detach()
+
+
+class CompiledEnv:
+    """One environment as calls see it: its parameters are attributes that can't be set."""
+
+    def __init__(self, backend: NativeBackend, env: int):
+        table = backend.module.table
+        names = [param.name for param in table.params]
+        vars(self).update(zip(names, backend.spec.values))
+        vars(self)["_lacks"] = (
+            f"{table.name} has no attribute {{!r}}: a compiled environment has render and its "
+            f"parameters {names}"
+        )
+        vars(self)["render_mode"] = backend.render_mode
+        vars(self)["metadata"] = json.loads(backend.description)["metadata"]
+        vars(self)["render"] = functools.partial(backend.render, env)
+        vars(self)["drawing"] = functools.partial(backend.engine.draw, env)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(self._lacks.format(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name}: the attributes of a compiled environment can't be set")
 
 
 def make_vec(num_envs: int = 1, *, name: str, **kwargs: Any) -> Any:

@@ -6,13 +6,13 @@ Workers run this, so it imports nothing of Stable-Baselines3, which would bring 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
 
-__all__ = ["PLAIN", "RawEnv", "inside", "make_raw", "parts_of", "skip_reset", "take_action"]
+__all__ = ["PLAIN", "RawEnv", "inside", "make_raw", "parts_of", "skip_reset"]
 
 # The spaces that Stable-Baselines3 works with: each is one array.
 PLAIN = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -20,25 +20,20 @@ NESTS = (spaces.Dict, spaces.Tuple)
 
 
 class RawEnv(gymnasium.Wrapper):
-    """Hands on actions just as they were given, and resets with nothing that was not given.
-
-    Actions that a flat array can hold take the usual way. Any others are put here by `take_action`
-    before the step, whose own action is then ignored.
+    """Resets with nothing that was not given, and at times not at all; takes any action space.
 
     Args:
-        env: any environment.
-        index: which of the vector's environments it is.
+        env: any environment. Where its actions are none that Stable-Baselines3 knows, all of them
+            must come by `Vector.send_objects`.
         stays_open: `close` does nothing, because the environment belongs to somebody else.
     """
 
-    def __init__(self, env: gymnasium.Env, index: int, stays_open: bool = False):
+    def __init__(self, env: gymnasium.Env, stays_open: bool = False):
         super().__init__(env)
-        self.index = index
         self.stays_open = stays_open
-        self.actions: list[Any] = []  # the next one, if it came by itself
         self.skips_reset = False
         if not isinstance(env.action_space, PLAIN):
-            self.action_space = spaces.Discrete(1)  # all of its actions come by themselves
+            self.action_space = spaces.Discrete(1)
 
     def reset(self, **given: Any) -> Any:
         if self.skips_reset:
@@ -48,15 +43,12 @@ class RawEnv(gymnasium.Wrapper):
             given.pop("options", None)
         return self.env.reset(**given)
 
-    def step(self, action: Any) -> Any:
-        return self.env.step(self.actions.pop() if self.actions else action)
-
     def close(self) -> None:
         if not self.stays_open:
             self.env.close()
 
 
-def make_raw(create: Callable[[], Any], index: int) -> RawEnv:
+def make_raw(create: Callable[[], Any]) -> RawEnv:
     """Create an environment, of Gymnasium or of old ``gym``, with a `RawEnv` around it.
 
     Raises:
@@ -72,7 +64,7 @@ def make_raw(create: Callable[[], Any], index: int) -> RawEnv:
             "Nested observation spaces are none of Stable-Baselines3's; ShoalVecEnv flattens them: "
             f"{env.observation_space}"
         )
-    return RawEnv(env, index)
+    return RawEnv(env)
 
 
 def parts_of(space: gymnasium.Space) -> list[gymnasium.Space]:
@@ -80,11 +72,6 @@ def parts_of(space: gymnasium.Space) -> list[gymnasium.Space]:
     if isinstance(space, spaces.Dict):
         return list(space.spaces.values())
     return list(space.spaces) if isinstance(space, spaces.Tuple) else [space]
-
-
-def take_action(env: RawEnv, actions: Sequence[Any]) -> None:
-    """Keep the environment's own of all these actions for its next step."""
-    env.actions = [actions[env.index]]
 
 
 def skip_reset(env: RawEnv) -> None:

@@ -22,8 +22,9 @@ from shoal.emulation.layout import Layout, Leaf
 from shoal.errors import ActionError, LayoutError
 from shoal.vectorization import vectorize
 from shoal.vectorization.envs import call_method, find_attribute, has_attribute, wrapper_names
+from shoal.vectorization.info import split_infos
 from shoal.vectorization.vector import Vector
-from shoal.wrappers.raw_env import PLAIN, inside, make_raw, parts_of, skip_reset, take_action
+from shoal.wrappers.raw_env import PLAIN, inside, make_raw, parts_of, skip_reset
 
 __all__ = ["ShoalDummyVecEnv", "ShoalSubprocVecEnv", "ShoalVecEnv"]
 
@@ -64,11 +65,10 @@ class ShoalVecEnv(VecEnv):
     """
 
     def __init__(self, vector: Any, copy: bool = True):
-        mode = vector.metadata["autoreset_mode"]
-        if mode is not AutoresetMode.SAME_STEP:
+        if vector.metadata["autoreset_mode"] is not AutoresetMode.SAME_STEP:
             raise ValueError(
                 "ShoalVecEnv: a VecEnv resets in the step that ends an episode, so it needs "
-                f'vectorize(..., autoreset="same_step"), not "{mode.name.lower()}"'
+                f'vectorize(..., autoreset="same_step"); got {vector.metadata["autoreset_mode"]}'
             )
         if vector.batch_size != vector.num_envs:
             raise ValueError(
@@ -83,6 +83,7 @@ class ShoalVecEnv(VecEnv):
                 f"{self._flat_actions}"
             )
         self.vector = vector
+        self._agents = vector.unwrapped.agents_per_env
         is_vector = isinstance(vector, Vector)
         if is_vector:
             vector.list_infos = True
@@ -112,8 +113,8 @@ class ShoalVecEnv(VecEnv):
         """
         if self._pending:
             self.step_wait()
-        seeds = self._seeds[: self.vector.num_envs]
-        options = [one or None for one in self._options[:: self.vector.agents_per_env]]
+        seeds = self._seeds[: self.num_envs // self._agents]
+        options = [one or None for one in self._options[:: self._agents]]
         observations, infos = self.vector.reset(
             seed=seeds if any(seed is not None for seed in seeds) else None,
             options=options if any(options) else None,
@@ -159,7 +160,7 @@ class ShoalVecEnv(VecEnv):
         batch = self.vector.recv()
         infos = self._list(batch.infos)
         dones = batch.terminations | batch.truncations
-        if self.vector.agents_per_env > 1:
+        if self._agents > 1:
             dones |= self.vector.finals
         for info in infos:
             info["TimeLimit.truncated"] = False
@@ -190,7 +191,7 @@ class ShoalVecEnv(VecEnv):
             infos[i]["terminal_observation"] = self._nest([entry[i].copy() for entry in entries])
 
     def _list(self, infos: Any) -> list[dict[str, Any]]:
-        return infos if isinstance(infos, list) else list_infos(infos, self.num_envs)
+        return infos if isinstance(infos, list) else split_infos(infos, self.num_envs)
 
     # -- observations -------------------------------------------------------------------------
 
@@ -269,7 +270,7 @@ class ShoalVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """What each environment renders, if its ``render_mode`` is ``"rgb_array"``."""
-        firsts = range(0, self.num_envs, self.vector.agents_per_env)
+        firsts = range(0, self.num_envs, self._agents)
         if self.render_mode != "rgb_array":
             warnings.warn(
                 f'get_images: expected render_mode="rgb_array", got {self.render_mode!r}',
@@ -281,7 +282,7 @@ class ShoalVecEnv(VecEnv):
     def _on(self, indices: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list:
         """Call a function on environments, where they are."""
         rows = range(self.num_envs)
-        env_ids = [rows[i] // self.vector.agents_per_env for i in self._get_indices(indices)]
+        env_ids = [rows[i] // self._agents for i in self._get_indices(indices)]
         return self.vector.call_on(env_ids, function, *args, **kwargs)
 
 
@@ -300,7 +301,6 @@ class StandIn(ShoalVecEnv):
         (self.action_space,) = self.get_attr("action_space", 0)
         self._masks_in_observations = self._masks_in_infos = False  # the method alone counts
         self._begun = False
-        self._any_actions = vector.action_space.sample()
 
     def reset(self) -> Any:
         self._begun = True
@@ -315,8 +315,7 @@ class StandIn(ShoalVecEnv):
             self.vector.reset()
             self._begun = True
         if not self._send(actions):
-            self.vector.call(take_action, self._each(actions))
-            self.vector.send(self._any_actions)
+            self.vector.send_objects(self._each(actions))
         self._pending = True
 
     def _send(self, actions: Any) -> bool:
@@ -359,7 +358,7 @@ class ShoalDummyVecEnv(StandIn):
     """
 
     def __init__(self, env_fns: list[Callable[[], gymnasium.Env]]):
-        made = [make_raw(env_fn, i) for i, env_fn in enumerate(env_fns)]
+        made = [make_raw(env_fn) for env_fn in env_fns]
         self.envs = [raw.env for raw in made]
         if len({id(env.unwrapped) for env in self.envs}) < len(self.envs):
             raise ValueError(
@@ -398,7 +397,7 @@ class ShoalSubprocVecEnv(StandIn):
         num_workers: int | None = None,
     ):
         multiprocessing.get_context(start_method)  # raises ValueError
-        creators = [functools.partial(make_raw, env_fn, i) for i, env_fn in enumerate(env_fns)]
+        creators = [functools.partial(make_raw, env_fn) for env_fn in env_fns]
         super().__init__(
             vectorize(
                 creators,
@@ -470,16 +469,3 @@ def from_zero(space: spaces.Space) -> spaces.Space:
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(space.n)
     return spaces.MultiDiscrete(space.nvec)  # type: ignore[attr-defined]
-
-
-def list_infos(infos: dict[str, Any], num_rows: int) -> list[dict[str, Any]]:
-    """Gymnasium's dict of arrays, with its ``_key`` masks, as one dict for each row."""
-    each: list[dict[str, Any]] = [{} for _ in range(num_rows)]
-    for key, values in infos.items():
-        if key == "final_obs" or (key.startswith("_") and key[1:] in infos):
-            continue
-        if isinstance(values, dict):
-            values = list_infos(values, num_rows)
-        for i in np.flatnonzero(infos.get(f"_{key}", np.ones(num_rows, bool))):
-            each[i][key] = values[i]
-    return each
