@@ -143,6 +143,7 @@ cdef extern from "c/engine.h" nogil:
         shoal_fault fault
         int32_t num_threads, spin_ns
     int shoal_engine_open(shoal_engine* engine)
+    int64_t shoal_next_set(const uint8_t* one, const uint8_t* other, int64_t i, int64_t n)
     int shoal_engine_close(shoal_engine* engine, int64_t nanoseconds)
     void shoal_engine_seed(shoal_engine* engine, int64_t env, uint64_t seed)
     void shoal_engine_post(
@@ -648,9 +649,8 @@ cdef class Engine:
             return infos
         final_info = {}
         final_mask = None
-        for i in range(n):
-            if not (terminated[i] | truncated[i]):
-                continue
+        i = shoal_next_set(terminated, truncated, 0, n)
+        while i < n:
             if same and finals[i]:
                 if not any_final:
                     self._columns(final_info, final, n)
@@ -666,6 +666,7 @@ cdef class Engine:
             for k in range(num_logs):
                 columns[k].values[i] = logs[i * num_logs + k]
                 columns[k].mask[i] = 1
+            i = shoal_next_set(terminated, truncated, i + 1, n)
         if any_final:
             infos["final_info"] = final_info
             infos["_final_info"] = final_mask

@@ -335,6 +335,12 @@ SHOAL_FN float shoal_normal(shoal_rng *rng) {
     return radius * cosf(6.2831853f * shoal_uniform(rng));
 }
 
+/* x, or the bound that it has passed. (fminf and fmaxf are calls, because of what isn't a number.)
+ */
+SHOAL_FN float shoal_clamp(float x, float low, float high) {
+    return x < low ? low : x > high ? high : x;
+}
+
 /* -- drawing ----------------------------------------------------------------------------------- */
 
 /* `draw` describes the picture as shapes, later ones above earlier ones. Coordinates are the

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -421,31 +421,48 @@ cdef class EpisodeLog:
         cdef const uint8_t* masks = data(block, "masks")
         cdef const double* returns = <const double*>data(block, "episode_returns")
         cdef const int64_t* lengths = <const int64_t*>data(block, "episode_lengths")
-        cdef Py_ssize_t env, slot, agent, row = 0
+        cdef Py_ssize_t n = env_ids.shape[0] * self.agents_per_env
+        cdef Py_ssize_t agent, row = next_set(terminated, truncated, 0, n)
         cdef double now = time.perf_counter()
-        for env in range(env_ids.shape[0]):
-            for slot in range(self.agents_per_env):
-                if (terminated[row] | truncated[row]) & masks[row]:
-                    agent = env_ids[env] * self.agents_per_env + slot
-                    self.episodes += 1
-                    self.returns += returns[row]
-                    self.lengths += lengths[row]
-                    self.seconds += now - self.begun[agent]
-                    self.begun[agent] = now
-                row += 1
+        while row < n:
+            if masks[row]:
+                agent = env_ids[row // self.agents_per_env] * self.agents_per_env
+                agent += row % self.agents_per_env
+                self.episodes += 1
+                self.returns += returns[row]
+                self.lengths += lengths[row]
+                self.seconds += now - self.begun[agent]
+                self.begun[agent] = now
+            row = next_set(terminated, truncated, row + 1, n)
         return 0
 
     def add_infos(self, infos, rows):
         """Count the numbers in the infos of these rows (bool), whose episodes have ended."""
+        cdef const uint8_t* chosen = <const uint8_t*>cnp.PyArray_BYTES(rows)
+        cdef const uint8_t* present
+        cdef const double* numbers
+        cdef Py_ssize_t row, count, n = len(rows)
+        cdef double sum
         for key, values in infos.items():
             mask = infos.get(f"_{key}")
             if mask is None or not isinstance(values, np.ndarray):
                 continue
-            if values.ndim == 1 and values.dtype.kind in "biuf":
-                present = values[rows & mask]
-                total = self.metrics.setdefault(key, [0.0, 0])
-                total[0] += float(present.sum(dtype=np.float64))
-                total[1] += len(present)
+            if values.ndim != 1 or values.dtype.kind not in "biuf":
+                continue
+            values = np.ascontiguousarray(values, np.float64)
+            mask = np.ascontiguousarray(mask)
+            present = <const uint8_t*>cnp.PyArray_BYTES(mask)
+            numbers = <const double*>cnp.PyArray_BYTES(values)
+            sum, count = 0, 0
+            row = next_set(present, present, 0, n)
+            while row < n:
+                if chosen[row]:
+                    sum += numbers[row]
+                    count += 1
+                row = next_set(present, present, row + 1, n)
+            total = self.metrics.setdefault(key, [0.0, 0])
+            total[0] += sum
+            total[1] += count
 
     def take(self):
         """Means since the last call."""
@@ -464,6 +481,24 @@ cdef class EpisodeLog:
         return means
 
 
+cdef Py_ssize_t next_set(
+    const uint8_t* one, const uint8_t* other, Py_ssize_t i, Py_ssize_t n
+) noexcept:
+    """The first index from `i` on where one of two arrays is not 0; `n` if there is none."""
+    cdef uint64_t a, b
+    while i < n:
+        if i + 8 <= n:  # eight at a time, since most are 0
+            memcpy(&a, one + i, 8)
+            memcpy(&b, other + i, 8)
+            if (a | b) == 0:
+                i += 8
+                continue
+        if one[i] | other[i]:
+            return i
+        i += 1
+    return n
+
+
 cdef const uint8_t* data(dict block, str name):
     return <const uint8_t*>cnp.PyArray_BYTES(block[name])
 
@@ -479,12 +514,8 @@ def collect(dict block, const int64_t[::1] env_ids, EpisodeLog log):
         (rewards, terminations, truncations, masks, whether an episode has ended in any row).
     """
     cdef cnp.ndarray terminations = block["terminations"], truncations = block["truncations"]
-    cdef const uint8_t* first = data(block, "terminations")
-    cdef const uint8_t* second = data(block, "truncations")
-    cdef Py_ssize_t row
-    cdef uint8_t ended = 0
-    for row in range(cnp.PyArray_DIM(terminations, 0)):
-        ended |= first[row] | second[row]
+    cdef Py_ssize_t n = cnp.PyArray_DIM(terminations, 0)
+    cdef bint ended = next_set(data(block, "terminations"), data(block, "truncations"), 0, n) < n
     if ended:
         log.add(block, env_ids)
     return (
@@ -492,5 +523,5 @@ def collect(dict block, const int64_t[::1] env_ids, EpisodeLog log):
         cnp.PyArray_NewCopy(terminations, cnp.NPY_CORDER),
         cnp.PyArray_NewCopy(truncations, cnp.NPY_CORDER),
         cnp.PyArray_NewCopy(block["masks"], cnp.NPY_CORDER),
-        ended != 0,
+        ended,
     )

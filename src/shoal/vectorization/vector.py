@@ -594,6 +594,10 @@ class Vector(VectorEnv):
         if self.autoreset is AutoresetMode.DISABLED:
             acting = arrays["acting"].reshape(self.batch_size, -1)  # agents may end one by one
             self._needs_reset[self.env_ids] = ~acting.any(axis=1)
+        counted = ended & arrays["masks"]
+        if self.autoreset is not AutoresetMode.SAME_STEP:
+            self._episodes.add_infos(infos, counted)
+            return
         finals = arrays["finals"]
         if self.list_infos:
             for row in (ended & arrays["masks"]).nonzero()[0].tolist():
@@ -604,12 +608,12 @@ class Vector(VectorEnv):
                     self._episodes.add_infos(info, np.ones(1, bool))
             return
         if finals.any():
-            final_obs = np.full(len(finals), None, object)
-            for row in np.flatnonzero(finals):
-                final_obs[row] = arrays["final_observations"][row].copy()
+            rows = np.flatnonzero(finals)
+            final_obs = np.empty(len(finals), object)
+            for row, observation in zip(rows.tolist(), arrays["final_observations"][rows]):
+                final_obs[row] = observation
             infos["final_obs"], infos["_final_obs"] = final_obs, finals.copy()
         if infos:
-            counted = ended & arrays["masks"]
             self._episodes.add_infos(infos, counted & ~finals)
             self._episodes.add_infos(infos.get("final_info", {}), counted & finals)
 

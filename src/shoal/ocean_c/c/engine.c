@@ -317,23 +317,14 @@ static uint32_t finish_singles(shoal_engine *e, shoal_scratch *t, int64_t env, i
                        e->steps + env, r->terminations + place, r->truncations + place,
                        r->acting + place))
         return 0;
-    for (int64_t i = 0; i < count; i++) {
-        if (i + 8 <= count) { /* eight at a time, where none has ended */
-            uint64_t terminated, truncated;
-            memcpy(&terminated, r->terminations + place + i, 8);
-            memcpy(&truncated, r->truncations + place + i, 8);
-            if (!(terminated | truncated)) {
-                i += 7;
-                continue;
-            }
-        }
-        if (!(r->terminations[place + i] | r->truncations[place + i]))
-            continue;
+    const uint8_t *terminated = r->terminations + place, *truncated = r->truncations + place;
+    for (int64_t i = shoal_next_set(terminated, truncated, 0, count); i < count;
+         i = shoal_next_set(terminated, truncated, i + 1, count)) {
         num_ended++;
         log_agent(e, env + i, 0, place + i);
         e->returns[env + i] = 0;
         e->lengths[env + i] = 0;
-        if (t->respawned[i] && !r->truncations[place + i])
+        if (t->respawned[i] && !truncated[i])
             r->acting[place + i] = 1;
         else
             end_env(e, t, env + i, place + i);

@@ -132,4 +132,24 @@ void shoal_engine_post(shoal_engine *engine, int32_t op, const int64_t *envs, co
  * where there are no threads it always does. */
 int shoal_engine_wait(shoal_engine *engine, int help, int64_t nanoseconds, int64_t *block);
 
+/* The first index from `i` on where one of two arrays is not 0; `n` if there is none. */
+static inline int64_t shoal_next_set(const uint8_t *one, const uint8_t *other, int64_t i,
+                                     int64_t n) {
+    while (i < n) {
+        if (i + 8 <= n) { /* eight at a time, since most are 0 */
+            uint64_t a, b;
+            memcpy(&a, one + i, 8);
+            memcpy(&b, other + i, 8);
+            if (!(a | b)) {
+                i += 8;
+                continue;
+            }
+        }
+        if (one[i] | other[i])
+            return i;
+        i++;
+    }
+    return n;
+}
+
 #endif

@@ -1,0 +1,228 @@
+"""Compiled environments: agent steps per second, with random actions, beside EnvPool and Gymnasium.
+
+    python benchmarks/ocean.py [--only NAME ...] [--quick]
+
+Each environment is stepped in four ways: by the engine (one thread, then two), and by
+`Vector.step`, which checks actions, counts episodes and returns what Gymnasium wants, with both
+kinds of autoreset. All of them are in place in the arena, and copying the actions there counts. A
+new environment that has no line in `CASES` is measured with 1,024 copies against the common goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from _common import machine, machine_text, rounds, save, table
+
+import shoal
+from shoal.ocean_c.find import own_names
+
+NUM_ACTIONS = 64  # batches of actions, made beforehand
+TWO_THREADS = 1.85  # times as fast as one, from 1,024 agents up
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured of an environment.
+
+    Attributes:
+        goal: million agent steps per second of one thread.
+        num_envs: copies.
+        params: of the environment.
+        peers: of the same environment elsewhere: name -> (copies -> a vector environment).
+        note: what limits it.
+    """
+
+    goal: float = 2
+    num_envs: int = 1024
+    params: dict[str, Any] = field(default_factory=dict)
+    peers: dict[str, Callable[[int], Any]] = field(default_factory=dict)
+    note: str = ""
+
+
+def env_pool(name: str) -> Callable[[int], Any]:
+    def make(num_envs: int) -> Any:
+        import envpool
+
+        return envpool.make(name, env_type="gymnasium", num_envs=num_envs, num_threads=1)
+
+    return make
+
+
+def gymnasium_vector(name: str) -> Callable[[int], Any]:
+    def make(num_envs: int) -> Any:
+        import gymnasium
+
+        return gymnasium.make_vec(name, num_envs, vectorization_mode="vector_entry_point")
+
+    return make
+
+
+# pufferlib's figures were measured by its authors' code on this kind of machine, one thread.
+CASES = {
+    "squared": Case(140, 4096, note="pufferlib 3.0: 106"),
+    "cartpole": Case(
+        60,
+        4096,
+        peers={"EnvPool": env_pool("CartPole-v1"), "Gymnasium": gymnasium_vector("CartPole-v1")},
+        note="pufferlib 3.0: 45.6",
+    ),
+    "pong": Case(15, 4096, {"frame_skip": 8}, note="frame skip 8; pufferlib 3.0: 11.0"),
+    "breakout": Case(
+        10, 4096, {"frame_skip": 4}, note="frame skip 4, 118 floats; pufferlib 3.0: 6.2"
+    ),
+    "snake": Case(10, 16, {"num_snakes": 256}, note="16 maps of 256; pufferlib 3.0: 7.0"),
+    "connect4": Case(1, 1024, {"depth": 3}, note="against depth 3; pufferlib 3.0: 0.06"),
+}
+
+
+def random_actions(vector: Any) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    space, rows = vector.single_action_space, vector.num_agents
+    made = []
+    for _ in range(NUM_ACTIONS):
+        if hasattr(space, "nvec"):
+            made.append(random.integers(0, space.nvec, (rows, len(space.nvec))))
+        elif hasattr(space, "n"):
+            made.append(random.integers(0, space.n, rows))
+        else:
+            low, high = space.low, space.high
+            made.append(random.uniform(low, high, (rows, *space.shape)).astype(np.float32))
+    return made
+
+
+def by_engine(vector: Any, repeat: int) -> Callable[[], int]:
+    """Steps of the engine alone."""
+    backend, actions, turn = vector._backend, random_actions(vector), 0
+    target = backend.arena.arrays["actions"]
+
+    def run() -> int:
+        nonlocal turn
+        for _ in range(repeat):
+            np.copyto(target, actions[turn % NUM_ACTIONS])
+            turn += 1
+            backend.post(0, None, None)
+            backend.wait(None)
+        return repeat * vector.num_agents
+
+    return run
+
+
+def by_vector(vector: Any, repeat: int) -> Callable[[], int]:
+    """Steps as a user takes them."""
+    actions, turn = random_actions(vector), 0
+
+    def run() -> int:
+        nonlocal turn
+        for _ in range(repeat):
+            vector.step(actions[turn % NUM_ACTIONS])
+            turn += 1
+        return repeat * vector.num_agents
+
+    return run
+
+
+def by_peer(vector: Any, num_envs: int) -> Callable[[], int]:
+    vector.reset()
+    actions = np.random.default_rng(0).integers(0, 2, num_envs)
+
+    def run() -> int:
+        vector.step(actions)
+        return num_envs
+
+    return run
+
+
+def measure(name: str, case: Case, count: int) -> dict[str, list[float]]:
+    """Million agent steps per second of each way, in each round."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**options: Any) -> Any:
+            made = shoal.vectorize(name, case.num_envs, env_kwargs=case.params, seed=0, **options)
+            stack.callback(made.close)
+            made.reset()
+            return made
+
+        agents = make().num_agents
+        repeat = max(1, 8192 // agents)
+        # What runs in this thread alone is timed by its own clock: others may have the core.
+        alone = {
+            "engine": by_engine(make(), repeat),
+            "Vector.step": by_vector(make(), repeat),
+            "Vector.step, same-step": by_vector(make(autoreset="same_step"), repeat),
+        }
+        beside = {
+            "one thread": by_engine(make(), repeat),
+            "two threads": by_engine(make(num_workers=min(2, case.num_envs)), repeat),
+        }
+        for peer, create in case.peers.items():
+            try:
+                vector = create(case.num_envs)
+            except ImportError:
+                continue
+            stack.callback(vector.close)
+            beside[peer] = by_peer(vector, case.num_envs)
+        found = rounds(alone, count=count, clock=time.thread_time) | rounds(beside, count=count)
+    return {way: [1 / each for each in times] for way, times in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=own_names())
+    parser.add_argument("--quick", action="store_true", help="fewer rounds; nothing is saved")
+    args = parser.parse_args()
+    names = args.only or own_names()
+    about = machine("numpy", "gymnasium", "envpool")
+    print(machine_text(about), flush=True)
+    head = ["environment", "copies", "agents", "engine", "goal", "2 threads", "Vector.step"]
+    head += ["same-step", "EnvPool", "Gymnasium", "note"]
+    rows, data = [], {}
+    for name in names:
+        case = CASES.get(name, Case())
+        found = measure(name, case, 7 if args.quick else 31)
+        rates = {way: statistics.median(each) for way, each in found.items()}
+        pairs = zip(found["two threads"], found["one thread"], strict=True)
+        factor = statistics.median([two / one for two, one in pairs])
+        vector = shoal.vectorize(name, case.num_envs, env_kwargs=case.params)
+        agents = vector.num_agents
+        vector.close()
+        met = rates["engine"] >= case.goal
+        scaled = factor >= TWO_THREADS or agents < 1024
+        rows.append(
+            [
+                name,
+                f"{case.num_envs:,}",
+                f"{agents:,}",
+                f"{rates['engine']:.1f} M/s",
+                f"≥ {case.goal:g}{'' if met else ', missed'}",
+                f"× {factor:.2f}{'' if scaled else ', missed'}",
+                f"{rates['Vector.step']:.1f}",
+                f"{rates['Vector.step, same-step']:.1f}",
+                f"{rates['EnvPool']:.2f}" if "EnvPool" in rates else "",
+                f"{rates['Gymnasium']:.2f}" if "Gymnasium" in rates else "",
+                case.note,
+            ]
+        )
+        data[name] = {"rates": rates, "rounds": found, "goal": case.goal, "two threads": factor}
+        print("  ".join(rows[-1]), flush=True)
+    text = "# Compiled environments\n\n" + machine_text(about) + "\n\n"
+    text += "Million agent steps per second, medians of 31 rounds; random actions.\n\n"
+    text += table(head, rows)
+    print(f"\n{text}")
+    if not args.quick and not args.only:
+        save("ocean", text, {"machine": about, "environments": data})
+    missed = [row[0] for row in rows if "missed" in row[4] + row[5]]
+    if missed:
+        print(f"goals missed by: {', '.join(missed)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
