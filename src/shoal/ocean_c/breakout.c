@@ -212,7 +212,7 @@ SHOAL_ENV(
                     .type = SHOAL_INTEGER,
                     .text = "balls"},
                    {.name = "paddle_width",
-                    .value = 2.5,
+                    .value = 3,
                     .low = 0.5,
                     .high = 18,
                     .text = "in bricks; the court is 18 wide"},

@@ -171,7 +171,7 @@ SHOAL_ENV(
                     .high = 100,
                     .text = "of both paddles, in pixels"},
                    {.name = "paddle_speed",
-                    .value = 1.5,
+                    .value = 2,
                     .low = 0.1,
                     .high = 20,
                     .text = "of the agent, in pixels a frame"},
