@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import shoal
+from shoal.vectorization import creator
 from tests.ocean_c.chance import Chance
 
 ROWS, COLUMNS = 6, 7
@@ -208,3 +209,10 @@ def test_self_play_in_turns():
                 assert (batch.observations[2 * i + side - 1] == game.planes(side)).all()
     assert ends[1] > 50 and ends[2] > 50
     vector.close()
+
+
+def test_self_play_passes_the_checks():
+    report = shoal.check_env(creator("connect4")(self_play=True), steps=300)
+    assert report.ok, report
+    api = pytest.importorskip("pettingzoo.test")
+    api.parallel_api_test(creator("connect4")(self_play=True), num_cycles=100)
