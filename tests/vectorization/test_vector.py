@@ -1177,3 +1177,14 @@ def test_some_environments_step_and_others_stay(mode, workers):
     with pytest.raises(PendingCallError, match="reset is pending"):
         vector.send([0], [0], keep_others=True)
     vector.close()
+
+
+def test_a_seed_given_at_first_is_the_only_one():
+    """The vector's own seed is for a first reset without one; later resets just run on."""
+    vector = shoal.vectorize("CartPole-v1", 2, backend="serial", seed=0)
+    other = shoal.vectorize("CartPole-v1", 2, backend="serial")
+    for each in (vector, other):
+        each.reset(seed=3)
+    assert (vector.reset()[0] == other.reset()[0]).all()
+    vector.close()
+    other.close()

@@ -33,7 +33,7 @@ from shoal.wrappers import (
     state_dicts,
     time_limit,
 )
-from tests.vectorization.environments import Crowd
+from tests.vectorization.environments import Crowd, Everything
 from tests.wrappers.environments import Nested, Walk
 
 MODES = ["next_step", "same_step", "disabled"]
@@ -435,9 +435,9 @@ def test_statistics_go_on_from_a_checkpoint():
         one, other = first.step(actions[0]), second.step(actions[0])
         assert (one[0] == other[0]).all()
     first.update = first.env.env.update = False
-    before = first.state_dict()["statistics"]
+    before = first.state_dict()["running"]
     first.step(actions[0])
-    assert first.state_dict()["statistics"] == before
+    assert first.state_dict()["running"] == before
     with pytest.raises(CheckpointError, match="NormalizeReward"):
         load_state_dicts(DeltaReward(vector(Walk, 2)), state_dicts(first))
     with pytest.raises(CheckpointError, match="shape"):
@@ -519,6 +519,42 @@ def test_wrong_actions_change_nothing():
         rescaled.step(np.float32([[0, 1.01]]))
     with pytest.raises(TypeError, match="continuous"):
         ClipAction(vector(Nested, 1))
+
+
+def test_actions_that_are_mixed():
+    """Only the continuous part is clipped or rescaled; a repeated action is both parts of it."""
+    made = functools.partial(vector, Everything, 2, max_len=100)
+    plain, clipped, rescaled = made(), ClipAction(made()), RescaleAction(made(), 0.0, 10.0)
+    rng = np.random.default_rng(0)
+    for each in (plain, clipped, rescaled):
+        each.reset(seed=0)
+    for _ in range(20):
+        discrete = rng.integers(1, 4, (2, 1))
+        force = rng.normal(0, 2, (2, 2)).astype(np.float32)
+        inside = np.clip(force, -1, 1)
+        expected = plain.step({"continuous": inside, "discrete": discrete})[0]
+        one = clipped.step({"continuous": force, "discrete": discrete})[0]
+        other = rescaled.step({"continuous": (inside + 1) * 5, "discrete": discrete})[0]
+        assert (one == expected).all()
+        states = (plain.observation_layout.view(each)["state"] for each in (other, expected))
+        np.testing.assert_allclose(*states, atol=1e-5)
+    with pytest.raises(ActionError, match="continuous"):
+        clipped.step({"discrete": discrete})
+    sticky = StickyAction(made(), 0.5, seed=0)
+    sticky.reset(seed=0)
+    sent = []
+    for _ in range(50):
+        sent.append(sticky.action_space.sample())
+        sticky.step(sent[-1])
+        taken = sticky.taken
+        for row in range(2):
+            origins = {
+                i
+                for i, action in enumerate(sent)
+                if (action["continuous"][row] == taken["continuous"][row]).all()
+                and (action["discrete"][row] == taken["discrete"][row]).all()
+            }
+            assert origins  # one action, both parts of it
 
 
 def test_sticky_actions_of_many_rows():

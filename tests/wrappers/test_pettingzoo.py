@@ -77,10 +77,12 @@ def test_it_is_the_environment_again(mode, joining):
     env.close()
 
 
-def test_two_environments_of_one_vector_do_not_disturb_each_other():
-    made = vector(simple_spread_v3.parallel_env, 2, backend="multiprocess", num_workers=2)
+@pytest.mark.parametrize("wrap", [lambda v: v, lambda v: FrameStack(v, 3)], ids=["", "wrapped"])
+def test_two_environments_of_one_vector_do_not_disturb_each_other(wrap):
+    make = simple_spread_v3.parallel_env
+    made = wrap(vector(make, 2, backend="multiprocess", num_workers=2, start_method="fork"))
     pair = [ShoalParallelEnv(made, index) for index in range(2)]
-    alone = [ShoalParallelEnv(vector(simple_spread_v3.parallel_env)) for _ in range(2)]
+    alone = [ShoalParallelEnv(wrap(vector(make))) for _ in range(2)]
     rng = np.random.default_rng(0)
     for i in (0, 1):
         pair[i].reset(seed=i + 5)

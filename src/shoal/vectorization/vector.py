@@ -211,8 +211,8 @@ class Vector(VectorEnv):
                 self._pending or "step",
             )
         VectorEnv.reset(self, seed=seed if isinstance(seed, int) else None)
-        if seed is None and self._seed is not None:
-            seed, self._seed = self._seed, None
+        own, self._seed = self._seed, None  # of the first reset, unless that is given another one
+        seed = own if seed is None else seed
         seeds = self._each("seed", seed, lambda first, i: first + i)
         mask = None
         if isinstance(options, Mapping) and "reset_mask" in options:

@@ -22,7 +22,14 @@ from shoal.emulation.layout import Layout
 from shoal.errors import CheckpointError
 from shoal.vectorization.vector import Batch
 
-__all__ = ["ObservationWrapper", "Wrapper", "load_state_dicts", "rows_of", "state_dicts"]
+__all__ = [
+    "ObservationWrapper",
+    "Wrapper",
+    "info_of",
+    "load_state_dicts",
+    "rows_of",
+    "state_dicts",
+]
 
 
 class Wrapper(VectorWrapper):
@@ -192,6 +199,16 @@ def rows_of(env_ids: Any, agents_per_env: int) -> np.ndarray:
     """The agent rows of these environments, in order."""
     first = np.asarray(env_ids) * agents_per_env
     return (first[:, None] + np.arange(agents_per_env)).reshape(-1)
+
+
+def info_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """One row's part of the infos of a batch, as the environment gave it."""
+    found = {}
+    for key, values in infos.items():
+        mask = infos.get(f"_{key}")
+        if isinstance(mask, np.ndarray) and mask[row] and key not in ("final_obs", "final_info"):
+            found[key] = info_of(values, row) if isinstance(values, dict) else values[row]
+    return found
 
 
 def state_dicts(env: Any) -> list[dict[str, Any]]:

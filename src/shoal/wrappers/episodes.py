@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections import deque
 from pathlib import Path
@@ -93,6 +94,7 @@ class RecordVideo(Wrapper):
 
     Raises:
         ValueError: an argument, or the vector's render mode, doesn't fit.
+        ImportError: what writes such files is not installed.
     """
 
     def __init__(
@@ -117,6 +119,9 @@ class RecordVideo(Wrapper):
             raise ValueError(f"RecordVideo: expected index 0 to {env.num_envs - 1}, got {index}")
         if every < 1 or suffix not in (".mp4", ".gif"):
             raise ValueError(f'RecordVideo: every >= 1, suffix ".mp4" or ".gif"; {every}, {suffix}')
+        needed = "imageio" if suffix == ".gif" else "imageio_ffmpeg"
+        if importlib.util.find_spec(needed) is None:
+            raise ImportError(f"RecordVideo: {suffix} needs {needed}: pip install 'shoal[video]'")
         super().__init__(env)
         self.folder, self.suffix = Path(folder), suffix
         self.index, self.every, self.max_frames = index, every, max_frames

@@ -16,7 +16,7 @@ from pettingzoo.utils import BaseParallelWrapper
 
 from shoal.errors import ActionError, LayoutError, PendingCallError, ResetNeededError
 from shoal.vectorization.vector import Batch, check_reset_mask
-from shoal.wrappers.base import Wrapper, rows_of
+from shoal.wrappers.base import Wrapper, info_of, rows_of
 
 __all__ = ["AgentRows", "ParallelActionRepeat", "ParallelTimeLimit", "ShoalParallelEnv"]
 
@@ -175,7 +175,8 @@ class AgentRows(Wrapper):
     and is truncated then, so that every row's episodes end where its environment's do.
 
     Seeds are still of environments: a number gives environment *i* ``seed + i``, a list has one
-    for each. ``options["reset_mask"]`` must agree for all agents of an environment.
+    for each; and so are `call`, `get_attr`, `set_attr` and snapshots. ``options["reset_mask"]``
+    must agree for all agents of an environment.
 
     Args:
         env: see `Wrapper`. It goes around other wrappers, whose batches have the same rows.
@@ -219,10 +220,16 @@ class AgentRows(Wrapper):
     def receive(self, batch: Batch) -> Batch:
         over = batch.infos.get("_final_obs")
         if over is None:
-            acting = self.vector.acting.reshape(-1, self._group)
-            over = np.repeat(~acting.any(axis=1), self._group)
+            acting = self.vector.acting
+            if acting.all():
+                return batch
+            over = np.repeat(~acting.reshape(-1, self._group).any(axis=1), self._group)
         ended = batch.terminations | batch.truncations
         return batch._replace(truncations=batch.truncations | (over & ~ended))
+
+    def render(self, index: int | None = None) -> Any:
+        """What the environment of agent row `index` renders, or a tuple of what all do."""
+        return self.env.render(None if index is None else index // self._group)
 
 
 class ParallelActionRepeat(BaseParallelWrapper):
@@ -268,13 +275,3 @@ class ParallelTimeLimit(BaseParallelWrapper):
             truncations = {**truncations, **dict.fromkeys(self.agents, True)}
             self.agents = []
         return observations, rewards, terminations, truncations, infos
-
-
-def info_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """One row's part of the infos of a batch, as the environment gave it."""
-    found = {}
-    for key, values in infos.items():
-        mask = infos.get(f"_{key}")
-        if isinstance(mask, np.ndarray) and mask[row] and key not in ("final_obs", "final_info"):
-            found[key] = info_of(values, row) if isinstance(values, dict) else values[row]
-    return found

@@ -1,0 +1,48 @@
+"""RLlib (new API stack): vectors as what its environment runners step.
+
+RLlib's multi-agent environments are stepped one by one: give its ``ParallelPettingZooEnv`` a
+`shoal.wrappers.pettingzoo.ShoalParallelEnv`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shoal.emulation import emulate
+from shoal.vectorization import make_creators, vectorize
+
+__all__ = ["environment"]
+
+# What `vectorize` passes on to `emulate`.
+EMULATION = ("form", "one_hot", "max_len")
+
+
+def environment(env: Any, **kwargs: Any) -> Callable[[Mapping[str, Any]], Any]:
+    """What to register with RLlib, so that each of its environment runners steps one vector::
+
+        register_env("shoal", environment("CartPole-v1", backend="serial"))
+        config.environment("shoal").env_runners(
+            num_envs_per_env_runner=8, gym_env_vectorize_mode="vector_entry_point"
+        )
+
+    Args:
+        env: as for `shoal.vectorize`, single-agent: an id or a function.
+        kwargs: for `shoal.vectorize`; the autoreset mode is the one that RLlib counts on,
+            ``"next_step"``, and a batch is all environments. The default backend is
+            ``"multiprocess"``.
+
+    Returns:
+        A function of RLlib's ``env_config``: a vector of ``num_envs`` where RLlib asks for several,
+        else one emulated environment (to learn its spaces from).
+    """
+    given = {"backend": "multiprocess", **kwargs, "copy": True}  # its episodes keep observations
+
+    def create(config: Mapping[str, Any]) -> Any:
+        num_envs = config.get("num_envs")
+        if num_envs is not None:
+            return vectorize(env, num_envs, **given)
+        (make,) = make_creators(env, 1, kwargs.get("env_kwargs"))
+        return emulate(make(), **{name: given[name] for name in EMULATION if name in given})
+
+    return create

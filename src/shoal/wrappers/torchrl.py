@@ -1,0 +1,184 @@
+"""TorchRL: a vector as an ``EnvBase`` with one batch dimension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import (
+    Binary,
+    Bounded,
+    Categorical,
+    Composite,
+    MultiCategorical,
+    TensorSpec,
+    Unbounded,
+)
+from torchrl.envs import EnvBase
+
+__all__ = ["ShoalEnv"]
+
+
+class ShoalEnv(EnvBase):
+    """A vector as a TorchRL environment of batch size ``[num_envs]``.
+
+    Keys are ``observation`` (flat, as the vector's; ``vector.observation_layout.view`` nests the
+    tensor without a copy), ``action``, ``reward``, ``done``, ``terminated`` and ``truncated``, and
+    ``action_mask`` if asked for. With several agents, what each has of its own lies under
+    ``agents``, with a dimension more, as ``("agents", "observation")``; and so does ``acting``,
+    which is False for rows whose agent has left or is not to move. An environment is done when it
+    is over for all of them.
+
+    Discrete actions count from 0, also where the environment's own don't. Environments are reset by
+    TorchRL, where they are done.
+
+    Args:
+        vector: made by ``shoal.vectorize(..., autoreset="disabled")``, or a wrapper of
+            `shoal.wrappers` around it; not a pool.
+        device: of the tensors.
+        action_mask: tell which actions are legal (for TorchRL's ``ActionMask``); discrete actions
+            only.
+
+    Raises:
+        ValueError: a vector of another kind.
+    """
+
+    def __init__(self, vector: Any, *, device: Any = None, action_mask: bool = False):
+        mode = vector.metadata["autoreset_mode"]
+        if mode is not AutoresetMode.DISABLED or vector.batch_size != vector.num_envs:
+            raise ValueError(
+                "ShoalEnv: TorchRL resets what is done itself, so it needs vectorize(..., "
+                f'autoreset="disabled") and no pool; got {mode.name.lower()}, batches of '
+                f"{vector.batch_size} of {vector.num_envs}"
+            )
+        super().__init__(device=device, batch_size=[vector.num_envs])
+        self.vector = vector
+        self._masked = action_mask
+        self._seed: int | None = None
+        agents = vector.agents_per_env
+        self._rows = (vector.num_envs,) if agents == 1 else (vector.num_envs, agents)
+        layout = vector.observation_layout
+        dtype = torch.from_numpy(layout.zeros()[None]).dtype
+        observed: dict[str, Any] = {
+            "observation": Unbounded((*self._rows, *layout.shape), dtype=dtype, device=device)
+        }
+        if agents > 1:
+            observed["acting"] = Binary(shape=self._rows, dtype=torch.bool, device=device)
+        if action_mask:
+            if not isinstance(vector.single_action_space, (spaces.Discrete, spaces.MultiDiscrete)):
+                raise ValueError("ShoalEnv: action_mask=True is for discrete actions")
+            shape = (*self._rows, vector.action_layout.num_masked)
+            observed["action_mask"] = Binary(shape=shape, dtype=torch.bool, device=device)
+        self.observation_spec = self._grouped(observed)
+        self.action_spec = self._grouped(
+            {"action": spec_of(vector.single_action_space, self._rows, device)}
+        )
+        reward = Unbounded((*self._rows, 1), dtype=torch.float32, device=device)
+        self.reward_spec = self._grouped({"reward": reward})
+        flag = Categorical(2, shape=(vector.num_envs, 1), dtype=torch.bool, device=device)
+        self.done_spec = Composite(
+            {name: flag.clone() for name in ("done", "terminated", "truncated")},
+            shape=(vector.num_envs,),
+            device=device,
+        )
+
+    def _grouped(self, specs: dict[str, TensorSpec]) -> Composite:
+        """Specs of agent rows, under ``agents`` where there are several."""
+        group = Composite(specs, shape=self._rows, device=self.device)
+        if len(self._rows) == 1:
+            return group
+        return Composite({"agents": group}, shape=self._rows[:1], device=self.device)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._seed = seed
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        seed, self._seed = kwargs.pop("seed", self._seed), None
+        mask = None if tensordict is None else tensordict.get("_reset", None)
+        if mask is not None and not mask.all():
+            kwargs["options"] = {"reset_mask": mask.reshape(-1).cpu().numpy()}
+        observations, _ = self.vector.reset(seed=seed, **kwargs)
+        over = np.zeros(self.vector.num_envs, bool)
+        return self._tensordict(observations, {}, over, over)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        grouped = len(self._rows) == 2
+        actions = tensordict.get(("agents", "action") if grouped else "action")
+        space = self.vector.single_action_space
+        if isinstance(space, spaces.Dict):
+            rows: Any = {
+                name: self._action_rows(actions.get(name), part)
+                for name, part in space.spaces.items()
+            }
+        else:
+            rows = self._action_rows(actions, space)
+        observations, rewards, terminations, truncations, _ = self.vector.step(rows)
+        if grouped:
+            over = ~self.vector.acting.reshape(self._rows).any(axis=1)
+            truncated = over & truncations.reshape(self._rows).any(axis=1)
+            terminated = over & ~truncated
+        else:
+            terminated, truncated = terminations, truncations
+        return self._tensordict(observations, {"reward": rewards}, terminated, truncated)
+
+    def _action_rows(self, actions: torch.Tensor, space: spaces.Space) -> np.ndarray:
+        """Actions as the vector takes them: one axis for the agent rows, and its own numbers."""
+        rows = actions.detach().cpu().reshape(-1, *actions.shape[len(self._rows) :]).numpy()
+        start = getattr(space, "start", 0)
+        return rows + start if np.any(start) else rows
+
+    def _tensordict(
+        self, observations: np.ndarray, more: dict, terminated: np.ndarray, truncated: np.ndarray
+    ) -> TensorDict:
+        grouped = len(self._rows) == 2
+        rows: dict[str, Any] = {"observation": observations}
+        if grouped:
+            rows["acting"] = self.vector.acting
+        if self._masked:
+            rows["action_mask"] = self.vector.action_masks
+        # Copies: a rollout keeps every step.
+        found: dict[str, Any] = {
+            name: torch.from_numpy(array.copy()).reshape(*self._rows, *array.shape[1:])
+            for name, array in rows.items()
+        }
+        if "reward" in more:
+            found["reward"] = torch.from_numpy(np.float32(more["reward"])).reshape(*self._rows, 1)
+        if grouped:
+            found = {"agents": TensorDict(found, batch_size=self._rows)}
+        flags = {
+            "terminated": terminated,
+            "truncated": truncated,
+            "done": terminated | truncated,
+        }
+        for name, flag in flags.items():
+            found[name] = torch.from_numpy(flag.copy()).unsqueeze(-1)
+        result = TensorDict(found, batch_size=self._rows[:1])
+        return result if self.device is None else result.to(self.device)
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Close the vector."""
+        super().close(raise_if_closed=raise_if_closed)
+        self.vector.close()
+
+
+def spec_of(space: spaces.Space, rows: tuple[int, ...], device: Any) -> TensorSpec:
+    """TorchRL's spec of a batch of flat actions."""
+    if isinstance(space, spaces.Dict):
+        parts = {name: spec_of(part, rows, device) for name, part in space.spaces.items()}
+        return Composite(parts, shape=rows, device=device)
+    if isinstance(space, spaces.Discrete):
+        return Categorical(int(space.n), shape=rows, dtype=torch.int64, device=device)
+    if isinstance(space, spaces.MultiDiscrete):
+        counts = space.nvec.reshape(-1).tolist()
+        return MultiCategorical(
+            counts, shape=(*rows, len(counts)), dtype=torch.int64, device=device
+        )
+    if isinstance(space, spaces.MultiBinary):
+        return Binary(shape=(*rows, *space.shape), dtype=torch.int8, device=device)
+    assert isinstance(space, spaces.Box)
+    low, high = (torch.from_numpy(b).expand(*rows, *space.shape) for b in (space.low, space.high))
+    return Bounded(low, high, shape=(*rows, *space.shape), dtype=low.dtype, device=device)
