@@ -21,6 +21,7 @@ enum { FRAME_SKIP, LIVES, PADDLE_WIDTH, PADDLE_SPEED, BALL_SPEED }; /* the param
 #define RADIUS 0.2f /* of the ball */
 #define WALL (TOP + ROWS * BRICK)
 #define FASTEST 1.75f /* times the speed of the serve */
+#define NEAR 4.0f     /* from the ball: as far aside of the paddle as is told apart */
 
 typedef struct {
     shoal_rng rng;
@@ -46,27 +47,27 @@ SHOAL_FN void observe(const State *s, const shoal_io *io) {
     const float fastest = 1 / (s->ball_speed * FASTEST);
     seen[0] = s->paddle * (2 / WIDTH) - 1;
     seen[1] = s->half / s->full_half;
-    seen[2] = (s->x - s->paddle) * (1 / WIDTH);
-    seen[3] = (FLOOR - s->y) * (1 / HEIGHT);
-    seen[4] = clamp(s->speed_x * fastest, -1, 1);
-    seen[5] = clamp(s->speed_y * fastest, -1, 1);
-    seen[6] = s->speed * (1 / FASTEST);
-    seen[7] = (float)(s->hits < 12 ? s->hits : 12) * (1 / 12.0f);
-    seen[8] = (float)s->lives / (float)s->all_lives;
-    seen[9] = (float)s->left * (1.0f / BRICKS);
+    seen[2] = s->x * (2 / WIDTH) - 1;
+    seen[3] = clamp((s->x - s->paddle) * (1 / NEAR), -1, 1);
+    seen[4] = (FLOOR - s->y) * (1 / HEIGHT);
+    seen[5] = clamp(s->speed_x * fastest, -1, 1);
+    seen[6] = clamp(s->speed_y * fastest, -1, 1);
+    seen[7] = s->speed * (1 / FASTEST);
+    seen[8] = (float)(s->hits < 12 ? s->hits : 12) * (1 / 12.0f);
+    seen[9] = (float)s->lives / (float)s->all_lives;
     for (int i = 0; i < BRICKS / 4; i++)
-        memcpy(seen + FEATURES + 4 * i, four[s->bricks[i / 8] >> (4 * (i % 8)) & 15],
+        memcpy(seen + FEATURES + 4 * i, four[~s->bricks[i / 8] >> (4 * (i % 8)) & 15],
                4 * sizeof(float));
 }
 
-/* From below the bricks, downwards. */
+/* From the middle of the court, downwards. */
 SHOAL_FN void serve(State *s) {
     const float slope = shoal_between(&s->rng, -0.7f, 0.7f);
     s->speed = 1;
     s->hits = 0;
     s->half = s->full_half;
     s->x = shoal_between(&s->rng, WIDTH / 4, WIDTH * 3 / 4);
-    s->y = WALL + 1;
+    s->y = HEIGHT / 2;
     s->speed_x = s->ball_speed * slope;
     s->speed_y = s->ball_speed * sqrtf(1 - slope * slope);
 }
@@ -88,7 +89,7 @@ SHOAL_FN int strike(State *s, const shoal_io *io, float x, float y) {
     s->bricks[i / 32] &= ~(1u << (i % 32));
     s->left--;
     s->points += points;
-    io->rewards[0] += (float)points * (1 / 7.0f);
+    io->rewards[0] += (float)points;
     if (points > 1)
         go_faster(s, points == 7 ? FASTEST : 1.5f);
     return 1;
@@ -196,7 +197,7 @@ SHOAL_ENV(
             "The bricks, 6 rows of 18, are worth 7, 7, 4, 4, 1 and 1 points from the top. Where "
             "the ball meets the paddle decides how it leaves. It gets faster after 4 and 12 hits "
             "and at the upper rows, and at the top of the court the paddle shrinks to half, until "
-            "the next ball. Reward: a seventh for each point. The game ends with the last ball or "
+            "the next ball. Reward: the points. The game ends with the last ball or "
             "the last brick.",
         .max_steps = 4000,
         .params = {{.name = "frame_skip",
@@ -226,16 +227,17 @@ SHOAL_ENV(
                     .low = 0.01,
                     .high = 0.25,
                     .text = "at the serve, in bricks a frame; at most 1.75 times this"}},
-        .observations = {{.name = "court",
-                          .type = SHOAL_FLOAT32,
-                          .ndim = 1,
-                          .shape = {FEATURES + BRICKS},
-                          .low = -1,
-                          .high = 1,
-                          .text = "the paddle: from the middle, its width; the ball from there: to "
-                                  "the right, above; its speed: to the right, down, altogether; "
-                                  "hits; lives; bricks left; then 1 for each brick that stands, "
-                                  "row by row from the top"}},
+        .observations =
+            {{.name = "court",
+              .type = SHOAL_FLOAT32,
+              .ndim = 1,
+              .shape = {FEATURES + BRICKS},
+              .low = -1,
+              .high = 1,
+              .text = "the paddle: from the middle, its width; the ball: from the middle, "
+                      "from the paddle (at most 4 bricks), above it; its speed: to the right, "
+                      "down, altogether; hits; "
+                      "lives; then 1 for each brick that is broken, row by row from the top"}},
         .actions = {{.name = "move",
                      .type = SHOAL_INT64,
                      .low = 0,
