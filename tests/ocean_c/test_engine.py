@@ -1,7 +1,9 @@
 """The engine: what it loads, how it steps, and what it refuses."""
 
 import hashlib
+import subprocess
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -440,3 +442,23 @@ def test_debugging_changes_nothing(walk, countdown):
             found.add(digest(vector, 60))
             vector.close()
         assert len(found) == 1
+
+
+# -- threads --------------------------------------------------------------------------------------
+
+
+def test_threads_are_free_of_races(tmp_path):
+    """test_threads.c under ThreadSanitizer, where the compiler has it."""
+    here = Path(__file__).parent
+    include = here.parents[1] / "src" / "shoal" / "ocean_c"
+    program = str(tmp_path / "threads")
+    sources = [str(here / "test_threads.c"), str(include / "c" / "engine.c")]
+    command = ["cc", "-std=c11", "-O1", "-g", *sources, f"-I{include}", "-lm", "-lpthread"]
+    command += ["-o", program]
+    sanitized = subprocess.run([*command, "-fsanitize=thread"], capture_output=True)
+    if sanitized.returncode:
+        subprocess.run(command, check=True)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    if "unexpected memory mapping" in done.stderr:  # the kernel's, not ours
+        pytest.skip("ThreadSanitizer does not run on this kernel")
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stdout + done.stderr

@@ -209,3 +209,22 @@ def test_it_compiles_for_cuda(name, tmp_path):
     if not shutil.which("nvcc"):
         pytest.skip("no nvcc")
     compiles(["nvcc", "-std=c++20", "-x", "cu"], name, tmp_path)
+
+
+# -- under sanitizers -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@EVERY
+def test_random_actions_and_parameters_under_sanitizers(name, tmp_path):
+    """Ten million agent steps: every array of its exact size, parameters at and between bounds."""
+    program = tmp_path / "drive"
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    environment = f'-DENVIRONMENT="{FOLDER / name}.c"'
+    command = ["cc", "-std=c11", "-O1", "-g", *sanitize, environment, f"-I{FOLDER}"]
+    drive = str(FOLDER / "c" / "drive.c")
+    subprocess.run([*command, drive, "-lm", "-o", str(program)], check=True)
+    done = subprocess.run(
+        [str(program), "10000000", "1", "1"], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

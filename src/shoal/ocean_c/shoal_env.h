@@ -76,7 +76,7 @@ typedef struct {
 
 /* An environment's episode is over, and it is reset, when no agent is left: all are terminated or
  * truncated and none has respawned. Rows of agents that are gone are zero; the engine sees to it.
- */
+ * An agent whose masks and acting are both 0 after `reset` is absent until the next one. */
 
 /* -- the table --------------------------------------------------------------------------------- */
 

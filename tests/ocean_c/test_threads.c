@@ -1,0 +1,94 @@
+/* The engine's threads under ThreadSanitizer: batches and half batches, with sleeps between, so
+ * that workers are met spinning, asleep and at work; and the same sum as without threads. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* nanosleep */
+#endif
+#include "../../src/shoal/ocean_c/squared.c"
+
+#include "../../src/shoal/ocean_c/c/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { ENVS = 96, CELLS = 121 };
+
+static void *array(size_t count, size_t size) {
+    void *made = calloc(count, size);
+    if (!made)
+        abort();
+    return made;
+}
+
+static double run(int num_threads, int64_t batch, int steps) {
+    const int64_t blocks = ENVS / batch + 2, places = blocks * batch;
+    shoal_engine *e = (shoal_engine *)array(1, sizeof *e);
+    double sum = 0;
+    int64_t *actions = (int64_t *)array(ENVS, 8), *envs = (int64_t *)array(ENVS, 8);
+    e->table = &shoal_env_table;
+    e->params[0] = 11;
+    e->num_envs = ENVS, e->agents = 1, e->num_logs = 2, e->num_masked = 5;
+    e->observation_size = CELLS, e->action_size = 8;
+    e->state_size = sizeof(State), e->state_stride = 64, e->max_steps = 44;
+    e->batch_size = batch, e->num_blocks = blocks;
+    e->num_threads = num_threads, e->spin_ns = 2000;
+    if (shoal_engine_open(e))
+        abort();
+    e->rows.actions = (char *)actions;
+    e->rows.observations = (char *)array((size_t)places, CELLS);
+    e->rows.final_observations = (char *)array((size_t)places, CELLS);
+    e->rows.rewards = (double *)array((size_t)places, 8);
+    e->rows.episode_returns = (double *)array((size_t)places, 8);
+    e->rows.episode_lengths = (int64_t *)array((size_t)places, 8);
+    e->rows.occupants = (int64_t *)array((size_t)places, 8);
+    e->rows.terminations = (uint8_t *)array((size_t)places, 1);
+    e->rows.truncations = (uint8_t *)array((size_t)places, 1);
+    e->rows.masks = (uint8_t *)array((size_t)places, 1);
+    e->rows.acting = (uint8_t *)array((size_t)places, 1);
+    e->rows.action_masks = (uint8_t *)array((size_t)places, 5);
+    e->rows.finals = (uint8_t *)array((size_t)places, 1);
+    e->rows.logs = (float *)array((size_t)places, 8);
+    for (int64_t i = 0; i < ENVS; i++) {
+        shoal_engine_seed(e, i, (uint64_t)i);
+        envs[i] = i;
+    }
+    for (int64_t first = 0; first < ENVS; first += batch)
+        shoal_engine_post(e, SHOAL_RESET, envs + first, NULL);
+    for (int64_t step = 0; step < steps * (ENVS / batch); step++) {
+        const int64_t first = step % (ENVS / batch) * batch;
+        int64_t block;
+        while (shoal_engine_wait(e, step % 3 != 0, 100000000, &block) == SHOAL_NOT_YET) {
+        }
+        for (int64_t i = 0; i < batch; i++) {
+            sum += e->rows.rewards[block * batch + i] * (double)(1 + (first + i) % 7);
+            for (int k = 0; k < CELLS; k += 11)
+                sum += e->rows.observations[(block * batch + i) * CELLS + k] * 1e-3;
+            actions[first + i] = (step + first + i) % 5;
+        }
+        if (step % 50 == 0) {
+            const struct timespec nap = {0, 300000};
+            nanosleep(&nap, NULL);
+        }
+        shoal_engine_post(e, SHOAL_STEP, envs + first, NULL);
+    }
+    /* What is still on its way is finished by the threads, or never begun; the rows stay. */
+    shoal_engine_close(e, INT64_MAX);
+    return sum;
+}
+
+int main(void) {
+    for (int half = 0; half < 2; half++) {
+        const int64_t batch = half ? ENVS / 2 : ENVS;
+        const double expected = run(0, batch, 400);
+        for (int threads = 1; threads <= 4; threads++) {
+            const double found = run(threads, batch, 400);
+            if (found != expected) {
+                printf("%d threads, batches of %d: %g instead of %g\n", threads, (int)batch, found,
+                       expected);
+                return 1;
+            }
+        }
+    }
+    puts("the same with every number of threads");
+    return 0;
+}
