@@ -62,3 +62,19 @@ def test_the_wheel_runs_without_a_compiler(wheel, tmp_path):
         binaries / "shoal", "run", "nle:NetHackScore-v0", "--steps", "1000", env=env, cwd=tmp_path
     )
     assert "tty_chars" in out
+
+
+def test_the_wheel_builds_environments_in_c(wheel, tmp_path):
+    """With a C compiler and nothing else: in a folder of its own, as the author's page says."""
+    venv = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", venv)
+    run(venv / "bin" / "python", "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
+    command = venv / "bin" / "shoal"
+    for arguments in (
+        "new mine",
+        "build mine.c",
+        "check mine",
+        "run mine --steps 10",
+        "run squared",
+    ):
+        run(command, *arguments.split(), cwd=tmp_path)
