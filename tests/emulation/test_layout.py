@@ -477,3 +477,12 @@ def test_a_scalar_row_may_be_a_numpy_scalar():
     assert layout.unpack(layout.zeros(3)[1]) == 0
     with pytest.raises(LayoutError, match="expected"):
         layout.unpack(np.float64(0))
+
+
+def test_a_batch_of_no_rows_has_views_too():
+    layout = Layout.from_space(
+        spaces.Dict({"a": spaces.Box(0, 1, (2, 3)), "b": spaces.Discrete(3)})
+    )
+    for rows in (layout.zeros(0), torch.from_numpy(layout.zeros(0))):
+        view = layout.view(rows)
+        assert tuple(view["a"].shape) == (0, 2, 3) and tuple(view["b"].shape) == (0,)

@@ -659,7 +659,7 @@ def _reinterpret(part: Any, leaf: Leaf, batch: tuple[int, ...], name: str) -> An
     dtype = getattr(torch, leaf.dtype, None)
     if dtype is None:
         raise LayoutError(f"{where(name, leaf.path)}: torch has no dtype {leaf.dtype}")
-    if leaf.nbytes == 0:
+    if part.numel() == 0:  # torch does not view nothing as another dtype
         return part.new_empty((*batch, leaf.count), dtype=dtype)
     return part.view(dtype)
 

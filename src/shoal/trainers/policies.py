@@ -154,7 +154,7 @@ class DefaultPolicy(nn.Module):
         """The leaves that are plain numbers, side by side: float32 ``(n, numbers)``."""
         views = self.layout.view_leaves(observations)
         parts = [
-            scaled(leaf, views[leaf.path]).flatten(1)
+            scaled(leaf, views[leaf.path])[..., None].flatten(1)  # a scalar leaf has no columns
             for leaf, kind in zip(self.leaves, self.kinds)
             if kind == "numbers"
         ]

@@ -1,0 +1,33 @@
+"""The default policy reads observations of every shape."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from shoal.emulation.actions import ActionLayout
+from shoal.emulation.layout import Layout
+from shoal.trainers.config import Config
+from shoal.trainers.policies import DefaultPolicy
+
+SHAPES = [(), (1,), (3,), (2, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("count", [1, 5])
+def test_numbers_of_any_shape_are_read_as_they_are(shape, count):
+    """Alone in the space, and beside another leaf."""
+    box = spaces.Box(-10, 10, shape, np.float32)
+    actions = ActionLayout.from_space(spaces.Discrete(2))
+    rng = np.random.default_rng(0)
+    for space in (box, spaces.Dict({"a": box, "b": spaces.Discrete(3)})):
+        layout = Layout.from_space(space)
+        policy = DefaultPolicy(layout, actions, Config("x"))
+        rows = layout.zeros(count)
+        values = rng.normal(size=(count, *shape)).astype(np.float32)
+        view = layout.view(rows)
+        (view if space is box else view["a"])[...] = values
+        seen = policy.numbers(torch.from_numpy(rows))
+        assert torch.equal(seen, torch.from_numpy(values.reshape(count, int(np.prod(shape)))))
+        parameters, value = policy.decode(policy.encode(torch.from_numpy(rows)))
+        assert parameters.shape == (count, 2) and value.shape == (count,)
