@@ -289,7 +289,7 @@ class EvalOptions:
     env_kwargs: Annotated[dict[str, Any], PAIRS] = field(default_factory=dict)
     """Keyword arguments for the environment's constructor; default: those of the run."""
     render: bool = False
-    """Show it: in a window, or in the terminal where the environment renders text."""
+    """Show it: in the terminal where the environment renders text, else in a window."""
     video: Path | None = None
     """Film it, to an .mp4 or .gif file; 1 episode unless --episodes says more."""
     device: str = "cpu"
@@ -307,12 +307,13 @@ def eval_(arguments: Sequence[str]) -> int:
     from shoal.trainers import runs
     from shoal.trainers.evaluate import evaluate
 
-    state, env, kwargs, max_agents = None, options.target, {}, None
+    state, env, kwargs, emulation = None, options.target, {}, {}
     path = find_target(options)
     if path is not None:
         state = runs.read_checkpoint(path)
-        env, kwargs = state["config"]["env"], state["config"]["env_kwargs"]
-        max_agents = state["config"]["max_agents"]
+        asked = state["config"]
+        env, kwargs = asked["env"], asked["env_kwargs"]
+        emulation = {name: asked[name] for name in ("max_len", "max_agents", "pad")}
     if options.env is not None:
         env, kwargs = options.env, {}
     if options.env_kwargs:
@@ -328,7 +329,7 @@ def eval_(arguments: Sequence[str]) -> int:
         seed=options.seed,
         num_envs=options.num_envs,
         env_kwargs=kwargs,
-        max_agents=max_agents,
+        emulation=emulation,
         device=options.device,
         render=options.render,
         video=options.video,

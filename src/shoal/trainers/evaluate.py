@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from shoal.vectorization import creator, vectorize
 
 __all__ = ["check_spaces", "evaluate"]
 
+PICTURES = ("rgb_array", "pixel")  # what environments call it; the second is NetHack's
+TEXTS_PER_SECOND = 20.0
+
 
 def evaluate(
     state: Mapping[str, Any] | None,
@@ -32,7 +36,7 @@ def evaluate(
     seed: int = 0,
     num_envs: int = 8,
     env_kwargs: Mapping[str, Any] | None = None,
-    max_agents: int | None = None,
+    emulation: Mapping[str, Any] | None = None,
     device: str = "cpu",
     render: bool = False,
     video: Path | None = None,
@@ -49,9 +53,9 @@ def evaluate(
             as far as the environment lets it.
         num_envs: copies; fewer if there are fewer episodes, one to show or film them.
         env_kwargs: for the environment's constructor.
-        max_agents: as for `shoal.vectorize`.
+        emulation: `max_len`, `max_agents` and `pad`, as for `shoal.vectorize`.
         device: of the policy.
-        render: show the episodes in a window, or as text if that is what the environment renders.
+        render: show the episodes in the terminal, if the environment renders text, or in a window.
         video: an ``.mp4`` or ``.gif`` file to write.
         report: is called with the number of episodes so far, now and then.
 
@@ -79,7 +83,7 @@ def evaluate(
         autoreset="disabled",
         seed=seed,
         env_kwargs=None if callable(env) else kwargs,
-        max_agents=max_agents,
+        **(emulation or {}),
     )
     with contextlib.ExitStack() as stack:
         stack.callback(vector.close)
@@ -225,7 +229,7 @@ def render_mode(env: Any, kwargs: Mapping[str, Any], film: bool) -> str:
     made = (functools.partial(env, **kwargs) if callable(env) else creator(env, **kwargs))()
     modes = list(made.metadata.get("render_modes", []))
     made.close()
-    for mode in ("rgb_array",) if film else ("human", "ansi"):
+    for mode in PICTURES if film else ("ansi", "human"):
         if mode in modes:
             return mode
     wanted = "pictures to film" if film else "a window or text"
@@ -261,5 +265,6 @@ def text_screen(vector: Any, shown: bool) -> Callable[[], None]:
         if shown:
             sys.stdout.write(f"\033[H\033[J{vector.render(0)}\n")
             sys.stdout.flush()
+            time.sleep(1 / TEXTS_PER_SECOND)
 
     return show
