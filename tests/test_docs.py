@@ -2,6 +2,7 @@
 
 Each page is one program: its ```python blocks run one after the other in one namespace. In its
 ```console blocks the lines `$ shoal ...` are run, and `make` may be given only targets there are.
+A block that begins with `# name.py` is that file for them.
 """
 
 import re
@@ -52,6 +53,9 @@ def test_python(page, tmp_path):
 
 @pytest.mark.parametrize("page", pages_with("console"))
 def test_console(page, tmp_path):
+    for _, text in blocks(page, "python"):
+        if named := re.match(r"# (\w+\.py)\n", text):
+            (tmp_path / named[1]).write_text(text)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for _, text in blocks(page, "console"):
         for line in text.splitlines():
