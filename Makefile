@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer (with venv), a C compiler and make; everything else goes into $(VENV).
 #
-# There are three sets of packages, each one stamp file in $(VENV): `demo` (small, no torch),
+# There are three sets of packages, each one stamp file in $(VENV): `demo` (to train on NetHack),
 # `test`, and `bench` or `dev` on top of it. A set is installed again when pyproject.toml, the pins or a source changes; the
 # compiled objects stay in $(VENV)/build, so that only what changed is compiled.
 
@@ -19,8 +19,11 @@ SOURCES := pyproject.toml meson.build \
 .DELETE_ON_ERROR:
 .PHONY: demo test test-all sanitize bench lint docs wheel clean
 
-demo: $(VENV)/.demo ## NetHack, stepped with random actions
-	$(BIN)/shoal run nle:NetHackScore-v0
+demo: $(VENV)/.demo ## NetHack: two minutes of training, then what it scores
+	run=nethack-$$(date +%Y%m%d-%H%M%S) && \
+	$(BIN)/shoal train --config examples/nethack.toml --name $$run && \
+	$(BIN)/shoal eval $$run --episodes 50 && \
+	echo "the learning curve: runs/$$run/curve.png; to watch it: $(BIN)/shoal eval $$run --render"
 
 test: $(VENV)/.test ## all but the slow tests
 	$(BIN)/python -m pytest
@@ -76,12 +79,13 @@ $(VENV)/.tools: constraints.txt Makefile
 	$(PIP) meson-python meson ninja Cython numpy
 	touch $@
 
+# torch goes first and alone, so that nothing that needs it can choose another build of it.
 $(VENV)/.demo: $(SOURCES) $(VENV)/.tools
-	$(SHOAL) .
+	$(PIP) torch==2.13.0
+	$(SHOAL) '.[train]'
 	$(NLE)
 	touch $@
 
-# torch goes first and alone, so that nothing that needs it can choose another build of it.
 $(VENV)/.test: $(SOURCES) $(VENV)/.tools
 	$(PIP) torch==2.13.0
 	$(SHOAL) '.[test]'
