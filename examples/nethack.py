@@ -1,4 +1,4 @@
-"""A policy for NetHack that looks at what matters at first: what is near, what is worth going to.
+"""A policy for NetHack that looks at what matters at first: what is near, and where to go.
 
 Trained by `make demo` with the options in nethack.toml.
 """
@@ -12,15 +12,15 @@ from shoal.trainers.policies import ActionHead, linear
 __all__ = ["Policy"]
 
 REACH = 4  # cells seen on each side of oneself
-GOALS = (">", "$", "+")  # stairs down, gold, doors
+GOALS = (">", "$")  # stairs down, gold
 
 
 class Policy(nn.Module):
     """The map around oneself as embedded characters, the way to the nearest of each of `GOALS`, the
-    numbers of the bottom line, and the message.
+    numbers of the bottom line, and whether the game waits for an answer or a key.
 
     Args:
-        observation_layout: must have ``chars`` (21, 79), ``blstats`` (27,) and ``message`` (256,).
+        observation_layout: must have ``chars`` (21, 79), ``blstats`` (27,) and ``misc`` (3,).
         action_layout: any.
         config: `hidden_size` is used.
     """
@@ -31,8 +31,7 @@ class Policy(nn.Module):
         self.num_features = config.hidden_size
         side = 2 * REACH + 1
         self.chars = nn.Embedding(256, 8)
-        self.letters = nn.Embedding(256, 16, padding_idx=0)
-        self.first = linear(side * side * 8 + 6 * len(GOALS) + 27 + 16, config.hidden_size)
+        self.first = linear(side * side * 8 + 6 * len(GOALS) + 27 + 3, config.hidden_size)
         self.second = linear(config.hidden_size, config.hidden_size)
         self.head = ActionHead(config.hidden_size, action_layout)
         self.value = linear(config.hidden_size, 1, gain=1)
@@ -44,8 +43,7 @@ class Policy(nn.Module):
         near = self.chars(crop(chars, x, y).long()).flatten(1)
         goals = way_to([chars == ord(goal) for goal in GOALS], x, y)
         scaled = stats.sign() * stats.abs().log1p() / 4
-        said = self.letters(seen["message"][:, :64].long()).mean(1)
-        features = torch.cat([near, goals, scaled, said], 1)
+        features = torch.cat([near, goals, scaled, seen["misc"].float()], 1)
         return torch.relu(self.second(torch.relu(self.first(features))))
 
     def decode(self, features):

@@ -23,7 +23,7 @@ def run(arguments, folder):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ __all__ = ["Finding", "examine"]
 
 # The modules that each extra consists of, with what they are for.
 EXTRAS = {
-    "train": ("torch", "rich", "tyro", "tensorboard", "matplotlib", "imageio"),
+    "train": ("torch", "rich", "tyro", "tensorboard", "matplotlib", "imageio", "imageio_ffmpeg"),
     "pettingzoo": ("pettingzoo",),
     "nethack": ("nle",),
     "atari": ("ale_py",),
@@ -27,7 +27,6 @@ EXTRAS = {
 }
 # What belongs to no extra, and what works only with it.
 OPTIONAL = {
-    "imageio_ffmpeg": ("imageio-ffmpeg", "shoal eval --video out.mp4"),
     "wandb": ("wandb", "shoal train --wandb"),
     "neptune": ("neptune", "shoal train --neptune"),
     "trackio": ("trackio", "shoal train --trackio"),

@@ -244,7 +244,10 @@ def film(vector: Any, path: Path) -> Any:
     if path.suffix not in (".mp4", ".gif"):
         raise ConfigError(f"video: expected a name that ends in .mp4 or .gif, got {path}")
     rate = float(vector.metadata.get("render_fps") or 30)
-    options: dict[str, Any] = {"fps": rate} if path.suffix == ".mp4" else {"duration": 1000 / rate}
+    # Videos need even sides; imageio would stretch them to multiples of 16.
+    options: dict[str, Any] = {"fps": rate, "macro_block_size": 2}
+    if path.suffix == ".gif":
+        options = {"duration": 1000 / rate}
     try:
         writer = imageio.get_writer(path, **options)
     except (ImportError, ValueError) as error:  # imageio finds nothing that writes it

@@ -43,7 +43,7 @@ def open_trackers(folder: Path, config: Config, first_step: int) -> dict[str, Tr
         except Exception as error:
             for _, close in opened.values():
                 close()
-            if isinstance(error, ImportError):
+            if isinstance(error, ModuleNotFoundError) and error.name == name:
                 raise ConfigError(f"{name} is not installed: pip install {name}") from error
             raise ConfigError(f"{name} does not start: {type(error).__name__}: {error}") from error
     return opened
