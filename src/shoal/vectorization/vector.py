@@ -57,8 +57,8 @@ class Vector(VectorEnv):
         agents_per_env: rows of each environment; 1 for single-agent ones.
         num_agents: rows of all environments: ``num_envs * agents_per_env``.
         batch_size: environments in what one `recv` returns; ``num_envs`` unless it is a pool.
-        backend: ``"serial"``, ``"multiprocess"``, ``"pool"`` or ``"ray"``.
-        num_workers: processes that step environments; 0 in this process.
+        backend: ``"serial"``, ``"multiprocess"``, ``"pool"``, ``"native"`` or ``"ray"``.
+        num_workers: processes that step environments, 0 in this process; of ``"native"``, threads.
         observation_layout: how an observation lies in its row; `Layout.view` nests it.
         action_layout: how an action lies in its row.
         single_observation_space, single_action_space: of one agent.
