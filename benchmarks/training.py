@@ -118,7 +118,7 @@ TASKS = {
         title="Hopper-v5",
         # CleanRL's documentation, ppo_continuous_action.py on MuJoCo v4, tag pr-424, one million
         # steps: 2382.86 ± 271.74 on Hopper-v4. v5 differs in what a fall pays.
-        bar="2383 in the mean: CleanRL's PPO at one million steps (2382.86 ± 271.74, Hopper-v4)",
+        bar="2383: CleanRL's PPO at one million steps (2382.86 ± 271.74, Hopper-v4)",
         reached=lambda score: score >= 2382.86,
         make=lambda: gymnasium.make("Hopper-v5"),
         sb3={
@@ -372,10 +372,14 @@ def run(name: str, library: str, seed: int) -> None:
 
 
 def speed(count: int, steps: int = 40_960) -> dict[str, list[float]]:
-    """Steps per second on CartPole: each variant trains for a while, in turns, `count` times."""
+    """Steps per second on CartPole: each variant trains for a while, in turns, `count` times.
+
+    All have as many threads as torch has by default; OMP_NUM_THREADS changes that.
+    """
     from stable_baselines3 import PPO
 
-    task, config = TASKS["cartpole"], config_of("cartpole", total_steps=steps)
+    task = TASKS["cartpole"]
+    config = config_of("cartpole", total_steps=steps, torch_threads=torch.get_num_threads())
 
     def sb3(num_envs: int, options: dict[str, Any]) -> Callable[[], float]:
         def measure() -> float:
@@ -387,15 +391,22 @@ def speed(count: int, steps: int = 40_960) -> dict[str, list[float]]:
 
         return measure
 
-    def ours() -> float:
-        begin = time.perf_counter()
-        steps = train(config).metrics["steps"]
-        return steps / (time.perf_counter() - begin)
+    def ours(config: Config) -> Callable[[], float]:
+        def measure() -> float:
+            begin = time.perf_counter()
+            return train(config).metrics["steps"] / (time.perf_counter() - begin)
 
+        return measure
+
+    defaults = Config(
+        env=config.env, total_steps=steps, device="cpu", torch_threads=config.torch_threads
+    )
     variants = {
-        NAMES["shoal"]: ours,
+        NAMES["shoal"]: ours(config),
         NAMES["sb3"]: sb3(task.num_envs, task.sb3),
         NAMES["sb3-same"]: sb3(config.num_envs, same_options(config)),
+        "Shoal, its defaults": ours(defaults),
+        "Stable-Baselines3, its defaults": sb3(1, {}),
     }
     rates: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(count):
@@ -424,7 +435,7 @@ def lines_of(runs: dict[str, Any]) -> list[list[str]]:
                 continue
             scores = [run["score"] for run in found]
             spread = f" ({min(scores):.4g} to {max(scores):.4g})" if len(scores) > 1 else ""
-            per_cpu = [run["steps"] / run.get("cpu_seconds", math.nan) for run in found]
+            per_cpu = [run["steps"] / run["cpu_seconds"] for run in found if "cpu_seconds" in run]
             lines.append(
                 [
                     task.title,
@@ -434,7 +445,7 @@ def lines_of(runs: dict[str, Any]) -> list[list[str]]:
                     f"{statistics.fmean(scores):.4g}{spread}",
                     f"{sum(map(task.reached, scores))} of {len(found)}",
                     f"{statistics.median(run['seconds'] for run in found):,.0f}",
-                    f"{statistics.median(per_cpu):,.0f}",
+                    f"{statistics.median(per_cpu):,.0f}" if per_cpu else "",
                 ]
             )
     return lines
@@ -455,19 +466,20 @@ def write_table() -> None:
         table(["task", "to be reached, by each seed", "Stable-Baselines3's hyperparameters"], bars),
     ]
     if "speed" in data:
-        ours = data["speed"]["Shoal"]
+        ours = data["speed"][NAMES["shoal"]]
         rows = [
             [
                 name,
                 f"{statistics.median(rates):,.0f}",
-                f"{statistics.median(a / b for a, b in zip(ours, rates)):.2f}",
+                f"{statistics.median(b / a for a, b in zip(ours, rates)):.2f}",
             ]
             for name, rates in data["speed"].items()
         ]
         parts += [
             "## CartPole, steps per second of training",
-            f"Medians over {len(ours)} rounds, in which the variants took turns, on all cores.",
-            table(["", "steps/s", "Shoal is faster by"], rows),
+            f"Medians over {len(ours)} rounds, in which the variants took turns; "
+            f"{data['speed_threads']} threads of torch.",
+            table(["", "steps/s", "of the first"], rows),
         ]
     (RESULTS / "training.md").write_text("\n\n".join(parts) + "\n")
 
@@ -483,7 +495,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.speed:
         rates = speed(args.speed)
-        change_store(lambda data: data.update(speed=rates))
+        change_store(lambda data: data.update(speed=rates, speed_threads=torch.get_num_threads()))
     for name in [] if args.speed or args.table else args.tasks:
         for seed in args.seeds or TASKS[name].seeds:
             for library in args.libraries:
