@@ -66,7 +66,10 @@ def _wandb(folder: Path, config: Config, first_step: int) -> Tracker:
 
     # One run there for one folder here, resumed or not. Without a login it is kept in the folder,
     # and `wandb sync` sends it later.
-    online = "WANDB_MODE" in os.environ or wandb.api.api_key
+    netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")  # where `wandb login` leaves it
+    online = any(name in os.environ for name in ("WANDB_MODE", "WANDB_API_KEY")) or (
+        netrc.is_file() and "wandb" in netrc.read_text()
+    )
     run = wandb.init(
         project="shoal",
         name=folder.name,
