@@ -189,7 +189,8 @@ except LookupError as error:
 
 
 def test_every_plug_in_that_is_guessed_says_how_to_install_it():
-    assert set(make.PREFIXES.values()) <= set(make.PACKAGES)
+    others = set(make.PREFIXES.values()) - {"shoal.envs"}  # which is always there
+    assert others <= set(make.PACKAGES)
 
 
 def rollout(env, seed, steps=40):

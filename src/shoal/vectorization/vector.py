@@ -594,18 +594,17 @@ class Vector(VectorEnv):
         if self.autoreset is AutoresetMode.DISABLED:
             acting = arrays["acting"].reshape(self.batch_size, -1)  # agents may end one by one
             self._needs_reset[self.env_ids] = ~acting.any(axis=1)
-        counted = ended & arrays["masks"]
-        if self.autoreset is not AutoresetMode.SAME_STEP:
-            self._episodes.add_infos(infos, counted)
-            return
-        finals = arrays["finals"]
+        counted, finals = ended & arrays["masks"], arrays["finals"]
         if self.list_infos:
-            for row in (ended & arrays["masks"]).nonzero()[0].tolist():
+            for row in counted.nonzero()[0].tolist():
                 last = infos[row].get("final_info") if finals[row] else infos[row]
                 if last:
                     info: dict[str, Any] = {}
                     add_info(info, last, 0, 1)
                     self._episodes.add_infos(info, np.ones(1, bool))
+            return
+        if self.autoreset is not AutoresetMode.SAME_STEP:
+            self._episodes.add_infos(infos, counted)
             return
         if finals.any():
             rows = np.flatnonzero(finals)
