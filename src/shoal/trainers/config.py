@@ -45,7 +45,7 @@ class Config:
     """One layout for agents whose spaces differ."""
 
     # -- learning --
-    learning_rate: float = 2.5e-4
+    learning_rate: float = 1e-3
     """Of Adam, or of Muon for matrices."""
     anneal: Literal["linear", "cosine", "none"] = "linear"
     """How the learning rate falls to 0 over the run."""
