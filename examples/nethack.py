@@ -3,6 +3,8 @@
 Trained by `make demo` with the options in nethack.toml.
 """
 
+# run by: shoal train
+
 import torch
 from torch import nn
 from torch.nn import functional

@@ -7,6 +7,8 @@
 The environment observes a dict, as most do in earnest; the policy takes from it what it needs.
 """
 
+# run by: shoal train
+
 import gymnasium
 import numpy as np
 import torch

@@ -3,6 +3,7 @@
 # needs: torchrl, torch      modules without which it is skipped
 # test: --steps 1000         arguments that make it short
 # slow                       it takes over a minute all the same
+# run by: shoal train        it is no program; tests/trainers/test_examples.py runs it
 """
 
 import importlib.util
@@ -33,6 +34,7 @@ def cases() -> list:
             marks=[pytest.mark.slow] if marked(example, "slow") is not None else [],
         )
         for example in EXAMPLES
+        if marked(example, "run by") is None
     ]
 
 

@@ -464,7 +464,10 @@ if rank == 0:
 else:
     assert not reported  # only the first process reports
     torch.save(result.policy.state_dict(), f"{sys.argv[1]}/other.pt")
+dist.barrier()
 dist.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # all is checked and saved: threads of gloo may abort the interpreter's own exit
 """
 
 

@@ -901,6 +901,7 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield torch.distributed.get_rank(), size
+        torch.distributed.barrier()  # nobody leaves while another still needs it
     finally:
         torch.distributed.destroy_process_group()
 
