@@ -124,9 +124,12 @@ def test_consecutive_rollouts_leave_nothing_out():
             assert {(float(i), float(e), mark) for i in range(int(length))} <= keys
 
 
-def test_agents_that_die_take_no_slots_and_others_lose_none():
-    cfg = config(num_envs=2, horizon=12)
-    rollouts, collector, _ = collect(Dying, cfg, rollouts=2)
+@pytest.mark.parametrize(
+    "options", [{}, {"backend": "pool", "batch_size": 2, "num_workers": 4}], ids=["serial", "pool"]
+)
+def test_agents_that_die_take_no_slots_and_others_lose_none(options):
+    cfg = config(num_envs=4, horizon=12)
+    rollouts, collector, _ = collect(Dying, cfg, rollouts=8 if options else 2, **options)
     for rollout in rollouts:
         seen = observations_of(rollout, collector)
         counts = dict.fromkeys(range(4), 0)

@@ -149,7 +149,8 @@ class Batch(NamedTuple):
 
     rows: np.ndarray  # int64
     env_ids: np.ndarray | None  # whom to answer: None for all
-    every_row: np.ndarray  # int64: the rows of those environments, those left out included
+    places: np.ndarray  # int64: where the rows stand among all rows of those environments
+    num_rows: int  # of those environments, those left out included
     observations: np.ndarray  # uint8 (n, bytes of a row); a view of shared memory
     masks: np.ndarray  # bool (n, num_masked): legal choices
     starts: np.ndarray  # bool: the observation begins an episode
@@ -169,32 +170,22 @@ class Collector:
         self.capacity = n * config.horizon
         # Rows that run ahead of others take more than one segment, and each may leave one unfilled.
         even = vector.batch_size == vector.num_envs and vector.agents_per_env == 1
-        self.num_state = policy.num_features if isinstance(policy, Recurrent) else 0
+        num_state = policy.num_features if isinstance(policy, Recurrent) else 0
         self.rollout = new_rollout(
             n if even else 2 * n,
             config.horizon,
             self.layout.nbytes,
             kind,
-            self.num_state,
+            num_state,
             device,
         )
         self.owners = np.zeros(len(self.rollout.values), np.int64)  # the row of each segment
         self.segment = np.full(n, -1)  # that each row is filling; -1: none
         self.position = np.zeros(n, np.int64)  # of its open slot
         self.filled = 0  # slots of this rollout that have been closed
-        self.states = torch.zeros(2, n, self.num_state, device=device)
+        self.states = torch.zeros(2, n, num_state, device=device)
         self.pending: Batch | None = None  # has been received, not answered
         self.begun = np.zeros(n, bool)  # rows that have been received at all
-        self.nothing = kind.rows(
-            {
-                **({"discrete": np.tile(kind.low, (n, 1))} if kind.num_discrete else {}),
-                **(
-                    {"continuous": np.clip(np.zeros((n, kind.num_continuous)), *kind.bounds)}
-                    if kind.num_continuous
-                    else {}
-                ),
-            }
-        )  # actions for rows whose action is not used
         self.generator = torch.Generator(device)
         self.generator.manual_seed(config.seed)
         self.shares = dict.fromkeys(("environment", "copy", "policy"), 0.0)
@@ -212,7 +203,8 @@ class Collector:
         acting, masks = vector.acting, batch.masks
         whole = vector.batch_size == vector.num_envs
         here = acting | masks
-        select: Any = slice(None) if here.all() else np.flatnonzero(here)
+        places = np.flatnonzero(here)
+        select: Any = slice(None) if len(places) == len(here) else places
         rows = batch.agent_ids[select]
         masks = masks[select] & self.begun[rows]  # what a reset returns ends no action
         self.begun[rows] = True
@@ -232,7 +224,8 @@ class Collector:
         made = Batch(
             rows=rows,
             env_ids=None if whole else vector.env_ids,
-            every_row=batch.agent_ids,
+            places=places,
+            num_rows=len(here),
             observations=observations.view(np.uint8)[select],
             masks=vector.action_masks[select],
             starts=~masks,
@@ -253,7 +246,7 @@ class Collector:
         rows, into, device = batch.rows, self.rollout, self.device
         if not len(rows):
             if not last:
-                self.send(batch, self.nothing)
+                self.send(batch, self.nothing(0))
             return
         observations = torch.from_numpy(batch.observations).to(device)
         masks = torch.from_numpy(batch.masks).to(device)
@@ -301,24 +294,26 @@ class Collector:
         self.rollout.used += len(needy)
 
     def send(self, batch: Batch, actions: Any) -> None:
-        if len(batch.every_row) == len(batch.rows):
-            self.vector.send(actions, batch.env_ids)
-            return
-        index = np.searchsorted(batch.every_row, batch.rows)
-        if (batch.every_row[index] != batch.rows).any():  # a pool's environments come in any order
-            place = {row: i for i, row in enumerate(batch.every_row.tolist())}
-            index = np.array([place[row] for row in batch.rows.tolist()], np.int64)
-
-        def among_all(nothing: np.ndarray, some: np.ndarray) -> np.ndarray:
-            every = nothing[: len(batch.every_row)].copy()
-            every[index] = some
-            return every
-
-        if isinstance(actions, dict):
-            actions = {key: among_all(self.nothing[key], part) for key, part in actions.items()}
-        else:
-            actions = among_all(self.nothing, actions)
+        """Send the actions of a batch's rows; rows that were left out do nothing."""
+        if len(batch.rows) < batch.num_rows:
+            every = self.nothing(batch.num_rows)
+            if isinstance(every, dict):
+                for key, part in actions.items():
+                    every[key][batch.places] = part
+            else:
+                every[batch.places] = actions
+            actions = every
         self.vector.send(actions, batch.env_ids)
+
+    def nothing(self, count: int) -> Any:
+        """Actions of so many rows whose actions are not used."""
+        kind = self.kind
+        parts = {}
+        if kind.num_discrete:
+            parts["discrete"] = np.tile(kind.low, (count, 1))
+        if kind.num_continuous:
+            parts["continuous"] = np.clip(np.zeros((count, kind.num_continuous)), *kind.bounds)
+        return kind.rows(parts)
 
     # -- a rollout ---------------------------------------------------------------------------------
 
@@ -641,11 +636,12 @@ class Learner:
             returns = advantage + values[:, :horizon]
             if not epoch:
                 first = self.describe(advantage[valid], returns[valid], values[:, :horizon][valid])
+                first["ratio/first_error"] = 0.0  # where nothing is valid
             kl = 0.0
             for minibatch in self.minibatches(valid):
-                step = self.step(rollout, minibatch, advantage, returns)
-                if num_minibatches:
-                    del step["ratio/first_error"]
+                step, ratio_error = self.step(rollout, minibatch, advantage, returns)
+                if not num_minibatches:
+                    first["ratio/first_error"] = float(ratio_error)
                 for name, number in step.items():
                     totals[name] = totals.get(name, 0.0) + number
                 num_minibatches += 1
@@ -656,9 +652,8 @@ class Learner:
             inner = policy.policy if isinstance(policy, Recurrent) else policy
             seen = typed(rollout.observations[:, :horizon][valid], self.layout)
             inner.normalizer.update(inner.numbers(seen))
-        only_first = totals.pop("ratio/first_error", 0.0)
         means = {name: total / max(1, num_minibatches) for name, total in totals.items()}
-        return {**means, **first, "ratio/first_error": only_first}
+        return {**means, **first}
 
     def describe(self, advantage: Tensor, returns: Tensor, values: Tensor) -> Metrics:
         """How well the values foresaw the returns, and how large the advantages are."""
@@ -718,8 +713,12 @@ class Learner:
 
     def step(
         self, rollout: Rollout, minibatch: Tensor, advantage: Tensor, returns: Tensor
-    ) -> dict[str, float]:
-        """One step of the optimiser on one minibatch: segments, or slots (flat, horizon wide)."""
+    ) -> tuple[dict[str, float], Tensor]:
+        """One step of the optimiser on one minibatch: segments, or slots (flat, horizon wide).
+
+        Returns:
+            Its metrics, and the greatest distance of a ratio from 1 (left on the device).
+        """
         config, horizon = self.config, self.config.horizon
         recurrent = isinstance(self.policy, Recurrent)
         valid = rollout.valid[:, :horizon]
@@ -736,7 +735,7 @@ class Learner:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
-        ratio_error = 0.0
+        ratio_error = torch.zeros((), device=self.device)
         for part in torch.tensor_split(minibatch, config.accumulate):
             if not len(part):
                 continue
@@ -767,7 +766,7 @@ class Learner:
                 config,
                 self.generator,
             )
-            ratio_error = max(ratio_error, float((terms.pop("ratio") - 1).abs().max()))
+            ratio_error = torch.maximum(ratio_error, (terms.pop("ratio") - 1).abs().max())
             loss = (
                 terms["policy"]
                 + config.value_coefficient * terms["value"]
@@ -799,8 +798,7 @@ class Learner:
             "kl": kl,
             "clip_fraction": clipped,
             "gradient_norm": norm,
-            "ratio/first_error": ratio_error,
-        }
+        }, ratio_error
 
     def clip_gradients(self) -> float:
         """Add up the gradients of all processes, and scale them to the greatest norm allowed."""
