@@ -17,7 +17,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+from gymnasium import spaces
+
 RESULTS = Path(__file__).parent / "results"
+
+
+class Empty(gymnasium.Env):
+    """Returns the same result at each step."""
+
+    action_space = spaces.Discrete(4)
+
+    def __init__(self, observation_space: spaces.Space):
+        self.observation_space = observation_space
+        self.result = observation_space.sample(), 0.0, False, False, {}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple:
+        super().reset(seed=seed)
+        return self.result[0], {}
+
+    def step(self, action: Any) -> tuple:
+        return self.result
 
 
 def machine(*packages: str) -> dict[str, Any]:

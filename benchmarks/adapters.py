@@ -27,7 +27,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from _common import machine, machine_text, median_over, rounds, save, table
+from _common import Empty, machine, machine_text, median_over, rounds, save, table
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
@@ -40,23 +40,6 @@ NUM_ENVS = 8
 WORKERS = 2
 ROUNDS = 9
 MOST_ADDED = 5.0  # microseconds a batch
-
-
-class Empty(gymnasium.Env):
-    """Returns the same result at each step."""
-
-    action_space = spaces.Discrete(4)
-
-    def __init__(self, observation_space: spaces.Space):
-        self.observation_space = observation_space
-        self.result = observation_space.sample(), 0.0, False, False, {}
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple:
-        super().reset(seed=seed)
-        return self.result[0], {}
-
-    def step(self, action: Any) -> tuple:
-        return self.result
 
 
 VECTOR = spaces.Box(-1, 1, (4,), np.float32)

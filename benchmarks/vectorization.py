@@ -27,7 +27,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from _common import machine, machine_text, save, table
+from _common import Empty, machine, machine_text, save, table
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from pettingzoo import ParallelEnv
@@ -43,22 +43,6 @@ AUTO, SERIAL, ONE, TWO = "Shoal auto", "Shoal serial", "Shoal 1 worker", "Shoal 
 
 
 # -- environments -----------------------------------------------------------------------------
-
-
-class Empty(gymnasium.Env):
-    """Returns the same result at each step."""
-
-    def __init__(self, observation_space: spaces.Box):
-        self.observation_space = observation_space
-        self.action_space = spaces.Discrete(4)
-        self.result = observation_space.sample(), 0.0, False, False, {}
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple:
-        super().reset(seed=seed)
-        return self.result[0], {}
-
-    def step(self, action: Any) -> tuple:
-        return self.result
 
 
 class Timed(Empty):
