@@ -80,6 +80,7 @@ CASES = {
         10, 4096, {"frame_skip": 4}, note="frame skip 4, 118 floats; pufferlib 3.0: 6.2"
     ),
     "snake": Case(10, 16, {"num_snakes": 256}, note="16 maps of 256; pufferlib 3.0: 7.0"),
+    "target": Case(note="8 agents, 4 goals: square roots, and the order of distances"),
     "connect4": Case(1, 1024, {"depth": 3}, note="against depth 3; pufferlib 3.0: 0.06"),
 }
 

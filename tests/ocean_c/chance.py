@@ -7,13 +7,20 @@ class Chance:
     """splitmix64 (Steele, Lea and Flood 2014) seeds xoshiro128++ (Blackman and Vigna 2019)."""
 
     def __init__(self, seed: int):
-        self.s = []
+        self.s: list[int] = []
         for _ in range(2):
             seed = (seed + 0x9E3779B97F4A7C15) % 2**64
             z = (seed ^ seed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
             z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
             z ^= z >> 31
             self.s += [z & MASK, z >> 32]
+
+    @classmethod
+    def at(cls, words) -> "Chance":
+        """One that goes on from the four words of a state."""
+        chance = cls(0)
+        chance.s = [int(word) for word in words]
+        return chance
 
     def bits(self) -> int:
         a, b, c, d = self.s
@@ -30,3 +37,7 @@ class Chance:
             product = self.bits() * count
             if product & MASK >= 2**32 % count:
                 return product >> 32
+
+    def between(self, low: float, high: float) -> float:
+        """Uniform, in 2**24 steps."""
+        return low + (high - low) * (self.bits() >> 8) / 2**24
