@@ -9,3 +9,8 @@ def states_of(vector: Vector, kind: np.dtype) -> np.ndarray:
     """A copy of each environment's State, of which `kind` is the struct (aligned, as in C)."""
     saved = [state["env"][-kind.itemsize :] for state in vector.get_state()]
     return np.frombuffer(b"".join(saved), kind)
+
+
+def plane(points: np.ndarray) -> np.ndarray:
+    """Pairs x, y (..., 2) as complex numbers (...), in doubles."""
+    return points[..., 0].astype(float) + 1j * points[..., 1].astype(float)

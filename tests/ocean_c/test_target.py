@@ -6,7 +6,7 @@ import pytest
 import shoal
 from shoal.ocean_c.single import module_named
 from tests.ocean_c.chance import Chance
-from tests.ocean_c.states import states_of
+from tests.ocean_c.states import plane, states_of
 
 AGENT = np.dtype(
     [
@@ -32,10 +32,6 @@ STATE = np.dtype(
     ],
     align=True,
 )
-
-
-def plane(points: np.ndarray) -> np.ndarray:
-    return points[..., 0].astype(float) + 1j * points[..., 1].astype(float)
 
 
 class World:
