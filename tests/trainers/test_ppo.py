@@ -544,3 +544,10 @@ def test_recurrent_chunks_equal_single_steps():
             state = torch.cat([h, c])
             torch.testing.assert_close(whole[:, t : t + 1], out)
     torch.testing.assert_close(last, state)
+
+
+@pytest.mark.parametrize("num_envs, horizon", [(8, 128), (128, 128), (512, 32), (4096, 8)])
+def test_the_default_horizon_falls_with_the_number_of_agents(num_envs, horizon):
+    (rollout,), _, _ = collect("cartpole", config(num_envs=num_envs, horizon=None), backend="auto")
+    assert rollout.horizon == horizon
+    assert rollout.rewards.shape == (num_envs, horizon + 1)

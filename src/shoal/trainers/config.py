@@ -35,8 +35,9 @@ class Config:
     """Processes that step them; 0: this process; default: what a short trial finds fastest."""
     batch_size: int | None = None
     """Environments in one batch; fewer than num_envs steps some while the policy acts on others."""
-    horizon: int = 128
-    """Steps of each agent in one rollout, and the length of a training sequence."""
+    horizon: int | None = None
+    """Steps of each agent in one rollout, and the length of a training sequence; default: 128, or
+    as few as make 16,384 steps of all agents together, but at least 8."""
     max_len: int | None = None
     """Most items of a Sequence, Graph or string of no fixed length."""
     max_agents: int | None = None

@@ -87,6 +87,11 @@ class Rollout:
     starts: Any  # bool
     used: int = 0
 
+    @property
+    def horizon(self) -> int:
+        """Slots of a segment that are learnt from."""
+        return self.values.shape[1] - 1
+
     def to_device(self) -> Rollout:
         """The same with the second group as tensors on the device, and `used` segments only."""
         n, device = self.used, self.values.device
@@ -167,13 +172,14 @@ class Collector:
         self.vector, self.kind, self.config, self.device = vector, kind, config, device
         n = vector.num_agents
         self.layout: Layout = vector.observation_layout
-        self.capacity = n * config.horizon
+        horizon = config.horizon or default_horizon(n * world_size())
+        self.capacity = n * horizon
         # Rows that run ahead of others take more than one segment, and each may leave one unfilled.
         even = vector.batch_size == vector.num_envs and vector.agents_per_env == 1
         num_state = policy.num_features if isinstance(policy, Recurrent) else 0
         self.rollout = new_rollout(
             n if even else 2 * n,
-            config.horizon,
+            horizon,
             self.layout.nbytes,
             kind,
             num_state,
@@ -287,7 +293,7 @@ class Collector:
 
     def open_slots(self, rows: np.ndarray) -> None:
         """Give each of these rows a slot to write to."""
-        needy = rows[(self.segment[rows] < 0) | (self.position[rows] == self.config.horizon)]
+        needy = rows[(self.segment[rows] < 0) | (self.position[rows] == self.rollout.horizon)]
         self.segment[needy] = self.rollout.used + np.arange(len(needy))
         self.owners[self.segment[needy]] = needy
         self.position[needy] = 0
@@ -369,6 +375,15 @@ class Collector:
 
 
 # -- the policy ------------------------------------------------------------------------------------
+
+
+def default_horizon(num_agents: int) -> int:
+    """The horizon of a config that names none.
+
+    With many agents a rollout of 128 steps each would be so large that a run of usual length has
+    only a few updates.
+    """
+    return int(np.clip(16_384 // num_agents, 8, 128))
 
 
 def typed(rows: Tensor, layout: Layout) -> Tensor:
@@ -608,7 +623,7 @@ class Learner:
             ``ratio/first_error`` (first minibatch) and ``explained_variance`` (before learning).
         """
         config, policy = self.config, self.policy
-        horizon = config.horizon
+        horizon = rollout.horizon
         valid = rollout.valid[:, :horizon]
         totals: dict[str, float] = {}
         num_minibatches = 0
@@ -687,7 +702,7 @@ class Learner:
     @torch.no_grad()
     def refresh(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
         """Values of all slots and ratios of their actions, by the policy as it is now."""
-        config, horizon = self.config, self.config.horizon
+        config, horizon = self.config, rollout.horizon
         values = torch.zeros_like(rollout.values)
         ratios = torch.ones_like(rollout.values[:, :horizon])
         chunk = max(1, 8192 // (horizon + 1))
@@ -719,7 +734,7 @@ class Learner:
         Returns:
             Its metrics, and the greatest distance of a ratio from 1 (left on the device).
         """
-        config, horizon = self.config, self.config.horizon
+        config, horizon = self.config, rollout.horizon
         recurrent = isinstance(self.policy, Recurrent)
         valid = rollout.valid[:, :horizon]
         chosen = (
@@ -1091,7 +1106,7 @@ def _train(
         learnt = learner.learn(rollout)
         ended = time.perf_counter()
         if watch is not None:
-            rows = rollout.observations[:, : own.horizon][rollout.valid[:, : own.horizon]][:256]
+            rows = rollout.observations[:, :-1][rollout.valid[:, :-1]][:256]
             watch(typed(rows.cpu(), layout).numpy())
         metrics = {
             **summarize(rollout, vector, collector),
