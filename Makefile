@@ -31,8 +31,8 @@ test: $(VENV)/.test ## all but the slow tests
 test-all: $(VENV)/.test sanitize ## every test, and the compiled code under sanitizers
 	$(BIN)/python -m pytest -m ""
 
-bench: $(VENV)/.bench ## every benchmark but that of training, which takes hours
-	set -e; for file in $(filter-out benchmarks/_% benchmarks/training.py,$(wildcard benchmarks/*.py)); do \
+bench: $(VENV)/.bench ## every benchmark but those of training, which take hours
+	set -e; for file in $(filter-out benchmarks/_% benchmarks/%training.py,$(wildcard benchmarks/*.py)); do \
 		echo "== $$file"; $(BIN)/python $$file; done
 
 lint: $(VENV)/.dev ## style, types, layering, and the documentation

@@ -11,6 +11,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +22,8 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 class Empty(gymnasium.Env):
@@ -38,6 +41,15 @@ class Empty(gymnasium.Env):
 
     def step(self, action: Any) -> tuple:
         return self.result
+
+
+def shoal(*arguments: str) -> str:
+    """What the command `shoal` prints, run in the root of the repository."""
+    command = [sys.executable, "-c", "import sys; from shoal.cli import main; sys.exit(main())"]
+    done = subprocess.run(
+        [*command, *arguments], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT
+    )
+    return done.stdout
 
 
 def machine(*packages: str) -> dict[str, Any]:
