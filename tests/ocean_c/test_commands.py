@@ -299,7 +299,7 @@ def test_the_window_is_pygames(monkeypatch):
     env = OceanEnv("squared", render_mode="human")
     env.reset(seed=0)
     env.step(1)
-    assert env.screen.window is not None
+    assert env.copy.screen.window is not None
     env.close()
 
 

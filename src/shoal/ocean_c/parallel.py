@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from shoal.errors import ParameterError, ResetNeededError
-from shoal.ocean_c.single import RESET, STEP, OneCopy, module_named
+from shoal.errors import ResetNeededError
+from shoal.ocean_c.single import RENDERING, RESET, STEP, OneCopy, module_named
 from shoal.ocean_c.spaces import action_space, observation_space
 
 __all__ = ["OceanParallel"]
@@ -30,28 +30,19 @@ class OceanParallel(ParallelEnv):
         params: of the environment.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 - as PettingZoo has it
-        "render_modes": ["rgb_array", "human", "ansi"],
-        "render_fps": 15,
-        "is_parallelizable": True,
-    }
+    metadata: dict[str, Any] = {**RENDERING, "is_parallelizable": True}  # noqa: RUF012 - theirs
 
     def __init__(
         self, name: str, render_mode: str | None = None, debug: bool = False, **params: Any
     ):
         self.module = module_named(name)
         self.module_spec = self.module.spec(params)
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ParameterError(
-                f"render_mode: expected one of {self.metadata['render_modes']}, got {render_mode!r}"
-            )
         self.metadata = {**self.metadata, "name": self.module.table.name}
         self.render_mode = render_mode
         self.possible_agents = [f"agent_{i}" for i in range(self.module_spec.agents)]
         self.agents: list[str] = []
-        self.copy = OneCopy(self.module, self.module_spec, debug)
+        self.copy = OneCopy(self.module, self.module_spec, render_mode, debug)
         self.has_masks = self.module.table.action_mask
-        self.screen: Any = None
         self._slots = {agent: i for i, agent in enumerate(self.possible_agents)}
 
     @functools.cache  # noqa: B019 - PettingZoo wants the same object each time
@@ -138,17 +129,8 @@ class OceanParallel(ParallelEnv):
 
     def render(self) -> Any:
         """A picture (uint8, height × width × 3), a text, or None where a window shows it."""
-        if self.render_mode is None:
-            return None
-        from shoal.ocean_c.screen import Screen
-
-        if self.screen is None:
-            self.screen = Screen(self.render_mode, self.metadata["render_fps"])
-        return self.screen.show(self.copy.engine.draw(0))
+        return self.copy.render()
 
     def close(self) -> None:
         """Close the window, if there is one, and free the environment."""
-        if self.screen is not None:
-            self.screen.close()
-            self.screen = None
-        self.copy.engine.close()
+        self.copy.close()

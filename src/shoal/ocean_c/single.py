@@ -18,6 +18,7 @@ __all__ = ["OceanEnv", "OneCopy", "module_named"]
 
 DISABLED = 2
 STEP, RESET = 0, 1
+RENDERING: dict[str, Any] = {"render_modes": ["rgb_array", "human", "ansi"], "render_fps": 15}
 
 
 def module_named(name: str) -> Module:
@@ -37,14 +38,23 @@ class OneCopy:
 
     Args:
         module, spec: which environment.
+        render_mode: one of those in `RENDERING`, or None.
         debug: see `Engine`.
+
+    Raises:
+        ParameterError: there is no such way of rendering.
 
     Attributes:
         rows: the arrays of `shoal.emulation.rows.row_fields`, one row for each agent.
         fields: observations by field: views of the rows, or the whole rows of the only field.
     """
 
-    def __init__(self, module: Module, spec: Spec, debug: bool):
+    def __init__(self, module: Module, spec: Spec, render_mode: str | None, debug: bool):
+        modes = RENDERING["render_modes"]
+        if render_mode not in (None, *modes):
+            raise ParameterError(f"render_mode: expected one of {modes}, got {render_mode!r}")
+        self.render_mode = render_mode
+        self.screen: Any = None
         self.engine = Engine(module, spec, 1, DISABLED, debug=debug)
         agents = spec.agents
         offsets, size = observation_offsets(spec)
@@ -106,6 +116,23 @@ class OneCopy:
         """Log fields of the episodes that have ended, by name: one value for each row."""
         return self.engine.infos(0)
 
+    def render(self) -> Any:
+        """A picture (uint8, height × width × 3), a text, or None: seen in a window, or nowhere."""
+        if self.render_mode is None:
+            return None
+        if self.screen is None:
+            from shoal.ocean_c.screen import Screen
+
+            self.screen = Screen(self.render_mode, RENDERING["render_fps"])
+        return self.screen.show(self.engine.draw(0))
+
+    def close(self) -> None:
+        """Close the window, if there is one, and free the environment."""
+        if self.screen is not None:
+            self.screen.close()
+            self.screen = None
+        self.engine.close()
+
 
 class OceanEnv(gymnasium.Env):
     """A compiled environment with one agent.
@@ -120,10 +147,7 @@ class OceanEnv(gymnasium.Env):
     environment says which actions are legal.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": ["rgb_array", "human", "ansi"],
-        "render_fps": 15,
-    }
+    metadata: ClassVar[dict[str, Any]] = RENDERING  # type: ignore[misc]
 
     def __init__(
         self, name: str, render_mode: str | None = None, debug: bool = False, **params: Any
@@ -135,16 +159,11 @@ class OceanEnv(gymnasium.Env):
                 f"{name} has {self.module_spec.agents} agents, and Gymnasium's environments have "
                 f"one: use shoal.vectorize({name!r}), or shoal.ocean_c.parallel.OceanParallel"
             )
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ParameterError(
-                f"render_mode: expected one of {self.metadata['render_modes']}, got {render_mode!r}"
-            )
         self.render_mode = render_mode
         self.observation_space = observation_space(self.module_spec)
         self.action_space = action_space(self.module_spec)
-        self.copy = OneCopy(self.module, self.module_spec, debug)
+        self.copy = OneCopy(self.module, self.module_spec, render_mode, debug)
         self.has_masks = self.module.table.action_mask
-        self.screen: Any = None
         self._over = True
 
     def reset(
@@ -199,16 +218,8 @@ class OceanEnv(gymnasium.Env):
         """A picture (uint8, height × width × 3), a text, or None where a window shows it."""
         if self.render_mode is None:
             gymnasium.logger.warn("render was called, but no render_mode was given")
-            return None
-        from shoal.ocean_c.screen import Screen
-
-        if self.screen is None:
-            self.screen = Screen(self.render_mode, self.metadata["render_fps"])
-        return self.screen.show(self.copy.engine.draw(0))
+        return self.copy.render()
 
     def close(self) -> None:
         """Close the window, if there is one, and free the environment."""
-        if self.screen is not None:
-            self.screen.close()
-            self.screen = None
-        self.copy.engine.close()
+        self.copy.close()
