@@ -82,6 +82,7 @@ CASES = {
     "snake": Case(10, 16, {"num_snakes": 256}, note="16 maps of 256; pufferlib 3.0: 7.0"),
     "target": Case(note="8 agents, 4 goals: square roots, and the order of distances"),
     "asteroids": Case(note="frame skip 2: distances of bullets and the ship to all rocks"),
+    "drone": Case(note="2 substeps, each with 4 evaluations of the rigid body's equations"),
     "connect4": Case(1, 1024, {"depth": 3}, note="against depth 3; pufferlib 3.0: 0.06"),
 }
 

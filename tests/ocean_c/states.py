@@ -8,7 +8,7 @@ from shoal.vectorization.vector import Vector
 def states_of(vector: Vector, kind: np.dtype) -> np.ndarray:
     """A copy of each environment's State, of which `kind` is the struct (aligned, as in C)."""
     saved = [state["env"][-kind.itemsize :] for state in vector.get_state()]
-    return np.frombuffer(b"".join(saved), kind)
+    return np.frombuffer(bytearray().join(saved), kind)
 
 
 def plane(points: np.ndarray) -> np.ndarray:
