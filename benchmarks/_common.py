@@ -21,6 +21,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium import spaces
+from pettingzoo import ParallelEnv
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -40,6 +41,37 @@ class Empty(gymnasium.Env):
         return self.result[0], {}
 
     def step(self, action: Any) -> tuple:
+        return self.result
+
+
+class EmptyParallel(ParallelEnv):
+    """`Empty` for several agents that never end, in PettingZoo's parallel interface."""
+
+    metadata = {"name": "empty", "render_modes": []}  # noqa: RUF012
+    render_mode = None
+
+    def __init__(self, observation_space: spaces.Space, num_agents: int = 128):
+        self.possible_agents = self.agents = [f"agent_{i}" for i in range(num_agents)]
+        self.space = observation_space
+        self.choices = spaces.Discrete(4)
+        self.result = (
+            {agent: observation_space.sample() for agent in self.agents},
+            dict.fromkeys(self.agents, 0.0),
+            dict.fromkeys(self.agents, False),
+            dict.fromkeys(self.agents, False),
+            {agent: {} for agent in self.agents},
+        )
+
+    def observation_space(self, agent: Any) -> spaces.Space:
+        return self.space
+
+    def action_space(self, agent: Any) -> spaces.Space:
+        return self.choices
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple:
+        return self.result[0], self.result[4]
+
+    def step(self, actions: Any) -> tuple:
         return self.result
 
 

@@ -5,9 +5,10 @@
 Two questions, each answered within one run, in turns, as medians over the rounds:
 
 - What does an adapter add to each batch of a vector? Environments that do nothing are stepped
-  through the vector alone, through the adapter, and then there is what the library demands of any
-  vector and nobody can leave out (a list of infos, for instance), done by itself. What is left of
-  the difference is the adapter's own; it may be 5 microseconds a batch.
+  through the vector alone; through the vector, followed by the least that the library demands of
+  any adapter and nobody can leave out (copies of the observations, a list of infos, ...); and
+  through the adapter. What the third takes longer than the second is the adapter's own; it may be
+  5 microseconds a batch.
 - How fast does a library collect its own rollouts, with all else the same?
 
 Another adapter is a function that returns the three variants, in `ADAPTERS`; another library's
@@ -17,24 +18,29 @@ collection is an entry of `COLLECTIONS`.
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
 import gymnasium
 import numpy as np
 import torch
-from _common import Empty, machine, machine_text, median_over, rounds, save, table
+from _common import Empty, EmptyParallel, machine, machine_text, median_over, rounds, save, table
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import shoal
 from shoal.vectorization.engine import usable_cores
-from shoal.wrappers.sb3 import ShoalVecEnv
+from shoal.wrappers.gymnasium import ShoalAsyncVectorEnv, ShoalSyncVectorEnv
+from shoal.wrappers.sb3 import ShoalDummyVecEnv, ShoalVecEnv
 
 NUM_ENVS = 8
 WORKERS = 2
@@ -50,48 +56,234 @@ DICT = spaces.Dict(
         "card": spaces.Discrete(52),
     }
 )
+SPACES = {"4 float32": VECTOR, "Dict of 3, 7 kB": DICT}
+Variants = dict[str, Callable[[], Any]]
 
 
 # -- what adapters add ------------------------------------------------------------------------
 
 
-def sb3(space: spaces.Space) -> dict[str, Callable[[], Any]]:
-    """The vector, `ShoalVecEnv`, and what Stable-Baselines3 demands."""
-    vector, inside = (
-        shoal.vectorize(
-            lambda: Empty(space), NUM_ENVS, backend="serial", autoreset="same_step", seed=0
-        )
-        for _ in range(2)
-    )
-    vec_env = ShoalVecEnv(inside)
+def creators(space: spaces.Space, num_envs: int) -> list[Callable[[], Any]]:
+    return [functools.partial(Empty, space)] * num_envs
+
+
+def arrays_of(vector: Any) -> Callable[[np.ndarray], Any]:
+    """A function that copies each array of a batch: nested, if the space is a Dict."""
+    views: dict[int, Any] = {}  # by block of the vector's memory, for making views takes time
+
+    def copied(rows: np.ndarray) -> Any:
+        _, found = views.get(id(rows), (None, None))
+        if found is None:
+            found = vector.observation_layout.view(rows)
+            views[id(rows)] = rows, found
+        if isinstance(found, dict):
+            return {key: view.copy() for key, view in found.items()}
+        return found.copy()
+
+    return copied
+
+
+def gymnasium_class(space: spaces.Space, num_envs: int, drop_in: Callable[..., Any]) -> Variants:
+    """Gymnasium demands that observations are the caller's own, and nested as the environment's."""
+    vector = shoal.vectorize(creators(space, num_envs), backend="serial")
+    adapter = drop_in(creators(space, num_envs))
     vector.reset()
-    vec_env.reset()
-    actions = np.zeros(NUM_ENVS, np.int64)
-    rows, rewards, ended, cut, _ = vector.step(actions)
-    views = vector.observation_layout.view(rows)
-
-    def demanded() -> None:
-        infos: list[dict[str, Any]] = [{} for _ in range(NUM_ENVS)]
-        for info in infos:
-            info["TimeLimit.truncated"] = False
-        rewards.astype(np.float32)
-        (ended | cut).any()
-        if isinstance(views, dict):
-            _ = {key: view.copy() for key, view in views.items()}
-        else:
-            views.copy()
-
+    adapter.reset()
+    copied = arrays_of(vector)
+    actions = np.zeros(num_envs, np.int64)
     return {
         "vector": lambda: vector.step(actions),
-        "adapter": lambda: vec_env.step(actions),
-        "demanded": demanded,
+        "floor": lambda: copied(vector.step(actions)[0]),
+        "adapter": lambda: adapter.step(actions),
     }
 
 
-ADAPTERS = {"Stable-Baselines3": sb3}
+def gymnasium_sync(space: spaces.Space, num_envs: int) -> Variants:
+    return gymnasium_class(space, num_envs, ShoalSyncVectorEnv)
 
 
-def added(name: str, what: str, space: spaces.Space) -> dict[str, Any]:
+def gymnasium_async(space: spaces.Space, num_envs: int) -> Variants:
+    """With all that its workers do in this process: to wait for them takes longer than what is
+    measured, and never the same time."""
+
+    def serial(creators: Any, *, autoreset: str, **of_workers: Any) -> Any:
+        return shoal.vectorize(creators, backend="serial", autoreset=autoreset)
+
+    with mock.patch("shoal.wrappers.gymnasium.vectorize", serial):
+        return gymnasium_class(space, num_envs, ShoalAsyncVectorEnv)
+
+
+def sb3_class(vector: Any, adapter: VecEnv) -> Variants:
+    """Stable-Baselines3 demands copies, float32 rewards, and a list of infos with an entry each."""
+    vector.reset()
+    adapter.reset()
+    copied = arrays_of(vector)
+    actions = np.zeros(vector.num_envs, np.int64)
+
+    def floor() -> None:
+        rows, rewards, terminations, truncations, _ = vector.step(actions)
+        infos: list[dict[str, Any]] = [{} for _ in range(vector.num_envs)]
+        for info in infos:
+            info["TimeLimit.truncated"] = False
+        rewards.astype(np.float32)
+        (terminations | truncations).any()
+        copied(rows)
+
+    return {
+        "vector": lambda: vector.step(actions),
+        "floor": floor,
+        "adapter": lambda: adapter.step(actions),
+    }
+
+
+def same_step(space: spaces.Space, num_envs: int, **how: Any) -> Any:
+    return shoal.vectorize(creators(space, num_envs), autoreset="same_step", **how)
+
+
+def sb3(space: spaces.Space, num_envs: int) -> Variants:
+    vector, inside = (same_step(space, num_envs, backend="serial") for _ in range(2))
+    return sb3_class(vector, ShoalVecEnv(inside))
+
+
+def sb3_dummy(space: spaces.Space, num_envs: int) -> Variants:
+    vector = same_step(space, num_envs, backend="serial")
+    return sb3_class(vector, ShoalDummyVecEnv(creators(space, num_envs)))
+
+
+def parallel_env(space: spaces.Space, num_agents: int) -> Variants:
+    """PettingZoo demands five dicts of what each agent gets, and takes a dict of actions."""
+    from shoal.wrappers.pettingzoo import ShoalParallelEnv
+
+    create = functools.partial(EmptyParallel, space, num_agents)
+    vector, inside = (shoal.vectorize([create], backend="serial") for _ in range(2))
+    adapter = ShoalParallelEnv(inside)
+    vector.reset()
+    adapter.reset()
+    agents = adapter.possible_agents
+    actions = dict.fromkeys(agents, 0)
+
+    def floor() -> tuple:
+        taken = np.array([actions[agent] for agent in agents])
+        rows, *results, _ = vector.step(taken)
+        rewards, terminations, truncations = (result.tolist() for result in results)
+        return (
+            {agent: row.copy() for agent, row in zip(agents, rows)},
+            dict(zip(agents, rewards)),
+            dict(zip(agents, terminations)),
+            dict(zip(agents, truncations)),
+            {agent: {} for agent in agents},
+        )
+
+    taken = np.zeros(num_agents, np.int64)
+    return {
+        "vector": lambda: vector.step(taken),
+        "floor": floor,
+        "adapter": lambda: adapter.step(actions),
+    }
+
+
+def agent_rows(space: spaces.Space, num_agents: int) -> Variants:
+    """Rows for libraries that know no agents: nothing is demanded."""
+    from shoal.wrappers.pettingzoo import AgentRows
+
+    create = functools.partial(EmptyParallel, space, num_agents)
+    vector, inside = (shoal.vectorize([create], backend="serial") for _ in range(2))
+    adapter = AgentRows(inside)
+    vector.reset()
+    adapter.reset()
+    actions = np.zeros(num_agents, np.int64)
+    step = functools.partial(vector.step, actions)
+    return {"vector": step, "floor": step, "adapter": lambda: adapter.step(actions)}
+
+
+def torchrl(space: spaces.Space, num_envs: int) -> Variants:
+    """TorchRL demands a TensorDict of tensors of its own; what `EnvBase.step` does around it all,
+    ten times as much, is in none of the three."""
+    from tensordict import TensorDict
+
+    from shoal.wrappers.torchrl import ShoalEnv
+
+    how = {"backend": "serial", "autoreset": "disabled"}
+    vector, inside = (shoal.vectorize(creators(space, num_envs), **how) for _ in range(2))
+    adapter = ShoalEnv(inside)
+    vector.reset()
+    given = adapter.rand_action(adapter.reset())
+    actions = np.zeros(num_envs, np.int64)
+
+    def floor() -> TensorDict:
+        rows, rewards, terminations, truncations, _ = vector.step(actions)
+        flags = {
+            "terminated": terminations,
+            "truncated": truncations,
+            "done": terminations | truncations,
+        }
+        tensors = {name: torch.from_numpy(flag).unsqueeze(-1) for name, flag in flags.items()}
+        tensors["observation"] = torch.from_numpy(rows.copy())
+        tensors["reward"] = torch.from_numpy(rewards.astype(np.float32)).unsqueeze(-1)
+        return TensorDict(tensors, batch_size=[num_envs])
+
+    return {
+        "vector": lambda: vector.step(actions),
+        "floor": floor,
+        "adapter": lambda: adapter._step(given),
+    }
+
+
+def rllib(space: spaces.Space, num_envs: int) -> Variants:
+    """RLlib takes the vector itself, and demands that observations stay."""
+    from shoal.wrappers.rllib import environment
+
+    vector = shoal.vectorize(creators(space, num_envs), backend="serial")
+    create = environment(functools.partial(Empty, space), backend="serial")
+    adapter = create({"num_envs": num_envs})
+    vector.reset()
+    adapter.reset()
+    actions = np.zeros(num_envs, np.int64)
+    return {
+        "vector": lambda: vector.step(actions),
+        "floor": lambda: vector.step(actions)[0].copy(),
+        "adapter": lambda: adapter.step(actions),
+    }
+
+
+def tianshou(space: spaces.Space, num_envs: int) -> Variants:
+    """Tianshou demands copies, and an array of infos in which each environment has its number."""
+    from shoal.wrappers.tianshou import ShoalVectorEnv
+
+    how = {"backend": "serial", "autoreset": "disabled"}
+    vector, inside = (shoal.vectorize(creators(space, num_envs), **how) for _ in range(2))
+    adapter = ShoalVectorEnv(inside)
+    vector.reset()
+    adapter.reset()
+    actions, ids = np.zeros(num_envs, np.int64), np.arange(num_envs)
+
+    def floor() -> tuple:
+        rows, *results, _ = vector.step(actions)
+        infos = np.array([{"env_id": i} for i in range(num_envs)], object)
+        return rows.copy(), *results, infos
+
+    return {
+        "vector": lambda: vector.step(actions),
+        "floor": floor,
+        "adapter": lambda: adapter.step(actions, ids),  # as collectors do
+    }
+
+
+# Name: what it needs, its variants, and how many environments, or agents, are in a batch.
+ADAPTERS: dict[str, tuple[str, Callable[[spaces.Space, int], Variants], Sequence[int]]] = {
+    "Gymnasium, `ShoalSyncVectorEnv`": ("gymnasium", gymnasium_sync, (8, 32)),
+    "Gymnasium, `ShoalAsyncVectorEnv`": ("gymnasium", gymnasium_async, (8, 32)),
+    "Stable-Baselines3, `ShoalVecEnv`": ("stable_baselines3", sb3, (8, 32)),
+    "Stable-Baselines3, `ShoalDummyVecEnv`": ("stable_baselines3", sb3_dummy, (8,)),
+    "PettingZoo, `ShoalParallelEnv`": ("pettingzoo", parallel_env, (8,)),
+    "PettingZoo, `AgentRows`": ("pettingzoo", agent_rows, (8, 32)),
+    "TorchRL, `ShoalEnv`": ("torchrl", torchrl, (8,)),
+    "RLlib, `environment`": ("gymnasium", rllib, (8,)),
+    "Tianshou, `ShoalVectorEnv`": ("tianshou", tianshou, (8,)),
+}
+
+
+def added(name: str, what: str, size: int) -> dict[str, Any]:
     """Microseconds that each batch takes, and those that are the adapter's own."""
 
     def repeated(batch: Callable[[], Any]) -> Callable[[], int]:
@@ -102,11 +294,12 @@ def added(name: str, what: str, space: spaces.Space) -> dict[str, Any]:
 
         return run
 
-    times = rounds({key: repeated(batch) for key, batch in ADAPTERS[name](space).items()})
+    _, variants, _ = ADAPTERS[name]
+    times = rounds({key: repeated(batch) for key, batch in variants(SPACES[what], size).items()})
     found = {key: statistics.median(values) for key, values in times.items()}
-    demanded = [vector + rest for vector, rest in zip(times["vector"], times["demanded"])]
-    own = median_over(times["adapter"], demanded)
-    return {"library": name, "observation": what, **found, "own": own, "met": own <= MOST_ADDED}
+    own = median_over(times["adapter"], times["floor"])
+    met = own <= MOST_ADDED
+    return {"adapter_of": name, "observation": what, "size": size, **found, "own": own, "met": met}
 
 
 # -- what libraries collect -------------------------------------------------------------------
@@ -208,14 +401,19 @@ def main() -> None:
 
     costs, rollouts = [], []
     for name in filter(wanted, ADAPTERS):
-        for what, space in (("4 float32", VECTOR), ("Dict of 3, 7 kB", DICT)):
-            costs.append(added(name, what, space))
+        module, _, sizes = ADAPTERS[name]
+        if find_spec(module) is None:
+            print(f"{name}: {module} is not installed", file=sys.stderr)
+            continue
+        for what, size in itertools.product(SPACES, sizes):
+            costs.append(added(name, what, size))
             print(costs[-1], file=sys.stderr)
     for name in filter(wanted, COLLECTIONS):
         rollouts.append(collected(name))
         print(rollouts[-1], file=sys.stderr)
 
-    found = machine("shoal", "gymnasium", "stable-baselines3", "torch", "nle")
+    libraries = ("stable-baselines3", "pettingzoo", "torchrl", "tianshou")
+    found = machine("gymnasium", *libraries, "torch", "nle")
     busy = load > 0.5
     text = [
         "# Adapters to other libraries",
@@ -223,22 +421,32 @@ def main() -> None:
         f"{machine_text(found)} {usable_cores()} of its cores were usable, and it was "
         + (f"busy with other work (load {load:.1f})." if busy else "idle otherwise."),
         "",
-        f"## What an adapter adds, µs per batch of {NUM_ENVS} environments that do nothing",
+        "## What an adapter adds, µs per batch of environments that do nothing",
         "",
         table(
-            ["library", "observation", "vector", "adapter", "demanded", f"own (≤ {MOST_ADDED:g})"],
+            [
+                "adapter",
+                "observation",
+                "rows",
+                "vector",
+                "and what is demanded",
+                "adapter",
+                f"own (≤ {MOST_ADDED:g})",
+            ],
             [
                 [
-                    row["library"],
+                    row["adapter_of"],
                     row["observation"],
-                    *(f"{row[key]:.1f}" for key in ("vector", "adapter", "demanded", "own")),
+                    str(row["size"]),
+                    *(f"{row[key]:.1f}" for key in ("vector", "floor", "adapter", "own")),
                 ]
                 for row in costs
             ],
         ),
         "",
-        "*demanded* is what the library asks of any vector, done by itself; *own* is the adapter "
-        "less the vector and that.",
+        "*rows* are environments, or the agents of one. *demanded* is what the library asks of any "
+        "adapter, done as fast as we know how; *own* is what the adapter takes longer than that. "
+        "`ShoalAsyncVectorEnv` does here in one process what its workers do beside it.",
         "",
         "## Steps per second that Stable-Baselines3 collects",
         "",

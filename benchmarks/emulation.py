@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import itertools
 import statistics
 import sys
@@ -36,12 +37,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from _common import machine, machine_text, median_over, rounds, save, table
+from _common import EmptyParallel, machine, machine_text, median_over, rounds, save, table
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 from gymnasium.wrappers import FlattenObservation
-from pettingzoo import ParallelEnv
 
 import shoal
 from shoal.emulation import is_multi_agent
@@ -91,36 +91,6 @@ class Empty(gymnasium.Env):
         return self.result[0], {}
 
     def step(self, action):
-        return self.result
-
-
-class EmptyParallel(ParallelEnv):
-    """128 agents that never end, in PettingZoo's parallel interface."""
-
-    metadata = {"name": "empty", "render_modes": []}  # noqa: RUF012
-    render_mode = None
-
-    def __init__(self):
-        self.possible_agents = self.agents = [f"agent_{i}" for i in range(128)]
-        self.observation = {agent: FIVE_LEAVES.sample() for agent in self.agents}
-        self.result = (
-            self.observation,
-            dict.fromkeys(self.agents, 0.0),
-            dict.fromkeys(self.agents, False),
-            dict.fromkeys(self.agents, False),
-            {agent: {} for agent in self.agents},
-        )
-
-    def observation_space(self, agent):
-        return FIVE_LEAVES
-
-    def action_space(self, agent):
-        return FOUR
-
-    def reset(self, seed=None, options=None):
-        return self.observation, self.result[4]
-
-    def step(self, actions):
         return self.result
 
 
@@ -405,7 +375,7 @@ def cases() -> list[Case]:
         ),
         Case(
             "128 agents",
-            EmptyParallel,
+            functools.partial(EmptyParallel, FIVE_LEAVES),
             30.0,
             peers={"SuperSuit vector": supersuit_vector, **puffer_peer},
         ),

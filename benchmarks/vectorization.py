@@ -27,10 +27,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from _common import Empty, machine, machine_text, save, table
+from _common import Empty, EmptyParallel, machine, machine_text, save, table
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from pettingzoo import ParallelEnv
 
 import shoal
 from shoal.vectorization.engine import usable_cores
@@ -74,35 +73,9 @@ def exponential(mean: float) -> np.ndarray:
     return drawn * (mean / drawn.mean())
 
 
-class EmptyParallel(ParallelEnv):
-    """128 agents that never end, in PettingZoo's parallel interface."""
-
-    metadata = {"name": "empty", "render_modes": []}  # noqa: RUF012
-    render_mode = None
-
-    def __init__(self) -> None:
-        self.possible_agents = self.agents = [f"agent_{i}" for i in range(128)]
-        self.space = spaces.Box(-1, 1, (16,), np.float32)
-        self.choices = spaces.Discrete(4)
-        self.result = (
-            {agent: self.space.sample() for agent in self.agents},
-            dict.fromkeys(self.agents, 0.0),
-            dict.fromkeys(self.agents, False),
-            dict.fromkeys(self.agents, False),
-            {agent: {} for agent in self.agents},
-        )
-
-    def observation_space(self, agent: Any) -> spaces.Space:
-        return self.space
-
-    def action_space(self, agent: Any) -> spaces.Space:
-        return self.choices
-
-    def reset(self, seed: int | None = None, options: Any = None) -> tuple:
-        return self.result[0], self.result[4]
-
-    def step(self, actions: Any) -> tuple:
-        return self.result
+def empty_parallel() -> EmptyParallel:
+    """128 agents that never end."""
+    return EmptyParallel(spaces.Box(-1, 1, (16,), np.float32))
 
 
 # -- variants ---------------------------------------------------------------------------------
@@ -590,15 +563,15 @@ def multi_agent(seconds: float) -> Result:
     def supersuit_vector(num_cpus: int) -> Variant:
         import supersuit
 
-        vector = supersuit.pettingzoo_env_to_vec_env_v1(EmptyParallel())
+        vector = supersuit.pettingzoo_env_to_vec_env_v1(empty_parallel())
         vectors = supersuit.concat_vec_envs_v1(vector, 8, num_cpus, base_class="gymnasium")
         return stepped(vectors, 8, actions)
 
     makers = {
         "SuperSuit": lambda: supersuit_vector(1),
         f"SuperSuit, {WORKERS} processes": lambda: supersuit_vector(WORKERS),
-        SERIAL: ours(EmptyParallel, 8, actions, backend="serial"),
-        TWO: ours(EmptyParallel, 8, actions),
+        SERIAL: ours(empty_parallel, 8, actions, backend="serial"),
+        TWO: ours(empty_parallel, 8, actions),
     }
     found = time_in_turns(makers, seconds)
     return found, [times(found, TWO, 8, "best peer")]

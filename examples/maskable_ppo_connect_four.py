@@ -6,7 +6,7 @@ The environment says in its infos which columns are not full. `ShoalVecEnv` give
 MaskablePPO, for all games at once, so that it never plays an illegal move.
 """
 
-# works with: Stable-Baselines3 (sb3-contrib)
+# works with: sb3-contrib (sb3-contrib)
 # needs: sb3_contrib, pettingzoo, rlcard
 # test: --steps 1024
 

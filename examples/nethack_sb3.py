@@ -6,6 +6,7 @@ Eight games run in as many workers as there are cores. Only the parts of the obs
 asked for leave the game.
 """
 
+# works with: Stable-Baselines3 (stable-baselines3)
 # needs: stable_baselines3, nle
 # test: --steps 1024
 
@@ -37,6 +38,10 @@ def main() -> None:
     env = VecNormalize(VecMonitor(env), norm_obs_keys=["blstats"])
     model = PPO("MultiInputPolicy", env, n_steps=128, batch_size=256, verbose=1, device="cpu")
     model.learn(steps)
+    # Of the last hundred games, or as many as have ended.
+    scores = [episode["r"] for episode in model.ep_info_buffer]
+    if scores:
+        print(f"mean score of the last {len(scores)} games: {sum(scores) / len(scores):.0f}")
     env.close()
 
 

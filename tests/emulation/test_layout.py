@@ -289,6 +289,16 @@ def test_view_of_a_wrong_shape_raises():
         layout.view(torch.zeros((4, 16)))
 
 
+@pytest.mark.parametrize("change", [np.asfortranarray, np.float64, lambda rows: rows[:, ::-1]])
+def test_rows_of_one_dtype_may_be_of_another_and_lie_in_any_way(change):
+    parts = {"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (3, 1))}
+    layout = Layout.from_space(spaces.Dict(parts))
+    rows = change(np.arange(20, dtype=np.float32).reshape(4, 5))
+    view = layout.view(rows)
+    assert view["a"].dtype == rows.dtype and (view["a"] == rows[:, :2]).all()
+    assert view["b"].shape == (4, 3, 1) and (view["b"][..., 0] == rows[:, 2:]).all()
+
+
 # -- the float32 form and flat spaces ---------------------------------------------------------
 
 FLATTENS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)

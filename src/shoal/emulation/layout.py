@@ -130,6 +130,8 @@ class Layout:
                 "itemsize": self.native_nbytes,
             }
         )
+        # The name of each leaf's field where `view` has the leaf.
+        self._names = _nested(spec, iter(self.struct_dtype.names or ()))
         dtypes = {leaf.dtype for leaf in self.leaves}
         self.dtype: np.dtype[Any]
         self.shape: tuple[int, ...]
@@ -270,9 +272,21 @@ class Layout:
                 f"view expects an array of shape (*batch, {', '.join(map(str, self.shape))}), "
                 f"got {tuple(array.shape)}"
             )
-        batch = tuple(array.shape[:ndim])
-        leaves = iter([self._leaf_view(array, leaf, batch) for leaf in self.leaves])
-        return _view(self.spec, leaves)
+        if self.form == "bytes" and len(self.leaves) == 1:
+            fields: Any = {self.leaves[0].path or "value": array}
+        elif (
+            type(array) is np.ndarray
+            and array.dtype == self.dtype
+            and self.form == "bytes"
+            and array.size
+            and array.strides[-1] == array.itemsize
+        ):  # fields are there several times as fast as slices
+            fields = array.view(self.struct_dtype)[..., 0]
+        else:
+            batch = tuple(array.shape[:ndim])
+            views = [self._leaf_view(array, leaf, batch) for leaf in self.leaves]
+            fields = dict(zip(self.struct_dtype.names or (), views))
+        return _nest(self._names, fields)
 
     def view_leaves(self, array: Any) -> dict[str, Any]:
         """Each leaf of a batch of rows by its path, as `view` gives them, without the nesting."""
@@ -621,29 +635,42 @@ def _bounds_text(leaf: Leaf) -> str:
 # -- views ------------------------------------------------------------------------------------
 
 
-def _view(spec: Mapping[str, Any], leaves: Iterator[Any]) -> Any:
-    """Arrange leaf arrays, consumed in table order, as the space nests them."""
+def _nested(spec: Mapping[str, Any], leaves: Iterator[Any]) -> Any:
+    """Arrange something of each leaf, consumed in table order, as the space nests them."""
     kind = spec["kind"]
     if kind in ARRAYS:
         return next(leaves)
     if kind == "Dict":
-        return {key_from_json(key): _view(child, leaves) for key, child in spec["items"]}
+        return {key_from_json(key): _nested(child, leaves) for key, child in spec["items"]}
     if kind == "Tuple":
-        return tuple([_view(child, leaves) for child in spec["items"]])
+        return tuple([_nested(child, leaves) for child in spec["items"]])
     if kind == "Text":
         return {"length": next(leaves), "chars": next(leaves)}
     if kind == "Sequence":
-        return {"length": next(leaves), "items": _view(spec["item"], leaves)}
+        return {"length": next(leaves), "items": _nested(spec["item"], leaves)}
     if kind == "OneOf":
         tag = next(leaves)
-        return {"tag": tag, "options": tuple([_view(child, leaves) for child in spec["items"]])}
+        return {"tag": tag, "options": tuple([_nested(child, leaves) for child in spec["items"]])}
     graph = {"num_nodes": next(leaves), "num_edges": next(leaves)}
-    graph["nodes"] = _view(spec["node"], leaves)
+    graph["nodes"] = _nested(spec["node"], leaves)
     graph["edges"] = graph["edge_links"] = None
     if spec["edge"] is not None:
-        graph["edges"] = _view(spec["edge"], leaves)
+        graph["edges"] = _nested(spec["edge"], leaves)
         graph["edge_links"] = next(leaves)
     return graph
+
+
+def _nest(names: Any, fields: Any) -> Any:
+    """What `fields` has by these names, nested as they are."""
+    kind = type(names)
+    if kind is str:
+        return fields[names]
+    if kind is dict:
+        return {
+            key: fields[part] if type(part) is str else _nest(part, fields)
+            for key, part in names.items()
+        }
+    return None if names is None else tuple([_nest(part, fields) for part in names])
 
 
 def _reinterpret(part: Any, leaf: Leaf, batch: tuple[int, ...], name: str) -> Any:

@@ -203,7 +203,9 @@ def rows_of(env_ids: Any, agents_per_env: int) -> np.ndarray:
 
 def info_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
     """One row's part of the infos of a batch, as the environment gave it."""
-    found = {}
+    found: dict[str, Any] = {}
+    if not infos:
+        return found
     for key, values in infos.items():
         mask = infos.get(f"_{key}")
         if isinstance(mask, np.ndarray) and mask[row] and key not in ("final_obs", "final_info"):

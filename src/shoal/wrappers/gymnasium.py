@@ -152,37 +152,46 @@ class SubEnv(gymnasium.Env):
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environment, or do what its mode says; or carry out a `Command`."""
         try:
-            if type(action) is not Command:
-                result = self._step(action)
+            command = action if type(action) is Command else None
+            if command is not None and command.name != "step":
+                aside: Any = cloudpickle.dumps(self._obey(command.name, command.data))
+            else:
+                result = self._go_on() if self.over else None
+                if result is None:
+                    result = self.env.step(action if command is None else command.data)
+                    if result[2] or result[3]:
+                        result = self._end(result)
                 self._last = result[0]
-                return result
-            aside: Any = cloudpickle.dumps(self._obey(action.name, action.data))
+                if command is None:
+                    return result
+                aside = cloudpickle.dumps((None if self._share else self._last, *result[1:]))
         except Exception as error:
             aside = Failure(error, traceback.format_exc())
         row = self._last if self._in_rows and self._last is not None else self._zero
         return row, 0.0, False, False, {ASIDE: aside}
 
-    def _step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        if self.over:
-            if self._strict:
-                raise AssertionError("the episode is over, and autoreset is disabled: reset first")
-            self.over = False
-            if self._next_step:
-                observation, info = self.env.reset()
-                return observation, 0.0, False, False, info
-        result = self.env.step(action)
-        if result[2] or result[3]:
-            if not self._same_step:
-                self.over = True
-                return result
-            # Copies, for environments fill the same objects again.
-            last, reward, terminated, truncated, final_info = result
-            if self._in_rows:
-                last, final_info = copying.deepcopy(last), dict(final_info)
-            ends = {"final_info": final_info, "final_obs": last}
-            observation, info = self.env.reset()
-            return observation, reward, terminated, truncated, {**ends, **info}
-        return result
+    def _go_on(self) -> tuple[Any, Any, Any, Any, dict[str, Any]] | None:
+        """The first result of the next episode; None if the environment is to be stepped on."""
+        if self._strict:
+            raise AssertionError("the episode is over, and autoreset is disabled: reset first")
+        self.over = False
+        if not self._next_step:
+            return None
+        observation, info = self.env.reset()
+        return observation, 0.0, False, False, info
+
+    def _end(self, result: tuple[Any, Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any, Any]:
+        """What becomes of the result that ends an episode."""
+        if not self._same_step:
+            self.over = True
+            return result
+        # Copies, for environments fill the same objects again.
+        last, reward, terminated, truncated, final_info = result
+        if self._in_rows:
+            last, final_info = copying.deepcopy(last), dict(final_info)
+        ends = {"final_info": final_info, "final_obs": last}
+        observation, info = self.env.reset()
+        return observation, reward, terminated, truncated, {**ends, **info}
 
     def _obey(self, name: str, data: Any) -> Any:
         """Do what a worker of Gymnasium's does with what comes through its pipe."""
@@ -192,9 +201,6 @@ class SubEnv(gymnasium.Env):
             return None if self._share else self._last, info
         if name == "reset-noop":
             return None if self._share else self._last, {}
-        if name == "step":
-            self._last, *others = self._step(data)
-            return None if self._share else self._last, *others
         if name == "_call":
             name, args, kwargs = data
             if name in NOT_BY_CALL:
@@ -440,7 +446,8 @@ class ShoalAsyncVectorEnv(AsyncVectorEnv):
         hub = self._hub
         if hub is None or self._state is not AsyncState.DEFAULT:
             return super().step_async(actions)  # which raises, in the second case
-        self._assert_is_running()
+        if self.closed or hub.broken is not None:
+            self._assert_is_running()  # which raises
         if type(actions) is np.ndarray and actions.dtype == self._action_dtype:
             if hub.pending:
                 hub.make_way()
@@ -464,7 +471,8 @@ class ShoalAsyncVectorEnv(AsyncVectorEnv):
         hub = self._hub
         if hub is None or not self._in_lane or self._state is not AsyncState.WAITING_STEP:
             return super().step_wait(timeout)
-        self._assert_is_running()
+        if self.closed or hub.broken is not None:
+            self._assert_is_running()  # which raises
         self._state = AsyncState.DEFAULT
         batch = hub.recv(timeout)
         if batch is None:

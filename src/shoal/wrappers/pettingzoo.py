@@ -62,6 +62,7 @@ class ShoalParallelEnv(ParallelEnv):
             self._names = self.possible_agents = list(vector.agents)
         self._mine = slice(index * size, (index + 1) * size)
         self._slots: dict[str, int] = {}
+        self._occupants = b""  # as the last batch had them
         # What agents send that need not act is of no consequence, but must be an action.
         flat = vector.action_layout.flat
         self._actions = flat.zeros(size)
@@ -105,45 +106,69 @@ class ShoalParallelEnv(ParallelEnv):
         """
         if not self.agents:
             raise ResetNeededError("step: the episode is over, or none has begun; call reset")
-        flat = self.vector.action_layout.flat
-        acting = self.vector.acting[self._mine]
-        for agent, slot in self._slots.items():
-            if agent in actions:
-                try:
-                    self._actions[slot] = flat.pack(actions[agent])
-                except LayoutError as error:
-                    raise ActionError(f"agent {agent!r}: {error}") from None
-            elif acting[slot]:
-                raise ActionError(f"step: no action for agent {agent!r}, which is to act")
-        rows = flat.view(self._actions)
-        self.vector.send(rows, [self.index], keep_others=True)
-        batch = self.vector.recv()
-        before, first = self._slots, self._mine.start
-        infos, observations = batch.infos, batch.observations
-        final = batch.infos.get("_final_obs")
-        if final is not None and final[first]:  # SAME_STEP: the next episode has begun already
-            infos, observations = infos.get("final_info", {}), self.vector.final_observations
+        vector, mine = self.vector, self._mine
+        self._take_actions(actions)
+        rows = vector.action_layout.flat.view(self._actions)
+        if vector.num_envs == 1:
+            vector.send(rows)
+        else:
+            vector.send(rows, [self.index], keep_others=True)
+        batch = vector.recv()
+        before, infos, observations = self._slots, batch.infos, batch.observations
+        final = infos.get("_final_obs") if infos else None
+        if final is not None and final[mine.start]:  # SAME_STEP: the next episode has begun already
+            infos, observations = infos.get("final_info", {}), vector.final_observations
             self.agents, self._slots = [], {}
             told = before
         else:
             self._take_agents(batch)
-            told = before | self._slots
-        at = {agent: first + slot for agent, slot in told.items()}
-        if not self.vector.acting[self._mine].any():
+            told = before if self._slots is before else before | self._slots
+        if True not in vector.acting[mine].tolist():
             self.agents, self._slots = [], {}
+        own = observations[mine].copy()
+        rewards, terminations, truncations = (each[mine].tolist() for each in batch[1:4])
         return (
-            {agent: observations[row].copy() for agent, row in at.items()},
-            {agent: float(batch.rewards[row]) for agent, row in at.items()},
-            {agent: bool(batch.terminations[row]) for agent, row in at.items()},
-            {agent: bool(batch.truncations[row]) for agent, row in at.items()},
-            {agent: info_of(infos, row) for agent, row in at.items()},
+            {agent: own[slot] for agent, slot in told.items()},
+            {agent: rewards[slot] for agent, slot in told.items()},
+            {agent: terminations[slot] for agent, slot in told.items()},
+            {agent: truncations[slot] for agent, slot in told.items()},
+            {agent: info_of(infos, mine.start + slot) for agent, slot in told.items()},
         )
+
+    def _take_actions(self, actions: Mapping[Any, Any]) -> None:
+        """Put the actions of those who act into their rows.
+
+        Raises:
+            ActionError: one is missing, or fits no row.
+        """
+        slots, target = self._slots, self._actions
+        if len(slots) == len(target):  # everybody is there, as nearly always: all at once
+            try:
+                rows = np.array([actions[agent] for agent in slots])
+            except (KeyError, ValueError):  # one is missing; they are of several parts
+                pass
+            else:
+                if rows.dtype == target.dtype and rows.shape == target.shape:
+                    target[list(slots.values())] = rows
+                    return
+        flat, acting = self.vector.action_layout.flat, self.vector.acting[self._mine]
+        for agent, slot in slots.items():
+            if agent in actions:
+                try:
+                    target[slot] = flat.pack(actions[agent])
+                except LayoutError as error:
+                    raise ActionError(f"agent {agent!r}: {error}") from None
+            elif acting[slot]:
+                raise ActionError(f"step: no action for agent {agent!r}, which is to act")
 
     def _take_agents(self, batch: Batch) -> None:
         """Who is alive after the last batch: present, and without an end."""
         mine, names = self._mine, self._names
         occupants = self.vector.occupants[mine]
         ended = batch.terminations[mine] | batch.truncations[mine]
+        before, self._occupants = self._occupants, occupants.tobytes()
+        if self._slots and self._occupants == before and True not in ended.tolist():
+            return  # the same as before
         self._slots = {}
         for slot in np.argsort(occupants):  # in the order in which they joined
             who = int(occupants[slot])

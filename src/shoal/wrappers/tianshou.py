@@ -80,17 +80,17 @@ class ShoalVectorEnv(BaseVectorEnv):
     def step(self, action: Any, id: Any = None) -> tuple[np.ndarray, ...]:
         """Step these environments (all by default): five arrays in their order."""
         self._check_open()
-        ids = np.asarray(self._wrap_id(id))
-        self.vector.send(np.asarray(action), ids, keep_others=True)
-        batch = self.vector.recv()
-        infos = [{**info_of(batch.infos, i), "env_id": i} for i in ids.tolist()]
-        return (
-            batch.observations[ids].copy(),
-            batch.rewards[ids],
-            batch.terminations[ids],
-            batch.truncations[ids],
-            np.array(infos, object),
-        )
+        ids = np.asarray(self._wrap_id(id)).tolist()
+        if ids == self.ready_id:  # all of them, as nearly always
+            self.vector.send(np.asarray(action))
+            batch = self.vector.recv()
+            observations, results = batch.observations.copy(), batch[1:4]
+        else:
+            self.vector.send(np.asarray(action), ids, keep_others=True)
+            batch = self.vector.recv()
+            observations, *results = (each[ids] for each in batch[:4])
+        infos = np.array([{**info_of(batch.infos, i), "env_id": i} for i in ids], object)
+        return observations, *results, infos
 
     def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:
         """Seeds of the next reset; a number counts on from environment to environment."""

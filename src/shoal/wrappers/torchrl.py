@@ -58,6 +58,11 @@ class ShoalEnv(EnvBase):
         super().__init__(device=device, batch_size=[vector.num_envs])
         self.vector = vector
         self._masked = action_mask
+        space = vector.single_action_space
+        # What discrete actions of the vector count from, for each part of them.
+        self._starts: Any = start_of(space)
+        if isinstance(space, spaces.Dict):
+            self._starts = {name: start_of(part) for name, part in space.spaces.items()}
         self._seed: int | None = None
         agents = vector.agents_per_env
         self._rows = (vector.num_envs,) if agents == 1 else (vector.num_envs, agents)
@@ -102,20 +107,19 @@ class ShoalEnv(EnvBase):
         if mask is not None and not mask.all():
             kwargs["options"] = {"reset_mask": mask.reshape(-1).cpu().numpy()}
         observations, _ = self.vector.reset(seed=seed, **kwargs)
-        over = np.zeros(self.vector.num_envs, bool)
-        return self._tensordict(observations, {}, over, over)
+        terminated, truncated = np.zeros((2, self.vector.num_envs), bool)
+        return self._tensordict(observations, None, terminated, truncated)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         grouped = len(self._rows) == 2
         actions = tensordict.get(("agents", "action") if grouped else "action")
-        space = self.vector.single_action_space
-        if isinstance(space, spaces.Dict):
+        if isinstance(self._starts, dict):
             rows: Any = {
-                name: self._action_rows(actions.get(name), part)
-                for name, part in space.spaces.items()
+                name: self._action_rows(actions.get(name), start)
+                for name, start in self._starts.items()
             }
         else:
-            rows = self._action_rows(actions, space)
+            rows = self._action_rows(actions, self._starts)
         observations, rewards, terminations, truncations, _ = self.vector.step(rows)
         if grouped:
             over = ~self.vector.acting.reshape(self._rows).any(axis=1)
@@ -123,31 +127,34 @@ class ShoalEnv(EnvBase):
             terminated = over & ~truncated
         else:
             terminated, truncated = terminations, truncations
-        return self._tensordict(observations, {"reward": rewards}, terminated, truncated)
+        return self._tensordict(observations, rewards, terminated, truncated)
 
-    def _action_rows(self, actions: torch.Tensor, space: spaces.Space) -> np.ndarray:
+    def _action_rows(self, actions: torch.Tensor, start: Any) -> np.ndarray:
         """Actions as the vector takes them: one axis for the agent rows, and its own numbers."""
-        rows = actions.detach().cpu().reshape(-1, *actions.shape[len(self._rows) :]).numpy()
-        start = getattr(space, "start", 0)
-        return rows + start if np.any(start) else rows
+        if len(self._rows) == 2:
+            actions = actions.flatten(0, 1)
+        rows = actions.numpy(force=True)
+        return rows if start is None else rows + start
 
     def _tensordict(
-        self, observations: np.ndarray, more: dict, terminated: np.ndarray, truncated: np.ndarray
+        self,
+        observations: np.ndarray,
+        rewards: np.ndarray | None,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
     ) -> TensorDict:
         grouped = len(self._rows) == 2
-        rows: dict[str, Any] = {"observation": observations}
-        if grouped:
-            rows["acting"] = self.vector.acting
+        # Copies of what lies in the vector's memory: a rollout keeps every step.
+        rows: dict[str, Any] = {"observation": observations.copy()}
         if self._masked:
-            rows["action_mask"] = self.vector.action_masks
-        # Copies: a rollout keeps every step.
-        found: dict[str, Any] = {
-            name: torch.from_numpy(array.copy()).reshape(*self._rows, *array.shape[1:])
-            for name, array in rows.items()
-        }
-        if "reward" in more:
-            found["reward"] = torch.from_numpy(np.float32(more["reward"])).reshape(*self._rows, 1)
+            rows["action_mask"] = self.vector.action_masks.copy()
+        if rewards is not None:
+            rows["reward"] = rewards.astype(np.float32)[:, None]
         if grouped:
+            rows["acting"] = self.vector.acting.copy()
+        found: dict[str, Any] = {name: torch.from_numpy(array) for name, array in rows.items()}
+        if grouped:
+            found = {name: tensor.unflatten(0, self._rows) for name, tensor in found.items()}
             found = {"agents": TensorDict(found, batch_size=self._rows)}
         flags = {
             "terminated": terminated,
@@ -155,7 +162,7 @@ class ShoalEnv(EnvBase):
             "done": terminated | truncated,
         }
         for name, flag in flags.items():
-            found[name] = torch.from_numpy(flag.copy()).unsqueeze(-1)
+            found[name] = torch.from_numpy(flag[:, None])
         result = TensorDict(found, batch_size=self._rows[:1])
         return result if self.device is None else result.to(self.device)
 
@@ -163,6 +170,12 @@ class ShoalEnv(EnvBase):
         """Close the vector."""
         super().close(raise_if_closed=raise_if_closed)
         self.vector.close()
+
+
+def start_of(space: spaces.Space) -> Any:
+    """What discrete actions count from; None if that is 0."""
+    start = getattr(space, "start", 0)
+    return start if np.any(start) else None
 
 
 def spec_of(space: spaces.Space, rows: tuple[int, ...], device: Any) -> TensorSpec:
