@@ -83,6 +83,7 @@ CASES = {
     "target": Case(note="8 agents, 4 goals: square roots, and the order of distances"),
     "asteroids": Case(note="frame skip 2: distances of bullets and the ship to all rocks"),
     "drone": Case(note="2 substeps, each with 4 evaluations of the rigid body's equations"),
+    "swarm": Case(num_envs=64, note="64 boids: the search for those in sight, in 9 cells"),
     "connect4": Case(1, 1024, {"depth": 3}, note="against depth 3; pufferlib 3.0: 0.06"),
 }
 
