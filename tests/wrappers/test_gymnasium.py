@@ -239,6 +239,15 @@ def test_actions_arrive_as_they_are(pair):
 
 
 @PAIR
+def test_actions_may_come_from_an_iterator(pair):
+    ours, theirs = (make([Nested] * 3) for make in pair)
+    same(ours.reset(seed=0), theirs.reset(seed=0))
+    rows = np.arange(9, dtype=np.float32).reshape(3, 3)
+    same(ours.step(row for row in rows), theirs.step(row for row in rows))
+    ours.close(), theirs.close()
+
+
+@PAIR
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_wrong_number_of_actions_steps_nobody(pair, count):
     ours, theirs = (make([Nested] * 3) for make in pair)

@@ -21,6 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
+    SubprocVecEnv,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
@@ -153,6 +154,8 @@ def test_every_step_is_that_of_dummy_vec_env(kind, name):
         for _ in range(100 if begin else steps):
             actions = np.stack([space.sample() for _ in range(NUM_ENVS)])
             got, expected = ours.step(actions), theirs.step(actions)
+            if kind == "subproc":  # has rewards of float64
+                got = (got[0], got[1].astype(np.float32), *got[2:])
             for one, other in zip(got[:3], expected[:3]):
                 assert_same(one, plain(other))
             same_infos(got[3], expected[3])
@@ -738,6 +741,21 @@ def test_the_environments_of_dummy_are_at_hand_and_belong_to_the_caller():
     vec_env.reset()  # the environment doesn't mind
     with pytest.raises(ValueError, match="same"):
         ShoalDummyVecEnv([lambda: made[0]] * 2)
+
+
+def test_rewards_are_as_precise_as_in_the_originals():
+    class Exact(Recorder):
+        def step(self, action):
+            return [0.5], 2.0**24 + 1, False, False, {}
+
+    for ours, theirs in ((ShoalDummyVecEnv, DummyVecEnv), (STAND_INS["subproc"], SubprocVecEnv)):
+        rewards = []
+        for make in (ours, theirs):
+            vec_env = make([Exact] * 2)
+            vec_env.reset()
+            rewards.append(vec_env.step(np.zeros((2, 1), np.float32))[1])
+            vec_env.close()
+        assert rewards[0].dtype == rewards[1].dtype and (rewards[0] == rewards[1]).all()
 
 
 def test_each_environment_of_subproc_has_a_process():

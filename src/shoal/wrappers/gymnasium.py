@@ -581,6 +581,7 @@ class ShoalSyncVectorEnv(SyncVectorEnv):
                 observations = self._layout.view(rows.copy() if self.copy else rows)
                 return observations, rewards, terminations, truncations, infos
         if isinstance(self.action_space, (spaces.Box, spaces.MultiDiscrete)):
+            actions = list(actions)  # of an iterator, too
             check_count(len(actions), self.num_envs)
         self._leave_lane()
         try:

@@ -64,6 +64,8 @@ class ShoalVecEnv(VecEnv):
             actions are both discrete and continuous, which no algorithm can take.
     """
 
+    _reward_dtype: Any = np.float32
+
     def __init__(self, vector: Any, copy: bool = True):
         if vector.metadata["autoreset_mode"] is not AutoresetMode.SAME_STEP:
             raise ValueError(
@@ -167,7 +169,8 @@ class ShoalVecEnv(VecEnv):
         rows = dones.nonzero()[0].tolist()
         if rows:
             self._end_episodes(batch, infos, rows)
-        return self._observation(batch.observations), batch.rewards.astype(np.float32), dones, infos
+        rewards = batch.rewards.astype(self._reward_dtype)
+        return self._observation(batch.observations), rewards, dones, infos
 
     def close(self) -> None:
         """Close the vector; see `Vector.close`."""
@@ -389,6 +392,8 @@ class ShoalSubprocVecEnv(StandIn):
     Raises:
         ValueError: there is no such start method.
     """
+
+    _reward_dtype = np.float64  # as in the original, which stacks what the environments return
 
     def __init__(
         self,
