@@ -1,6 +1,6 @@
 """What other libraries get through Shoal's adapters, beside their own vectors.
 
-    python benchmarks/adapters.py [--only NAME ...]
+    python benchmarks/adapters.py [--parts added collected] [--only NAME ...]
 
 Two questions, each answered within one run, in turns, as medians over the rounds:
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import json
 import os
 import statistics
 import sys
@@ -32,13 +33,22 @@ from unittest import mock
 import gymnasium
 import numpy as np
 import torch
-from _common import Empty, EmptyParallel, machine, machine_text, median_over, rounds, save, table
+from _common import (
+    RESULTS,
+    Empty,
+    EmptyParallel,
+    machine,
+    machine_text,
+    median_over,
+    rounds,
+    save,
+    table,
+)
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 import shoal
-from shoal.vectorization.engine import usable_cores
 from shoal.wrappers.gymnasium import ShoalAsyncVectorEnv, ShoalSyncVectorEnv
 from shoal.wrappers.sb3 import ShoalDummyVecEnv, ShoalVecEnv
 
@@ -389,90 +399,119 @@ def collected(name: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of cases")
-    only = parser.parse_args().only
-    torch.set_num_threads(1)  # the workers need the other cores
-    load, begin = os.getloadavg()[0], time.perf_counter()
-
-    def wanted(name: str) -> bool:
-        return not only or any(part in name for part in only)
-
-    costs, rollouts = [], []
+def measure_added(wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
+    rows = []
     for name in filter(wanted, ADAPTERS):
         module, _, sizes = ADAPTERS[name]
         if find_spec(module) is None:
             print(f"{name}: {module} is not installed", file=sys.stderr)
             continue
         for what, size in itertools.product(SPACES, sizes):
-            costs.append(added(name, what, size))
-            print(costs[-1], file=sys.stderr)
-    for name in filter(wanted, COLLECTIONS):
-        rollouts.append(collected(name))
-        print(rollouts[-1], file=sys.stderr)
+            rows.append(added(name, what, size))
+            print(rows[-1], file=sys.stderr)
+    return rows
 
+
+def measure_collected(wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
+    rows = []
+    for name in filter(wanted, COLLECTIONS):
+        rows.append(collected(name))
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+PARTS = {"added": measure_added, "collected": measure_collected}
+
+
+def told(part: dict[str, Any]) -> str:
+    """Where and when a part was measured."""
+    load = part["load"]
+    busy = f"busy with other work (load {load:.1f})" if load > 0.5 else "idle otherwise"
+    return f"{machine_text(part['machine'])} The machine was {busy}."
+
+
+def text_of(results: dict[str, Any]) -> str:
+    """The tables, as Markdown."""
+    columns = ("vector", "floor", "adapter", "own")
+    text = ["# Adapters to other libraries"]
+    if "added" in results:
+        text += [
+            "## What an adapter adds, µs per batch of environments that do nothing",
+            told(results["added"]),
+            table(
+                [
+                    "adapter",
+                    "observation",
+                    "rows",
+                    "vector",
+                    "and what is demanded",
+                    "with the adapter",
+                    f"its own (≤ {MOST_ADDED:g})",
+                ],
+                [
+                    [
+                        row["adapter_of"],
+                        row["observation"],
+                        str(row["size"]),
+                        *(f"{row[key]:.1f}" for key in columns),
+                    ]
+                    for row in results["added"]["rows"]
+                ],
+            ),
+            "*rows* are environments, or the agents of one. *demanded* is what the library asks "
+            "of any adapter, done as fast as we know how; what the adapter takes longer than that "
+            "is *its own*. `ShoalAsyncVectorEnv` does here in one process what its workers do "
+            "beside it.",
+        ]
+    if "collected" in results:
+        text += [
+            "## Steps per second that Stable-Baselines3 collects",
+            told(results["collected"]),
+            "PPO's `collect_rollouts` with its default networks and one thread for torch. "
+            "NetHack's observation is `chars`, `colors` and `blstats`; `ShoalVecEnv` has "
+            f"{WORKERS} workers, and `SubprocVecEnv` one for each environment, as always.",
+            table(
+                ["case", "environments", "ShoalVecEnv", "its own", "factor", "at least"],
+                [
+                    [
+                        row["case"],
+                        str(row["num_envs"]),
+                        f"{row['ours']:,.0f}",
+                        f"{row['theirs']:,.0f} ({row['own vector']})",
+                        f"{row['factor']:.2f}",
+                        f"{row['least']:.1f}",
+                    ]
+                    for row in results["collected"]["rows"]
+                ],
+            ),
+        ]
+    return "\n\n".join(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of cases")
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=list(PARTS), help="the other's results stay"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # the workers need the other cores
     libraries = ("stable-baselines3", "pettingzoo", "torchrl", "tianshou")
-    found = machine("gymnasium", *libraries, "torch", "nle")
-    busy = load > 0.5
-    text = [
-        "# Adapters to other libraries",
-        "",
-        f"{machine_text(found)} {usable_cores()} of its cores were usable, and it was "
-        + (f"busy with other work (load {load:.1f})." if busy else "idle otherwise."),
-        "",
-        "## What an adapter adds, µs per batch of environments that do nothing",
-        "",
-        table(
-            [
-                "adapter",
-                "observation",
-                "rows",
-                "vector",
-                "and what is demanded",
-                "adapter",
-                f"own (≤ {MOST_ADDED:g})",
-            ],
-            [
-                [
-                    row["adapter_of"],
-                    row["observation"],
-                    str(row["size"]),
-                    *(f"{row[key]:.1f}" for key in ("vector", "floor", "adapter", "own")),
-                ]
-                for row in costs
-            ],
-        ),
-        "",
-        "*rows* are environments, or the agents of one. *demanded* is what the library asks of any "
-        "adapter, done as fast as we know how; *own* is what the adapter takes longer than that. "
-        "`ShoalAsyncVectorEnv` does here in one process what its workers do beside it.",
-        "",
-        "## Steps per second that Stable-Baselines3 collects",
-        "",
-        "PPO's `collect_rollouts` with its default networks and one thread for torch. NetHack's "
-        f"observation is `chars`, `colors` and `blstats`; `ShoalVecEnv` has {WORKERS} workers, and "
-        "`SubprocVecEnv` one for each environment, as always.",
-        "",
-        table(
-            ["case", "environments", "ShoalVecEnv", "its own", "factor", "at least"],
-            [
-                [
-                    row["case"],
-                    str(row["num_envs"]),
-                    f"{row['ours']:,.0f}",
-                    f"{row['theirs']:,.0f} ({row['own vector']})",
-                    f"{row['factor']:.2f}",
-                    f"{row['least']:.1f}",
-                ]
-                for row in rollouts
-            ],
-        ),
-    ]
-    print("\n".join(text))
-    if not only:
-        data = {"machine": found, "load": load, "costs": costs, "collections": rollouts}
-        save("adapters", "\n".join(text), {**data, "seconds": time.perf_counter() - begin})
+    saved = RESULTS / "adapters.json"
+    results = {} if args.only or not saved.exists() else json.loads(saved.read_text())
+    for name in args.parts:
+        load, begin = os.getloadavg()[0], time.perf_counter()
+        rows = PARTS[name](lambda case: not args.only or any(part in case for part in args.only))
+        results[name] = {
+            "machine": machine("gymnasium", *libraries, "torch", "nle"),
+            "load": load,
+            "seconds": time.perf_counter() - begin,
+            "rows": rows,
+        }
+    text = text_of(results)
+    print(text)
+    if not args.only:
+        save("adapters", text, results)
 
 
 if __name__ == "__main__":
