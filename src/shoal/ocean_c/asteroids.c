@@ -6,7 +6,7 @@ enum { COAST, THRUST };                               /* the first action */
 enum { STRAIGHT, LEFT, RIGHT };                       /* the second */
 enum { HOLD, FIRE };                                  /* the third */
 enum { FRAME_SKIP, NUM_ROCKS, NUM_SEEN, ROCK_SPEED }; /* the parameters */
-enum { NONE, SMALL, MEDIUM, LARGE };                  /* sizes of rocks */
+enum { SMALL = 1, MEDIUM, LARGE };                    /* sizes of rocks */
 
 #define SIDE 20.0f
 #define PIECES 7 /* rocks that one large one makes: itself, 2 of medium size, 4 small ones */
