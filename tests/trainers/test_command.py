@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -370,3 +371,40 @@ def test_a_config_survives_its_file(folder):
     assert main(["train", "CartPole-v1", *TINY, "--total-steps", "128", "--name", "a"]) == 0
     asked = parse_train(["CartPole-v1", *TINY, "--total-steps", "128", "--name", "a"])
     assert read_config(folder / "runs/a") == asked
+
+
+# -- several processes ------------------------------------------------------------------------
+
+
+def start_two(*arguments):
+    """The command in two processes, with the environment that torchrun gives each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    return [
+        subprocess.Popen(
+            [*COMMAND, *arguments],
+            env={**os.environ, **meeting, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in "01"
+    ]
+
+
+def test_two_processes_stop_together_and_go_on(folder):
+    run = folder / "runs" / "pair"
+    total = 20_000
+    first, second = start_two(
+        "train", "CartPole-v1", *TINY, "--name=pair", f"--total-steps={total}"
+    )
+    while not (run / "metrics.jsonl").exists() or len(read_metrics(run)) < 3:
+        assert first.poll() is None and second.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130 and second.wait(60) == 0
+    before = read_metrics(run)
+    assert before[-1]["steps"] < total
+    assert [process.wait(200) for process in start_two("resume", "pair")] == [0, 0]
+    after = read_metrics(run)
+    assert after[: len(before)] == before and after[-1]["steps"] >= total

@@ -176,9 +176,14 @@ def resume(arguments: Sequence[str]) -> int:
 
     folder = runs.find_run(options.run, options.runs_dir)
     asked = runs.read_config(folder)
-    path = None if options.checkpoint is None else find_checkpoint(folder, options.checkpoint)
+    if options.checkpoint is None:
+        path = runs.newest_checkpoint(folder)
+    else:
+        path = find_checkpoint(folder, options.checkpoint)
     shown = dataclasses.replace(asked, display=options.display or asked.display)
-    return run_training(shown, lambda: runs.resume(folder, path))
+    return run_training(
+        shown, lambda: runs.resume(folder, path), lambda: runs.read_checkpoint(path)
+    )
 
 
 def find_checkpoint(folder: Path, name: str) -> Path:
@@ -186,18 +191,24 @@ def find_checkpoint(folder: Path, name: str) -> Path:
     return Path(name) if Path(name).is_file() else folder / "checkpoints" / name
 
 
-def run_training(asked: Config, open_run: Callable[[], tuple[Any, Any]]) -> int:
+def run_training(
+    asked: Config,
+    open_run: Callable[[], tuple[Any, Any]],
+    read_state: Callable[[], Any] = lambda: None,
+) -> int:
     """Train as `asked`, in the run that `open_run` opens (with a state, if it is resumed).
 
-    The environments are made first, so that one that can't be made leaves no run behind.
+    The environments are made first, so that one that can't be made leaves no run behind. Under
+    torchrun the first process opens the run, and shows it; the others only `read_state`.
     """
     from shoal.trainers import ppo
     from shoal.trainers.diagnose import ObservationWatch
     from shoal.trainers.evaluate import check_spaces
 
     rank = int(os.environ.get("RANK", "0"))
-    if rank:  # one of torchrun's further processes: the first one writes and shows everything
-        ppo.train(asked)
+    if rank:
+        with interruptible() as stopped:
+            ppo.train(asked, checkpoint=read_state(), stop=stopped)
         return 0
     vector = ppo.make_vector(ppo.shared_config(asked, 0, int(os.environ.get("WORLD_SIZE", "1"))))
     with contextlib.closing(vector):

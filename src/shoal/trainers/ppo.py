@@ -904,6 +904,11 @@ def all_sum(x: Tensor) -> Tensor:
     return x
 
 
+def any_stops(stop: Callable[[], bool] | None, device: torch.device) -> bool:
+    """Whether any process is told to stop: then all do, or the others would wait for it."""
+    return bool(all_sum(torch.tensor(float(stop is not None and stop()), device=device)))
+
+
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[tuple[int, int]]:
     """Join the processes that torchrun started: (rank, how many); (0, 1) without it."""
@@ -1007,7 +1012,8 @@ def train(
             autoreset); the caller closes it.
         checkpoint: what an earlier run gave to `save`: goes on from there. On the CPU, with
             environments that can be saved, the run is the same bit for bit as one that never
-            stopped.
+            stopped. Under torchrun only the first process's environments are saved; the others
+            begin theirs anew.
         report: gets the metrics after every update; see docs/metrics.md.
         save: gets the state of everything every ``checkpoint_interval`` updates and at the end.
         watch: gets up to 256 observation rows of every rollout.
@@ -1075,7 +1081,8 @@ def _train(
                 )
         load_weights(policy, checkpoint["policy"])
         learner.load_state_dict(checkpoint["learner"])
-        collector.load_state_dict(checkpoint["collector"])
+        if rank == 0:  # whose environments and random numbers these are
+            collector.load_state_dict(checkpoint["collector"])
         steps, updates = checkpoint["steps"], checkpoint["updates"]
         seconds, metrics = checkpoint["seconds"], checkpoint["metrics"]
     if config.compile:
@@ -1096,7 +1103,7 @@ def _train(
         }
 
     saved = updates
-    while steps < config.total_steps and not (stop is not None and stop()):
+    while steps < config.total_steps and not any_stops(stop, device):
         begun = time.perf_counter()
         learner.set_learning_rate(annealed(config, steps))
         collector.shares = dict.fromkeys(collector.shares, 0.0)
