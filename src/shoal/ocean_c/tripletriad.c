@@ -61,9 +61,10 @@ SHOAL_FN int32_t count_cards(const State *s, int32_t side) {
 
 /* Whether the board is full; if so, also who has won. */
 SHOAL_FN int finish(State *s) {
-    const int32_t own = count_cards(s, 0);
+    int32_t own;
     if (s->played < CELLS)
         return 0;
+    own = count_cards(s, 0);
     s->winner = own > HAND ? 0 : own < HAND ? 1 : NONE;
     return 1;
 }
@@ -71,7 +72,7 @@ SHOAL_FN int finish(State *s) {
 /* The opponent's move: one that captures the most, or any; lots are drawn among equals. */
 SHOAL_FN void oppose(State *s) {
     const int greedy = shoal_uniform(&s->rng) < s->skill;
-    int32_t moves[HAND * CELLS], count = 0, most = 0;
+    int32_t moves[HAND * CELLS], count = 0, most = 0, move;
     for (int32_t cell = 0; cell < CELLS; cell++) {
         int32_t resist[4];
         if (s->card[cell] != NONE)
@@ -90,8 +91,8 @@ SHOAL_FN void oppose(State *s) {
                 moves[count++] = card * CELLS + cell;
         }
     }
-    count = moves[shoal_below(&s->rng, count)];
-    lay(s, count / CELLS, count % CELLS);
+    move = moves[shoal_below(&s->rng, count)];
+    lay(s, move / CELLS, move % CELLS);
 }
 
 /* What a side sees of a card: its ranks and whose it is. */
