@@ -9,7 +9,7 @@ from tests.ocean_c.beside import mean, step_beside
 
 
 class Game:
-    def __init__(self, chance, length=1, num_symbols=4, delay=6):
+    def __init__(self, chance, length=1, num_symbols=4, delay=2):
         self.chance, self.length, self.num_symbols, self.delay = chance, length, num_symbols, delay
 
     def reset(self):
@@ -48,7 +48,7 @@ def test_it_is_the_game(params):
 
 
 def test_time_limits_end_it_before_the_question():
-    ended = step_beside("memory", Game, 30, max_steps=5)
+    ended = step_beside("memory", Game, 30, max_steps=3)
     assert ended and mean(ended) == 0
 
 

@@ -124,7 +124,7 @@ SHOAL_ENV(
                     .type = SHOAL_INTEGER,
                     .text = "kinds of symbols"},
                    {.name = "delay",
-                    .value = 6,
+                    .value = 2,
                     .low = 0,
                     .high = 10000,
                     .type = SHOAL_INTEGER,
