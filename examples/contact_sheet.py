@@ -22,9 +22,14 @@ def tile(name: str) -> Image.Image:
     """What an environment shows in the middle of an episode, centred in a square."""
     vector = shoal.vectorize(name, 1, backend="native", seed=3)
     vector.reset()
+    vector.action_space.seed(3)
+    random = np.random.default_rng(3)
     best = vector.call("drawing")[0]
     for _ in range(40):
-        _, _, terminations, truncations, _ = vector.step(vector.action_space.sample())
+        actions, masks = vector.action_space.sample(), vector.action_masks
+        if not masks.all():  # some are not legal
+            actions = np.argmax(random.random(masks.shape) * masks, axis=1)
+        _, _, terminations, truncations, _ = vector.step(actions)
         if (terminations | truncations).any():
             break
         best = vector.call("drawing")[0]
