@@ -4,6 +4,8 @@ The names below are imported when first used, so that ``import shoal`` stays qui
 neither torch nor any environment library.
 """
 
+from __future__ import annotations  # workers under another interpreter import this too
+
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from shoal.errors import (
     EmulationError,
     EnvCheckError,
     EnvModuleError,
+    InterpreterError,
     LayoutError,
     ParameterError,
     PendingCallError,
@@ -43,6 +46,7 @@ __all__ = [
     "EnvModuleError",
     "ParameterError",
     "ClosedError",
+    "InterpreterError",
     "PendingCallError",
     "ResetNeededError",
     "StepTimeoutError",

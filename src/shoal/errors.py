@@ -17,6 +17,7 @@ __all__ = [
     "ClosedError",
     "PendingCallError",
     "ResetNeededError",
+    "InterpreterError",
     "StepTimeoutError",
     "WorkerDied",
     "ConfigError",
@@ -76,6 +77,10 @@ class PendingCallError(ShoalError):
 
 class ResetNeededError(ShoalError):
     """An episode is over, and with autoreset disabled its environment must be reset first."""
+
+
+class InterpreterError(ShoalError, ValueError):
+    """Workers can't run under this interpreter, or what they are to do can't be sent to it."""
 
 
 class StepTimeoutError(ShoalError, TimeoutError):

@@ -17,7 +17,7 @@ from pettingzoo import AECEnv, ParallelEnv
 
 import shoal
 from shoal.emulation.check import RULES, check_env
-from shoal.emulation.single import reproducible
+from shoal.emulation.old import reproducible
 from shoal.errors import EnvCheckError
 
 FAULT_STEP = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,10 +79,9 @@ def require_environment(env: Any) -> None:
 
 def is_multi_agent(env: Any) -> bool:
     """Whether `env` has PettingZoo's interface: parallel, or turn-based."""
-    import gymnasium
-
-    if isinstance(env, gymnasium.Env):  # some of these have agents too, behind one action space
-        return False
+    for library in ("gymnasium", "gym"):  # whoever has made one of theirs has imported it
+        if library in sys.modules and isinstance(env, sys.modules[library].Env):
+            return False  # some of these have agents too, behind one action space
     # The space methods take an agent; without possible_agents, only they are there before a reset.
     names = ("possible_agents", "agents", "agent_iter")
     return any(hasattr(env, name) for name in names) or callable(

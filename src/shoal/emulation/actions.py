@@ -8,13 +8,23 @@ Whatever row of the flat space is decoded, the environment receives a member of 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from shoal.emulation.layout import ARRAYS, Layout, Leaf, key_from_json, where
+from shoal.emulation.layout import (
+    ARRAYS,
+    Layout,
+    Leaf,
+    box_spec,
+    choice_spec,
+    key_from_json,
+    leaf_spec,
+    where,
+)
 from shoal.errors import ActionError, LayoutError
 
 __all__ = ["ActionLayout"]
@@ -32,8 +42,7 @@ class ActionLayout:
 
     Attributes:
         native: layout of the environment's own action space (``bytes`` form).
-        flat_space: the Gymnasium space of a flat action.
-        flat: layout of `flat_space` (``bytes`` form): one row of an array of actions.
+        flat: layout of a flat action (``bytes`` form): one row of an array of actions.
         identity: the flat row has the very bytes of the native row.
         num_masked: entries of an action mask: the number of categories of all discrete elements
             together, in the order of the leaves. 0 if nothing is discrete, or if there are more
@@ -49,18 +58,16 @@ class ActionLayout:
         self.num_masked = num_choices if num_choices <= MOST_MASKED else 0
         self.identity = len(leaves) == 1 and leaves[0].kind in ("box", "discrete", "binary")
         if self.identity:
-            self.flat_space = native.flat_space
+            spec = leaf_spec(leaves[0])
         else:
-            from gymnasium import spaces
-
             parts: dict[str, Any] = {}
             if continuous:
                 parts["continuous"] = _box(continuous)
             if discrete or not leaves:
-                low, count = all_choices(discrete)
-                parts["discrete"] = spaces.MultiDiscrete(count, start=low)
-            self.flat_space = spaces.Dict(parts) if len(parts) == 2 else next(iter(parts.values()))
-        self.flat = Layout.from_space(self.flat_space, name="action")
+                parts["discrete"] = choice_spec(*all_choices(discrete))
+            items = [[name, part] for name, part in parts.items()]
+            spec = {"kind": "Dict", "items": items} if len(parts) == 2 else items[0][1]
+        self.flat = Layout(spec, name="action")
         # For each discrete leaf: how to find its part of a nested mask, and how many entries.
         self.mask_parts = [
             (keys, leaf.kind, int(choices(leaf)[1].sum()))
@@ -76,6 +83,11 @@ class ActionLayout:
     ) -> ActionLayout:
         """Lay out an action space; see `Layout.from_space` for `max_len` and errors."""
         return cls(Layout.from_space(space, max_len=max_len, name=name))
+
+    @functools.cached_property
+    def flat_space(self) -> Any:
+        """The Gymnasium space of a flat action; the same object whenever asked."""
+        return self.flat.space
 
     def decode(self, row: np.ndarray) -> Any:
         """The environment's own action for one flat row (an array of `flat.shape`)."""
@@ -177,10 +189,8 @@ class ActionLayout:
                 )
 
 
-def _box(leaves: list[Leaf]) -> Any:
-    """One Box around several continuous leaves."""
-    from gymnasium import spaces
-
+def _box(leaves: list[Leaf]) -> dict[str, Any]:
+    """The spec of one Box around several continuous leaves."""
     dtype = np.result_type(
         np.float32, *[leaf.dtype for leaf in leaves if leaf.dtype[:5] == "float"]
     )
@@ -190,7 +200,7 @@ def _box(leaves: list[Leaf]) -> Any:
         ).astype(dtype)
         for b in ("low", "high")
     )
-    return spaces.Box(low, high, dtype=dtype.type)
+    return box_spec(low, high)
 
 
 def leaf_keys(spec: Mapping[str, Any], keys: tuple = ()) -> Iterator[tuple]:

@@ -13,30 +13,44 @@ Where all agents' spaces are laid out alike, that layout is the common one. Othe
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shoal.emulation.actions import ActionLayout, choices, is_discrete
-from shoal.emulation.layout import Layout
-from shoal.emulation.parallel import space_of
+from shoal.emulation.layout import Layout, box_spec, choice_spec
+from shoal.emulation.old import unwrapped
+from shoal.emulation.parallel import as_parallel, space_of
 from shoal.errors import EmulationError
 
-__all__ = ["AgentSpaces"]
+__all__ = ["AgentSpaces", "agents_of"]
 
-Layouts = tuple[Layout, ActionLayout]
+if TYPE_CHECKING:
+    Layouts = tuple[Layout, ActionLayout]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One agent's layouts, and the spaces it shows."""
+    """One agent's layouts, and its own spaces (observation, action)."""
 
     observation_layout: Layout
     action_layout: ActionLayout
-    observation_space: Any
-    action_space: Any
+    own: tuple[Any, Any]
+
+    @functools.cached_property
+    def shown(self) -> tuple[Any, Any]:
+        """The spaces of its flat rows; the same objects whenever asked.
+
+        A space that is flat already is shown itself, so that seeding it has its old effect.
+        """
+        flat = self.observation_layout.flat_space, self.action_layout.flat_space
+        observation, action = (
+            mine if mine == theirs else theirs for mine, theirs in zip(self.own, flat)
+        )
+        return observation, action
 
 
 class AgentSpaces:
@@ -74,7 +88,7 @@ class AgentSpaces:
         self._rules = (form, one_hot, max_len)
         self._members: dict[Any, Member] = {}
         # By the identity of both spaces, which the entry keeps alive: agents often share them.
-        self._by_space: dict[tuple[int, int], tuple[Any, Member]] = {}
+        self._by_space: dict[tuple[int, int], Member] = {}
         found = [self.layouts(agent) for agent in agents]
         if isinstance(pad, tuple):
             found.append(self._lay_out(*pad))
@@ -107,25 +121,17 @@ class AgentSpaces:
         return member.observation_layout, member.action_layout
 
     def member(self, agent: Any) -> Member:
-        """One agent's own layouts and spaces; the same objects whenever asked."""
+        """One agent's own layouts and spaces; the same object whenever asked."""
         member = self._members.get(agent)
         if member is None:
             observation = space_of(self.env, agent, "observation_space")
             action = space_of(self.env, agent, "action_space")
             key = (id(observation), id(action))
             if key not in self._by_space:
-                self._by_space[key] = ((observation, action), self._member(observation, action))
-            member = self._members[agent] = self._by_space[key][1]
+                layouts = self._lay_out(observation, action)
+                self._by_space[key] = Member(*layouts, (observation, action))
+            member = self._members[agent] = self._by_space[key]
         return member
-
-    def _member(self, observation: Any, action: Any) -> Member:
-        layouts = self._lay_out(observation, action)
-        # A space that is flat already is shown itself, so that seeding it has its old effect.
-        flat = (layouts[0].flat_space, layouts[1].flat_space)
-        shown = [
-            mine if mine == theirs else theirs for mine, theirs in zip((observation, action), flat)
-        ]
-        return Member(*layouts, *shown)
 
     def _lay_out(self, observation: Any, action: Any) -> Layouts:
         form, one_hot, max_len = self._rules
@@ -133,6 +139,42 @@ class AgentSpaces:
             Layout.from_space(observation, form, one_hot=one_hot, max_len=max_len, name="obs"),
             ActionLayout.from_space(action, max_len),
         )
+
+
+def agents_of(env: Any, max_agents: int | None) -> tuple[int, list | None, list]:
+    """Which agents an environment has.
+
+    Returns:
+        The number of rows for them, all agents there may be (None if it doesn't say), and those
+        whose spaces can be asked for.
+
+    Raises:
+        EmulationError: `max_agents` is missing or too small.
+    """
+    possible = list(getattr(env, "possible_agents", None) or ()) or None
+    num_slots = count_slots(env, possible, max_agents)
+    if possible is not None:
+        return num_slots, possible, possible
+    as_parallel(env).reset()  # only a reset shows what its agents are like
+    return num_slots, None, list(env.agents)
+
+
+def count_slots(env: Any, possible: list | None, max_agents: int | None) -> int:
+    """The number of rows for the agents of `env`."""
+    name = type(unwrapped(env)).__name__
+    if max_agents is None:
+        if possible is None:
+            raise EmulationError(
+                f"{name} has no possible_agents, so it doesn't say how many agents there may be; "
+                "give max_agents=N"
+            )
+        return len(possible)
+    least = 1 if possible is None else len(possible)
+    if not isinstance(max_agents, int) or max_agents < least:
+        raise EmulationError(
+            f"max_agents must be an integer of at least {least} for {name}, got {max_agents!r}"
+        )
+    return max_agents
 
 
 def common_layouts(layouts: list[Layouts]) -> Layouts:
@@ -151,13 +193,11 @@ def common_layouts(layouts: list[Layouts]) -> Layouts:
 
 def wide_observation(layouts: Iterable[Layout]) -> Layout:
     """A vector that holds a row of any of `layouts` at its beginning."""
-    from gymnasium import spaces
-
     layouts = list(layouts)
     dtype = layouts[0].dtype
     if any(layout.dtype != dtype for layout in layouts):
-        nbytes = max(layout.nbytes for layout in layouts)
-        wide: Any = spaces.Box(0, 255, (-(-nbytes // 8) * 8,), np.uint8)
+        low = np.zeros(-(-max(layout.nbytes for layout in layouts) // 8) * 8, np.uint8)
+        high = np.full_like(low, 255)
     else:
         size = max(layout.zeros().size for layout in layouts)
         low, high = np.zeros(size, dtype), np.zeros(size, dtype)
@@ -167,8 +207,7 @@ def wide_observation(layouts: Iterable[Layout]) -> Layout:
             # Where only some agents have an element, it is zero for the others.
             low[:n] = np.minimum(low[:n], floor)
             high[:n] = np.maximum(high[:n], roof)
-        wide = spaces.Box(low, high, dtype=dtype.type)
-    return Layout.from_space(wide, name="obs")
+    return Layout(box_spec(low, high), name="obs")
 
 
 def row_bounds(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -180,23 +219,21 @@ def row_bounds(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 def wide_action(layouts: Iterable[ActionLayout]) -> ActionLayout:
     """Actions of which any of `layouts` can use the first elements of each part."""
-    from gymnasium import spaces
-
     layouts = list(layouts)
     counts = longest([categories(layout)[1] for layout in layouts], np.int64)
     bounds = [continuous(layout) for layout in layouts]
     dtype = np.result_type(np.float32, *[low.dtype for low, _ in bounds])
     low = -longest([-low for low, _ in bounds], dtype)
     high = longest([high for _, high in bounds], dtype)
-    discrete: Any = spaces.MultiDiscrete(counts)
     if len(counts) == 1 and all(layout.flat.shape == () for layout in layouts):
-        discrete = spaces.Discrete(int(counts[0]))
+        counts = counts[0]
+    discrete, box = choice_spec(np.zeros_like(counts), counts), box_spec(low, high)
+    spec = {"kind": "Dict", "items": [["continuous", box], ["discrete", discrete]]}
     if not low.size:
-        return ActionLayout.from_space(discrete)
-    box = spaces.Box(low, high, dtype=dtype.type)
-    if not counts.size:
-        return ActionLayout.from_space(box)
-    return ActionLayout.from_space(spaces.Dict(continuous=box, discrete=discrete))
+        spec = discrete
+    elif not counts.size:
+        spec = box
+    return ActionLayout(Layout(spec, name="action"))
 
 
 def longest(vectors: list[np.ndarray], dtype: Any) -> np.ndarray:

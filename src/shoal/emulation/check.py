@@ -27,8 +27,9 @@ from shoal.emulation import is_multi_agent, require_environment
 from shoal.emulation.checked import checked
 from shoal.emulation.findings import ORDER, RULES, Finding, Log, Report
 from shoal.emulation.layout import Layout, kind_of, step
+from shoal.emulation.old import keywords, reproducible, unwrapped
 from shoal.emulation.parallel import space_of
-from shoal.emulation.single import SEEDING, keywords, reproducible, unwrapped
+from shoal.emulation.single import SeededNetHack
 from shoal.errors import EnvCheckError, LayoutError
 
 __all__ = ["RULES", "Finding", "Report", "check_env"]
@@ -393,7 +394,7 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
     """
     require_environment(env)
     log = Log()
-    if type(env) in SEEDING.values():
+    if isinstance(env, SeededNetHack):
         env = env.env  # what is asked is whether the environment itself reproduces
     if not isinstance(env, gymnasium.Env) and keywords(env) != {"seed", "options"}:
         log.tell("old-interface", "env", f"reset takes {keywords(env) or 'no arguments'}")

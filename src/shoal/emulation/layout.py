@@ -323,7 +323,7 @@ class Layout:
         from gymnasium import spaces
 
         if self.form == "bytes" and len(self.leaves) == 1:
-            return _leaf_space(self.leaves[0])
+            return _space(leaf_spec(self.leaves[0]))
         if self.dtype == np.uint8 and any(leaf.dtype != "uint8" for leaf in self.leaves):
             return spaces.Box(0, 255, self.shape, np.uint8)
         if self.dtype.kind == "f":
@@ -532,6 +532,41 @@ def key_from_json(key: Any) -> Any:
     return bytes.fromhex(parts[0]) if tag == "bytes" else tuple(map(key_from_json, parts))
 
 
+def box_spec(low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    """The spec of a Box with these bounds, two arrays of its shape and dtype."""
+    return {
+        "kind": "Box",
+        "dtype": low.dtype.name,
+        "shape": list(low.shape),
+        "low": _uniform(low),
+        "high": _uniform(high),
+    }
+
+
+def choice_spec(start: np.ndarray, count: np.ndarray, dtype: str = "int64") -> dict[str, Any]:
+    """The spec of a MultiDiscrete, or Discrete if the arrays have no axis."""
+    if start.shape == ():
+        return {"kind": "Discrete", "dtype": dtype, "n": int(count), "start": int(start)}
+    return {
+        "kind": "MultiDiscrete",
+        "dtype": dtype,
+        "nvec": count.tolist(),
+        "start": start.tolist(),
+    }
+
+
+def leaf_spec(leaf: Leaf) -> dict[str, Any]:
+    """The spec of a space that is this one leaf."""
+    if leaf.kind == "binary":
+        return {"kind": "MultiBinary", "dtype": leaf.dtype, "shape": list(leaf.shape)}
+    if leaf.kind == "box":
+        low, high = (
+            np.broadcast_to(b, leaf.shape).astype(leaf.dtype) for b in (leaf.low, leaf.high)
+        )
+        return box_spec(low, high)
+    return choice_spec(np.broadcast_to(leaf.low, leaf.shape), leaf.num_categories, leaf.dtype)
+
+
 def _uniform(bound: np.ndarray) -> Any:
     """A bound as a scalar where it is the same everywhere, else as nested lists."""
     first = bound.flat[0] if bound.size else bound.dtype.type(0)
@@ -735,20 +770,3 @@ def _discrete(n: int, start: int, dtype: str) -> Any:
     if dtype == "int64":
         return Discrete(n, start=start)
     return Discrete(n, start=start, dtype=np.dtype(dtype).type)
-
-
-def _leaf_space(leaf: Leaf) -> Any:
-    """The Gymnasium space of one leaf alone."""
-    from gymnasium import spaces
-
-    dtype = np.dtype(leaf.dtype).type
-    if leaf.kind == "binary":
-        return spaces.MultiBinary(leaf.shape[0] if len(leaf.shape) == 1 else list(leaf.shape))
-    if leaf.kind == "box":
-        low, high = (np.broadcast_to(b, leaf.shape).astype(dtype) for b in (leaf.low, leaf.high))
-        return spaces.Box(low, high, leaf.shape, dtype)
-    n = leaf.num_categories
-    if leaf.shape == ():
-        return _discrete(int(n), int(leaf.low), leaf.dtype)
-    start = np.broadcast_to(leaf.low, leaf.shape)
-    return spaces.MultiDiscrete(n, dtype, start=start)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import re
 import sys
@@ -24,10 +25,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shoal.emulation.single import reproducible
+from shoal.emulation.old import reproducible
 from shoal.errors import UnknownEnvError
 
-__all__ = ["Creator", "creator", "load_named"]
+__all__ = ["Creator", "creator", "load_named", "named"]
 
 # How ids begin (in lower case) whose plug-in module need not be named.
 PREFIXES = {
@@ -75,10 +76,16 @@ def creator(name: str, **kwargs: Any) -> Creator:
         UnknownEnvError: there is no such environment, or what it needs is not installed; the
             message suggests names that are near, or what to install.
     """
+    found = named(name, **kwargs)
+    _function(found.name)
+    return found
+
+
+def named(name: str, **kwargs: Any) -> Creator:
+    """The same for a name that another interpreter will look for: nothing is checked."""
     path, colon, function = name.partition(":")
     if path.endswith(".py"):
         name = f"{Path(path).resolve()}{colon}{function}"  # another process may run elsewhere
-    _function(name)
     return Creator(name, kwargs)
 
 
@@ -116,23 +123,45 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _registered(name: str) -> Callable[..., Any] | None:
-    """A function that makes a registered Gymnasium id (with or without its version), or None."""
-    if name not in (ids := _ids()) and not any(i.rpartition("-v")[0] == name for i in ids):
+    """A function that makes a registered id (with or without its version), or None."""
+    for library in _libraries():
+        ids = _ids(library)
+        if name in ids or any(i.rpartition("-v")[0] == name for i in ids):
+            break
+    else:
         return None
 
     def make(**kwargs: Any) -> Any:
-        import gymnasium
-
         # `shoal check` does what Gymnasium's checker does, and more; here it costs each step.
-        return gymnasium.make(name, **{"disable_env_checker": True, **kwargs})
+        if "disable_env_checker" in inspect.signature(library.make).parameters:
+            kwargs = {"disable_env_checker": True, **kwargs}
+        return library.make(name, **kwargs)
 
     return make
 
 
-def _ids() -> Iterable[str]:
-    import gymnasium
+def _libraries() -> list[Any]:
+    """The libraries that register ids: Gymnasium, and old gym if that is in use, or alone."""
+    found = []
+    try:
+        found.append(importlib.import_module("gymnasium"))
+    except ImportError:  # under another interpreter
+        pass
+    if not found or "gym" in sys.modules:
+        try:
+            found.append(importlib.import_module("gym"))
+        except ImportError:
+            pass
+    return found
 
-    return gymnasium.registry.keys()
+
+def _ids(library: Any = None) -> Iterable[str]:
+    """The ids that are registered, with one library or with all."""
+    ids: list[str] = []
+    for each in _libraries() if library is None else [library]:
+        registry = each.envs.registration.registry
+        ids += getattr(registry, "env_specs", registry)  # a class of its own before gym 0.26
+    return ids
 
 
 def _plugin(name: str) -> str | None:

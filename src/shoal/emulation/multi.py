@@ -29,14 +29,13 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from shoal.emulation.actions import ActionLayout
-from shoal.emulation.agent_spaces import AgentSpaces, own_row
+from shoal.emulation.agent_spaces import AgentSpaces, agents_of, own_row
 from shoal.emulation.layout import Layout
 from shoal.emulation.loop import Buffers
 from shoal.emulation.multi_loop import MultiDriver
-from shoal.emulation.parallel import as_parallel
+from shoal.emulation.old import unwrapped
 from shoal.emulation.rows import zero_rows
-from shoal.emulation.single import unwrapped
-from shoal.errors import ActionError, EmulationError, LayoutError
+from shoal.errors import ActionError, LayoutError
 
 __all__ = ["EmulatedMultiEnv", "Group"]
 
@@ -110,14 +109,9 @@ class EmulatedMultiEnv(ParallelEnv):
             "max_agents": max_agents,
             "pad": pad,
         }
-        possible = list(getattr(env, "possible_agents", None) or ()) or None
-        self.agents_per_env = count_slots(env, possible, max_agents)
+        self.agents_per_env, possible, known = agents_of(env, max_agents)
         if possible is not None:
             self.possible_agents = possible
-            known = possible
-        else:  # only a reset shows what its agents are like
-            as_parallel(env).reset()
-            known = list(env.agents)
         self._spaces = AgentSpaces(env, possible, known, form, one_hot, max_len, pad)
         growable = possible is None and not pad
         self._driver = MultiDriver(self._spaces, self.agents_per_env, growable)
@@ -183,13 +177,13 @@ class EmulatedMultiEnv(ParallelEnv):
         """The space of `agent`'s flat observations: its own, or the common one if padded."""
         if self._spaces.padded:
             return self._common[0]
-        return self._spaces.member(agent).observation_space
+        return self._spaces.member(agent).shown[0]
 
     def action_space(self, agent: Any) -> Any:
         """The space of `agent`'s flat actions: its own, or the common one if padded."""
         if self._spaces.padded:
             return self._common[1]
-        return self._spaces.member(agent).action_space
+        return self._spaces.member(agent).shown[1]
 
     @property
     def observation_spaces(self) -> dict:
@@ -307,21 +301,3 @@ class EmulatedMultiEnv(ParallelEnv):
 
     def __repr__(self) -> str:
         return f"<EmulatedMultiEnv{self.env!r}>"
-
-
-def count_slots(env: Any, possible: list | None, max_agents: int | None) -> int:
-    """The number of rows for the agents of `env`."""
-    name = type(unwrapped(env)).__name__
-    if max_agents is None:
-        if possible is None:
-            raise EmulationError(
-                f"{name} has no possible_agents, so it doesn't say how many agents there may be; "
-                "give max_agents=N"
-            )
-        return len(possible)
-    least = 1 if possible is None else len(possible)
-    if not isinstance(max_agents, int) or max_agents < least:
-        raise EmulationError(
-            f"max_agents must be an integer of at least {least} for {name}, got {max_agents!r}"
-        )
-    return max_agents

@@ -26,7 +26,7 @@ from shoal.emulation.layout import (
 )
 from shoal.errors import LayoutError
 
-__all__ = ["NumpyPacker"]
+__all__ = ["NumpyPacker", "RowPacker"]
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,76 @@ class NumpyPacker:
             edges = [self._unpack(node.children[1], arrays, (*index, i)) for i in range(num_edges)]
             links = np.array(arrays[first + node.num_leaves - 1][index][:num_edges])
         return graph_value(nodes, edges, links, spec)
+
+
+class RowPacker:
+    """Packs values into the rows of one array.
+
+    Quick where the space is made of arrays in Dicts and Tuples: then each leaf is one assignment
+    into an array of that leaf in all rows.
+
+    Args:
+        layout: of the values.
+        rows: array of shape ``(num_rows, n)`` whose rows begin with the bytes of the layout's.
+    """
+
+    def __init__(self, layout: Layout, rows: np.ndarray):
+        self.layout = layout
+        self.packer = NumpyPacker(layout)
+        row_nbytes = rows.nbytes // len(rows)
+        self.rows = rows.view(np.uint8).reshape(len(rows), row_nbytes)
+        self.direct = layout.form == "bytes" and only_arrays(layout.spec)
+        self.leaves = []
+        for leaf in layout.leaves if self.direct else ():
+            inner = np.empty(leaf.shape, leaf.dtype).strides
+            every = np.ndarray(
+                (len(rows), *leaf.shape),
+                leaf.dtype,
+                self.rows,
+                leaf.offset,
+                (row_nbytes, *inner),
+            )
+            self.leaves.append((every, every.dtype, leaf.shape, leaf))
+
+    def pack(self, value: Any, row: int) -> None:
+        """Write `value` into a row; see `Layout.pack` for the errors."""
+        if not self.direct:
+            packed = np.zeros(self.layout.shape, self.layout.dtype)
+            self.packer.pack(value, packed)
+            self.rows[row, : self.layout.nbytes] = packed.reshape(-1).view(np.uint8)
+            return
+        values: list[Any] = []
+        gather(self.packer.root, value, values)
+        for (array, dtype, shape, leaf), part in zip(self.leaves, values):
+            if type(part) is not np.ndarray or part.dtype is not dtype or part.shape != shape:
+                part = coerce(part, leaf, self.layout.name)
+            array[row] = part
+
+
+def only_arrays(spec: Mapping[str, Any]) -> bool:
+    """Whether a space is made of nothing but arrays in Dicts and Tuples, none of them empty."""
+    if spec["kind"] in ARRAYS:
+        return 0 not in array_of(spec)[1]
+    if spec["kind"] not in ("Dict", "Tuple") or not spec["items"]:
+        return False
+    children = spec["items"] if spec["kind"] == "Tuple" else [child for _, child in spec["items"]]
+    return all(map(only_arrays, children))
+
+
+def gather(node: Node, value: Any, into: list[Any]) -> None:
+    """Append the values of a node's leaves, which is one of `only_arrays`, in their order."""
+    if not node.children:
+        into.append(value)
+    elif node.spec["kind"] == "Tuple":
+        for child, part in zip(node.children, parts(value, node)):
+            gather(child, part, into)
+    else:
+        for key, child in zip(node.keys, node.children):
+            part = item(value, key, node, child)
+            if child.children:
+                gather(child, part, into)
+            else:
+                into.append(part)
 
 
 def check_row(layout: Layout, array: Any, write: bool) -> None:
@@ -369,11 +439,18 @@ def unstack(spec: Mapping[str, Any], value: Any) -> list[Any]:
     if spec["kind"] == "Dict" and spec["items"]:
         keys = [key_from_json(key) for key, _ in spec["items"]]
         columns = [unstack(child, value[key]) for key, (_, child) in zip(keys, spec["items"])]
-        return [dict(zip(keys, row)) for row in zip(*columns, strict=True)]
+        return [dict(zip(keys, row)) for row in same_length(columns)]
     if spec["kind"] == "Tuple" and spec["items"]:
-        columns = [unstack(child, part) for child, part in zip(spec["items"], value, strict=True)]
-        return list(zip(*columns, strict=True))
+        pairs = same_length([spec["items"], value])
+        return same_length([unstack(child, part) for child, part in pairs])
     return list(value)
+
+
+def same_length(columns: list[Any]) -> list[tuple]:
+    """``zip(*columns, strict=True)``, which Python 3.8 doesn't have."""
+    if len(set(map(len, columns))) > 1:
+        raise ValueError(f"expected columns of one length, got {list(map(len, columns))}")
+    return list(zip(*columns))
 
 
 def stack(spec: Mapping[str, Any], items: list[Any]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import random
 import warnings
 from collections.abc import Mapping
@@ -15,8 +14,9 @@ import numpy as np
 from shoal.emulation.actions import ActionLayout
 from shoal.emulation.layout import Layout
 from shoal.emulation.loop import DISABLED, Buffers, EnvLoop, SingleDriver
+from shoal.emulation.old import OldEnv, reproducible, unwrapped
 from shoal.emulation.rows import zero_rows
-from shoal.errors import EmulationError, LayoutError
+from shoal.errors import LayoutError
 
 __all__ = ["EmulatedEnv", "OldGymEnv", "SeededNetHack"]
 
@@ -149,126 +149,12 @@ class SeededNetHack(gymnasium.Wrapper):
         if self._seeds is not None:
             core, disp = self._seeds.randrange(2**31), self._seeds.randrange(2**31)
             try:
-                self.env.get_wrapper_attr("seed")(core=core, disp=disp, reseed=False)
+                unwrapped(self.env).seed(core=core, disp=disp, reseed=False)
             except RuntimeError as error:  # NetHackChallenge allows no seeds
                 warnings.warn(f"the seed has no effect: {error}", stacklevel=2)
                 self._seeds = None
         return self.env.reset(seed=seed, options=options or None)
 
 
-# Packages whose environments need more than ``reset(seed=...)`` to reproduce, and what does that.
-SEEDING: dict[str, Any] = {"nle": SeededNetHack}
-
-
-def reproducible(env: Any) -> Any:
-    """`env`, or a wrapper around it where its own ``reset(seed=...)`` does not reproduce."""
-    packages = {cls.__module__.partition(".")[0] for cls in type(unwrapped(env)).__mro__}
-    for package, wrapper in SEEDING.items():
-        if package in packages and isinstance(env, gymnasium.Env):
-            return wrapper(env)
-    return env
-
-
-class OldGymEnv(gymnasium.Env):
-    """An environment of old ``gym`` (or none) with Gymnasium's interface.
-
-    Understands steps of four values (``done`` counts as truncation where
-    ``info["TimeLimit.truncated"]`` says so) and of five, ``reset`` with or without ``seed`` and
-    ``options`` and with or without an info, and ``seed()`` methods. Says once which of them it
-    found.
-    """
-
-    def __init__(self, env: Any):
-        self.env = env
-        self.observation_space = env.observation_space
-        self.action_space = env.action_space
-        self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
-        self.render_mode = getattr(env, "render_mode", None)
-        self.spec = getattr(env, "spec", None)
-        self._old = OldReset(env)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        result = self._old.reset(seed, options)
-        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
-            return result
-        self._old.tell("old gym interface: reset() returns no info")
-        return result, {}
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
-        result = self.env.step(action)
-        if len(result) == 5:
-            return result
-        if len(result) != 4:
-            raise EmulationError(f"step: expected 5 values (or 4, old gym), got {len(result)}")
-        self._old.tell("old gym interface: step() returns four values")
-        observation, reward, done, info = result
-        truncated = bool(done) and bool(info.get("TimeLimit.truncated", False))
-        return observation, reward, bool(done) and not truncated, truncated, info
-
-    def render(self) -> Any:
-        if self.render_mode is None and "mode" in inspect.signature(self.env.render).parameters:
-            return self.env.render(mode="rgb_array")
-        return self.env.render()
-
-    def close(self) -> None:
-        if callable(getattr(self.env, "close", None)):
-            self.env.close()
-
-    @property
-    def unwrapped(self) -> Any:
-        return unwrapped(self.env)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "env":
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.env, name)
-
-    def __str__(self) -> str:
-        return f"<{type(self).__name__}{self.env}>"
-
-
-class OldReset:
-    """Calls an environment's ``reset`` with what it understands, and tells once what it lacks."""
-
-    def __init__(self, env: Any):
-        self.env = env
-        self.takes = keywords(env)
-        self._told: set[str] = set()
-
-    def tell(self, what: str) -> None:
-        """Warn of something old about the environment, if not done before."""
-        if what not in self._told:
-            self._told.add(what)
-            warnings.warn(f"{type(unwrapped(self.env)).__name__}: {what}", stacklevel=4)
-
-    def reset(self, seed: int | None, options: Any) -> Any:
-        """The result of ``reset``, as it is."""
-        given = {"seed": seed, "options": options}
-        known = {name: given[name] for name in self.takes if given[name] is not None}
-        if seed is not None and "seed" not in self.takes:
-            if callable(getattr(self.env, "seed", None)):
-                self.tell("reset() takes no seed; its seed() method is called instead")
-                self.env.seed(seed)
-            else:
-                self.tell("can't be seeded: neither reset(seed=) nor a seed() method")
-        if options is not None and "options" not in self.takes:
-            self.tell("reset() takes no options; they are ignored")
-        return self.env.reset(**known)
-
-
-def unwrapped(env: Any) -> Any:
-    """The innermost environment, also of one that has no such property."""
-    return getattr(env, "unwrapped", env)
-
-
-def keywords(env: Any) -> set[str]:
-    """Which of ``seed`` and ``options`` the environment's ``reset`` takes.
-
-    Wrappers of old ``gym`` pass ``**kwargs`` on, which says nothing about what lies inside.
-    """
-    parameters = inspect.signature(env.reset).parameters
-    names = {"seed", "options"}
-    found = names & parameters.keys()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        found |= keywords(env.env) if hasattr(env, "env") else names
-    return found
+class OldGymEnv(OldEnv, gymnasium.Env):
+    """An `OldEnv` that Gymnasium's wrappers take."""

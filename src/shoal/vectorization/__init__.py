@@ -40,6 +40,7 @@ def vectorize(
     pad: bool = False,
     debug: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
+    python: str | None = None,
 ) -> Vector:
     """Make many copies of an environment and step them in parallel.
 
@@ -83,21 +84,33 @@ def vectorize(
         form, one_hot, max_len, max_agents, pad, debug: as for `shoal.emulate`. With `debug`, every
             value is checked as well, and batches that have expired are overwritten.
         env_kwargs: keyword arguments for an id's constructor.
+        python: the executable of another interpreter for the workers (Python 3.8 or newer, with
+            NumPy and the environment), such as ``"venv/bin/python"``. It shares none of this one's
+            packages, and nothing pickled crosses: `env` must be a name, which is looked for there
+            (in old ``gym`` too), and seeds, options and arguments of calls must be numbers, text,
+            bytes, arrays, and lists, tuples, sets and dicts of them.
 
     Raises:
         ValueError: arguments that don't fit together.
+        InterpreterError: workers can't run under `python`, or `env` can't be sent to it.
         Exception: what creating an environment raised.
     """
     from gymnasium.vector import AutoresetMode
 
+    from shoal.emulation.make import named
     from shoal.vectorization.auto import choose_workers
     from shoal.vectorization.engine import usable_cores
     from shoal.vectorization.serial import SerialBackend
     from shoal.vectorization.vector import Vector
     from shoal.vectorization.workers import ProcessBackend
 
-    compiled = None if not isinstance(env, str) or ":" in env else find_compiled(env)
-    creators = make_creators(env, num_envs, env_kwargs)
+    if python is not None:
+        check_isolated(python, env, backend, start_method, debug)
+        compiled = None
+        creators: list[Any] = [named(env, **(env_kwargs or {}))] * check_num_envs(num_envs)
+    else:
+        compiled = None if not isinstance(env, str) or ":" in env else find_compiled(env)
+        creators = make_creators(env, num_envs, env_kwargs)
     num_envs = len(creators)
     mode = autoreset if isinstance(autoreset, AutoresetMode) else _autoreset(autoreset)
     if backend not in BACKENDS:
@@ -141,7 +154,12 @@ def vectorize(
         )
         return Vector(native, autoreset=mode, copy=copy, seed=seed, debug=debug)
     cores = usable_cores()
-    if backend == "auto" and num_workers is None and batch_size in (None, num_envs):
+    if (
+        backend == "auto"
+        and python is None
+        and num_workers is None
+        and (batch_size in (None, num_envs))
+    ):
         # The trial plays on, whoever will reset the environments later.
         tried_mode = AutoresetMode.NEXT_STEP if mode is AutoresetMode.DISABLED else mode
         trial: dict[str, Any] = {
@@ -200,6 +218,7 @@ def vectorize(
             start_method,
             timeout,
             affinity,
+            python,
         )
     return Vector(made, autoreset=mode, copy=copy, seed=seed, debug=debug)
 
@@ -240,9 +259,7 @@ def make_creators(
         if not env or not all(callable(creator) for creator in env):
             raise ValueError("env: expected a list of functions that create environments")
         return list(env)
-    count = 1 if num_envs is None else num_envs
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
+    count = check_num_envs(num_envs)
     if isinstance(env, str):
         return [creator(env, **(env_kwargs or {}))] * count
     if env_kwargs:
@@ -257,6 +274,40 @@ def make_creators(
         "env: expected an id, a function that creates an environment, a list of them, or an "
         f"emulated environment, got {type(env).__name__}"
     )
+
+
+def check_num_envs(num_envs: int | None) -> int:
+    """How many environments that is; ValueError unless at least one."""
+    count = 1 if num_envs is None else num_envs
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
+    return count
+
+
+def check_isolated(
+    python: str, env: Any, backend: str, start_method: str | None, debug: bool
+) -> None:
+    """Raise unless these arguments go with workers under the interpreter `python`."""
+    from shoal.errors import InterpreterError
+    from shoal.vectorization.processes import check_interpreter
+
+    if not isinstance(env, str):
+        raise InterpreterError(
+            "env: another interpreter can't take objects of this one; give a name that it knows "
+            f'("CartPole-v1", "module:function", "file.py:function"), not a {type(env).__name__}'
+        )
+    if backend not in ("auto", "multiprocess", "pool"):
+        raise ValueError(
+            'backend: only "multiprocess" and "pool" have workers, which python= is for; got '
+            f"{backend!r}"
+        )
+    if start_method not in (None, "spawn"):
+        raise ValueError(
+            f"start_method: another interpreter can only be spawned, got {start_method!r}"
+        )
+    if debug:
+        raise ValueError("debug: values can be checked in workers under this interpreter only")
+    check_interpreter(python)
 
 
 def creator(name: str, **kwargs: Any) -> Callable[[], Any]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import copyreg
-import functools
-import inspect
-import io
 import itertools
 import json
-import pickle
 import random
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
-import gymnasium
 import numpy as np
-from gymnasium.utils import EzPickle
 
 from shoal.emulation import emulate
 from shoal.emulation.layout import Layout
@@ -45,6 +37,7 @@ class EnvGroup:
         emulation: keyword arguments of `shoal.emulate`.
         mode: the loop's autoreset mode.
         seed: of this process's global generators, which are left alone if it is None.
+        wrap: `shoal.emulate`, or what stands for it under another interpreter.
 
     Attributes:
         envs: the emulated environments.
@@ -58,6 +51,7 @@ class EnvGroup:
         emulation: dict[str, Any],
         mode: int,
         seed: int | None,
+        wrap: Callable[..., Any] = emulate,
     ):
         if seed is not None:
             seed_globals(seed)
@@ -65,6 +59,7 @@ class EnvGroup:
         self.creators = creators
         self.first = first
         self.emulation = emulation
+        self.wrap = wrap
         self.envs: list[Any] = []
         for i in range(len(creators)):
             try:
@@ -81,7 +76,7 @@ class EnvGroup:
 
     def _create(self, i: int) -> Any:
         env = self.creators[i]()
-        return env if hasattr(env, "observation_layout") else emulate(env, **self.emulation)
+        return env if hasattr(env, "observation_layout") else self.wrap(env, **self.emulation)
 
     def recreate(self, i: int) -> None:
         """Put a new environment in the place of number `i`; its next step resets it."""
@@ -133,32 +128,25 @@ class EnvGroup:
 
     def get_state(self, i: int) -> dict[str, Any]:
         """Everything about environment `i` that decides how it goes on; see `Vector.get_state`."""
-        env = self.envs[i].env
-        base = getattr(env, "unwrapped", env)
-        own = own_methods(base)
-        file = io.BytesIO()
+        from shoal.vectorization.snapshots import save
+
+        loop = self.loop.get_state(i)
         try:
-            Saver(file, base if own else None).dump(env)
+            saved = save(self.envs[i].env, loop.pop("driver"))
         except Exception as error:
             raise EmulationError(
                 f"environment {self.first + i} can't be saved: it has no get_state() and "
                 f"set_state(), and can't be pickled ({type(error).__name__}: {error})"
             ) from error
-        state = {"loop": self.loop.get_state(i), "env": file.getvalue()}
-        if own:
-            state["own"] = own[0]()
-        return state
+        return {"loop": loop, "saved": saved}
 
     def set_state(self, i: int, state: dict[str, Any]) -> None:
         """Go on from what `get_state` returned."""
-        env = self.envs[i].env
-        base = getattr(env, "unwrapped", env)
-        self.envs[i].env = Loader(io.BytesIO(state["env"]), base).load()
-        own = own_methods(base)
-        if own:
-            own[1](state["own"])
+        from shoal.vectorization.snapshots import restore
+
+        self.envs[i].env, driver = restore(self.envs[i].env, state["saved"])
         self.loop.replace(i, self.envs[i].driver())
-        self.loop.set_state(i, state["loop"])
+        self.loop.set_state(i, {**state["loop"], "driver": driver})
 
     def close(self) -> None:
         """Close all environments, even if some fail; the first failure is raised at the end."""
@@ -172,56 +160,6 @@ class EnvGroup:
         self.envs = []
         if failure is not None:
             raise failure
-
-
-def own_methods(env: Any) -> tuple[Callable[[], Any], Callable[[Any], None]] | None:
-    """How an environment saves and restores itself, if it does."""
-    for names in (("get_state", "set_state"), ("clone_state", "restore_state")):
-        save, restore = (getattr(env, name, None) for name in names)
-        if callable(save) and callable(restore):
-            if "include_rng" in inspect.signature(save).parameters:  # Atari's
-                save = functools.partial(save, include_rng=True)
-            return save, restore
-    return None
-
-
-class Saver(cloudpickle.Pickler):
-    """Pickles an environment with all that it holds.
-
-    Args:
-        file: to write to.
-        base: the environment innermost, if it saves itself: just its place is kept.
-    """
-
-    def __init__(self, file: io.BytesIO, base: Any):
-        super().__init__(file)
-        self.base = base
-
-    def persistent_id(self, value: Any) -> str | None:
-        return "base" if self.base is not None and value is self.base else None
-
-    def reducer_override(self, value: Any) -> Any:
-        # Gymnasium's EzPickle keeps only the arguments: what comes back begins from nothing.
-        if isinstance(value, EzPickle):
-            create = copyreg.__newobj__, (type(value),)  # type: ignore[attr-defined]
-            return (*create, value.__dict__, None, None, restore_attributes)
-        return super().reducer_override(value)
-
-
-class Loader(pickle.Unpickler):
-    """Loads what `Saver` pickled, around the innermost environment that is there."""
-
-    def __init__(self, file: io.BytesIO, base: Any):
-        super().__init__(file)
-        self.base = base
-
-    def persistent_load(self, name: str) -> Any:
-        return self.base
-
-
-def restore_attributes(value: Any, attributes: dict[str, Any]) -> None:
-    """Set attributes, without regard to `__setstate__`."""
-    value.__dict__.update(attributes)
 
 
 def close_quietly(envs: list[Any]) -> None:
@@ -330,6 +268,8 @@ def wrapper_names(env: Any) -> set[tuple[str, str]]:
 
     Names, because a class itself could be sent to a worker only by importing its module there.
     """
+    import gymnasium
+
     names: set[tuple[str, str]] = set()
     while isinstance(env, gymnasium.Wrapper):
         names |= {(cls.__module__, cls.__qualname__) for cls in type(env).__mro__}

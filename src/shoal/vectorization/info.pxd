@@ -43,6 +43,7 @@ cdef class InfoWriter:
     cdef Py_ssize_t num_slots, stride, capacity, last
     cdef readonly uint32_t number
     cdef list schemas, constants, new_schemas, new_constants, notes
+    cdef object dumps
     cdef dict fits                      # signature -> whether slots have room for it
     cdef set noted
     cpdef object write(self, object info, Py_ssize_t slot)
@@ -58,6 +59,7 @@ cdef class InfoReader:
     cdef dict known                     # number of a writer -> its schemas, its constants
     cdef uint64_t batch
     cdef int64_t writer                 # of the slot read last, or -1
+    cdef object loads
     cdef list announced, constants      # its schemas and constants
     cpdef object learn(self, bytes message)
     cpdef dict read(self, cnp.ndarray slots, fetch)

@@ -10,7 +10,8 @@ the reader.
     slot      uint32 tag, uint32 writer, then at fixed offsets 8 bytes for each number, the bytes
               of each array, and what each text or constant needs, then the text itself
     tag       EMPTY, SPILLED or FIRST_SCHEMA + the writer's number of the schema
-    message   uint32 length of the announcements, announcements (a pickle), info (a pickle)
+    message   uint32 length of the announcements, announcements, info: two pickles, or what `dumps`
+              of the writer makes, which only `loads` of the reader understands
 
 Invariants:
 - A slot has one writer at a time, and the engine orders its bytes (release) before the batch that
@@ -45,7 +46,6 @@ import pickle
 import warnings
 from enum import Enum
 
-import cloudpickle
 import numpy as np
 
 from shoal.errors import EmulationError, ShoalError
@@ -167,9 +167,11 @@ cdef class InfoWriter:
             `capacity` is a multiple of 8, at least 8. Kept alive, not copied.
         number: of this writer, less than ``2**32``; the reader must never have met another writer
             of the same number, so a process that replaces another needs a new one.
+        dumps: what makes messages, instead of pickling.
     """
 
-    def __cinit__(self, slots, uint32_t number):
+    def __cinit__(self, slots, uint32_t number, dumps=None):
+        self.dumps = dumps
         self.slots = check_slots(slots, True)
         self.slots_array = slots
         self.num_slots, self.capacity = slots.shape
@@ -323,7 +325,7 @@ cdef class InfoWriter:
         data = self._dump(info)
         announcements = b""
         if self.new_schemas or self.new_constants or self.notes:
-            announcements = pickle.dumps((
+            announcements = (self.dumps or pickle.dumps)((
                 self.number,
                 self.new_schemas,
                 [(number, self._dump(value)) for number, value in self.new_constants],
@@ -333,9 +335,13 @@ cdef class InfoWriter:
         return len(announcements).to_bytes(4, "little") + announcements + data
 
     def _dump(self, value):
+        if self.dumps is not None:
+            return self.dumps(value)
         try:
             return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         except Exception:
+            import cloudpickle  # which workers with other messages don't have
+
             return cloudpickle.dumps(self._picklable(value, "info", 10))
 
     def _picklable(self, value, path, depth):
@@ -347,6 +353,8 @@ cdef class InfoWriter:
                 )
                 for key, item in value.items()
             }
+        import cloudpickle
+
         try:
             cloudpickle.dumps(value)
             return value
@@ -425,9 +433,14 @@ cdef bint describe(key, value, list fields, list constants) except -1:
 
 
 cdef class InfoReader:
-    """Assembles what `InfoWriter`s wrote, of any number of workers."""
+    """Assembles what `InfoWriter`s wrote, of any number of workers.
 
-    def __cinit__(self):
+    Args:
+        loads: what reads their messages, if they are no pickles.
+    """
+
+    def __cinit__(self, loads=None):
+        self.loads = loads
         self.schemas = {}
         self.known = {}
         self.announced, self.constants, self.writer = [], [], -1
@@ -440,17 +453,20 @@ cdef class InfoReader:
         data = memoryview(message)
         end = 4 + int.from_bytes(data[:4], "little")
         if end > 4:
-            writer, schemas, constants, notes = pickle.loads(data[4:end])
+            writer, schemas, constants, notes = (self.loads or pickle.loads)(data[4:end])
             if writer not in self.known:
                 self.known[writer] = [None] * MAX_SCHEMAS, [None] * MAX_CONSTANTS
             for number, signature in schemas:
                 schema = self.schemas.setdefault(signature, Schema(signature))
                 self.known[writer][0][number] = schema
             for number, constant in constants:
-                self.known[writer][1][number] = load(constant, None)
+                self.known[writer][1][number] = self._load(constant, None)
             for note in notes:
                 warnings.warn(note, RuntimeWarning)
         return data[end:]
+
+    def _load(self, data, default):
+        return load(data, default) if self.loads is None else self.loads(data)
 
     cpdef dict read(self, cnp.ndarray slots, fetch):
         """The infos in `slots`, one row each, as Gymnasium's dict of arrays with ``_key`` masks.
@@ -482,7 +498,7 @@ cdef class InfoReader:
             if tag == EMPTY:
                 continue
             if tag == SPILLED:
-                add_info(infos, load(spilled[row], {}), row, num_rows)
+                add_info(infos, self._load(spilled[row], {}), row, num_rows)
                 continue
             schema = self._schema(slot, row)
             if schema.batch != self.batch:
@@ -510,7 +526,7 @@ cdef class InfoReader:
             tag = (<const uint32_t*>(start + row * stride))[0]
             info = {}
             if tag == SPILLED:
-                info = load(spilled[row], {})
+                info = self._load(spilled[row], {})
             elif tag != EMPTY:
                 schema = self._schema(start + row * stride, row)
                 rebuild(schema, 0, info, self.constants, start + row * stride)

@@ -16,9 +16,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shoal.errors import InterpreterError
+from shoal.vectorization import pickle_messages
 from shoal.vectorization.worker import (
     THREAD_LIMITS,
     receive_message,
@@ -27,18 +29,31 @@ from shoal.vectorization.worker import (
     send_message,
 )
 
-__all__ = ["START_METHODS", "UNKNOWN_EXIT", "Process", "Starter"]
+__all__ = ["START_METHODS", "UNKNOWN_EXIT", "Process", "Starter", "check_interpreter"]
 
 START_METHODS = ("fork", "forkserver", "spawn")
 UNKNOWN_EXIT = 1 << 16  # the exit code of a process that somebody else has waited for
+OLDEST_PYTHON = 3, 8
 CHECK_MILLISECONDS = 100  # how often a wait for a message looks whether the process lives
 
 # A child that runs one function of `worker.py` on inherited descriptors. The path comes first, for
 # it says where this package is.
 COMMAND = (
     "import sys; sys.path[:] = {path!r}; "
+    "from shoal.vectorization import pickle_messages; "
     "from shoal.vectorization.worker import run_and_exit, {function}; "
-    "run_and_exit({function}, {arguments})"
+    "run_and_exit({function}, {arguments}, pickle_messages)"
+)
+
+# The same for another interpreter, whose path stays its own: of all that lies beside this package,
+# it gets this package alone.
+ISOLATED_COMMAND = (
+    "import sys, importlib.util as util; "
+    "spec = util.spec_from_file_location('shoal', {package!r}); "
+    "sys.modules['shoal'] = util.module_from_spec(spec); "
+    "spec.loader.exec_module(sys.modules['shoal']); "
+    "from shoal.vectorization.isolated import run; "
+    "run({arguments})"
 )
 
 
@@ -141,10 +156,12 @@ class Starter:
     Args:
         method: one of `START_METHODS`.
         arena_fd, outbox_fd: what every worker inherits.
+        python: another interpreter, which ``"spawn"`` starts instead of this one.
     """
 
-    def __init__(self, method: str, arena_fd: int, outbox_fd: int):
+    def __init__(self, method: str, arena_fd: int, outbox_fd: int, python: str | None = None):
         self.method = method
+        self.python = python
         self.fds = arena_fd, outbox_fd
         self._exitcodes: dict[int, int] = {}
         self._popens: dict[int, subprocess.Popen] = {}  # spawn
@@ -173,15 +190,26 @@ class Starter:
 
     def _run(self, function: str, fd: int, *arguments: bool) -> subprocess.Popen:
         fds = (fd, *self.fds)
-        path = [os.path.abspath(entry) if entry == "" else entry for entry in sys.path]
         values = ", ".join(map(repr, (*fds, os.getpid(), *arguments)))
-        code = COMMAND.format(path=path, function=function, arguments=values)
-        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        environ = {**THREAD_LIMITS, **os.environ}
+        if self.python is not None:
+            package = os.path.abspath(sys.modules["shoal"].__file__ or "")
+            command = [
+                self.python,
+                "-c",
+                ISOLATED_COMMAND.format(package=package, arguments=values),
+            ]
+            environ = isolated_environ(environ)
+        else:
+            path = [os.path.abspath(entry) if entry == "" else entry for entry in sys.path]
+            code = COMMAND.format(path=path, function=function, arguments=values)
+            flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+            command = [sys.executable, *flags, "-c", code]
         return subprocess.Popen(
-            [sys.executable, *flags, "-c", code],
+            command,
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
-            env={**THREAD_LIMITS, **os.environ},
+            env=environ,
             process_group=0,  # so that Ctrl-C in a terminal reaches this process only
         )
 
@@ -198,7 +226,7 @@ class Starter:
                 # Handlers of the parent's are not for its workers.
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                known = (*self.fds, parent, thread_stays, mask, creators)
+                known = (*self.fds, parent, thread_stays, pickle_messages, mask, creators)
                 run_and_exit(run_worker, theirs.detach(), *known)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -298,3 +326,39 @@ class Starter:
 def in_main_thread() -> bool:
     """Whether this is the main thread, whose end is that of the process."""
     return threading.current_thread() is threading.main_thread()
+
+
+def isolated_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables without those that tell this interpreter where its packages are."""
+    names = {"PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"}
+    return {name: value for name, value in environ.items() if name not in names}
+
+
+def check_interpreter(python: str) -> None:
+    """Raise InterpreterError unless workers can run under this interpreter.
+
+    Args:
+        python: path of its executable, or its name on the ``PATH``.
+    """
+    code = "import sys; print(*sys.version_info[:2]); import numpy"
+    try:
+        done = subprocess.run(
+            [python, "-c", code],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=isolated_environ(os.environ),
+            timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InterpreterError(f"python: {python!r} can't be run: {error}") from None
+    version = tuple([int(number) for number in done.stdout.split()])
+    if version < OLDEST_PYTHON:
+        found = ".".join(map(str, version)) or "no Python"
+        raise InterpreterError(
+            f"python: workers need Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and "
+            f"{python!r} is {found}"
+        )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InterpreterError(f"python: {python!r} can't import NumPy, which workers need: {last}")

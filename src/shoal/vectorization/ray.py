@@ -21,6 +21,7 @@ from shoal.emulation.actions import ActionLayout
 from shoal.emulation.layout import Layout
 from shoal.emulation.rows import row_fields
 from shoal.errors import StepTimeoutError, WorkerDied
+from shoal.vectorization import pickle_messages
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.envs import EnvGroup, check_same
 from shoal.vectorization.info import add_info, items_of
@@ -47,7 +48,7 @@ class Actor:
                 creators, setup["first"], setup["emulation"], setup["mode"], setup["seed"]
             )
         except Exception as error:
-            return error_message(error, f"while actor {setup['worker']} started")
+            return error_message(pickle_messages, error, f"while actor {setup['worker']} started")
         env = self.group.envs[0]
         self.arena = Arena(
             env.observation_layout,
@@ -69,7 +70,9 @@ class Actor:
         self.arena.arrays["actions"][first : first + len(actions)] = actions
         self.stepper.run_all(ops, requests, 0)
         if self.stepper.failure is not None:
-            return error_message(self.stepper.failure, f"in actor {self.setup['worker']}")
+            return error_message(
+                pickle_messages, self.stepper.failure, f"in actor {self.setup['worker']}"
+            )
         infos, self.stepper.infos = self.stepper.infos, []
         blocks = self.arena.blocks[0]
         names = row_fields(*self.arena.layouts).keys() & blocks.keys()
@@ -77,7 +80,7 @@ class Actor:
 
     def call(self, message: bytes) -> bytes:
         """Call a method of the group for each environment."""
-        return answer_call(self.group, pickle.loads(message))
+        return answer_call(pickle_messages, self.group, pickle.loads(message))
 
     def close(self) -> None:
         """Close the environments."""
@@ -168,7 +171,7 @@ class RayBackend:
         self._infos = {}
         for w, answer in enumerate(answers):
             if isinstance(answer, bytes):
-                raise read_error(answer)
+                raise read_error(pickle_messages, answer)
             rows, infos = answer
             first = self._first[w] * self._agents
             for name, array in rows.items():
@@ -238,7 +241,7 @@ class RayBackend:
 def unpack(answer: bytes) -> bytes:
     """What a message says; raises the error in it."""
     if answer[:1] == b"\1":
-        raise read_error(answer)
+        raise read_error(pickle_messages, answer)
     return answer[1:]
 
 

@@ -300,7 +300,7 @@ def serve(
     Stepper stepper,
     memory,
     int worker,
-    number,
+    InfoWriter writer,
     command: Callable[[int], None],
     requests: Callable[[], dict],
     spill: Callable[[int, bytes], None],
@@ -312,7 +312,7 @@ def serve(
         stepper: has the environments of this worker.
         memory: the arena's, which begins with the control block.
         worker: this worker's index.
-        number: of this process as a writer of infos, which no other has had.
+        writer: of infos, into the slots of the arena.
         command: called with the argument of each command.
         requests: receives the (seed, options) of environments that are to be reset, or the actions
             of those that are given one.
@@ -322,7 +322,6 @@ def serve(
     cdef Worker me = Worker(memory, worker)
     cdef int code, op, ok = OK, interrupted = INTERRUPTED, first_command = COMMAND
     cdef Py_ssize_t env, row, place, agents = stepper.agents
-    cdef InfoWriter writer = InfoWriter(stepper.arena.arrays["infos"], number)
     cdef int64_t start
     cdef dict known = {}
     cdef list infos

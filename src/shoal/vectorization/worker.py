@@ -2,21 +2,23 @@
 
 The parent and a worker share three things:
 
-- a socket for pickled messages: what to build, the description that answers it, seeds and options
-  of resets, calls and their results;
+- a socket for messages (`pickle_messages`, `json_messages`): what to build, the description that
+  answers it, seeds and options of resets, calls and their results;
 - the arena, through which all steps go (`arena.py`, c/sync.h);
 - the outbox, a file in memory for the rare results of steps that fit no fixed place: spilled infos
   and exceptions. Each row of the arena and each worker has a region of its own, which is written
   before the row is reported and read before the row is used again; it never blocks.
 
 A worker ends when its parent closes the vector or is gone, see `end_with_parent`.
+
+All that `run_worker` uses also runs under Python 3.8 without any of our packages but NumPy: see
+`isolated.py`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import select
 import signal
 import socket
@@ -27,12 +29,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import cloudpickle
-
-from shoal.errors import EmulationError
+from shoal.emulation import emulate
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import die_with_parent
 from shoal.vectorization.envs import EnvGroup, check_same
+from shoal.vectorization.info import InfoWriter
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import Stepper, serve
 
@@ -126,16 +127,20 @@ def run_worker(
     outbox_fd: int,
     parent: int,
     thread_stays: bool,
+    messages: Any,
     mask: set[int] | None = None,
     creators: Sequence[Callable[[], Any]] | None = None,
+    wrap: Callable[..., Any] = emulate,
 ) -> int:
     """The whole life of a worker.
 
     Args:
         socket_fd, arena_fd, outbox_fd: what it shares with the vector's process.
         parent, thread_stays: see `end_with_parent`.
+        messages: the module that makes messages.
         mask: the signals that are to be blocked.
         creators: the functions that create the environments, if it is a fork that has them.
+        wrap: what emulates them.
 
     Returns:
         Its exit code.
@@ -149,29 +154,31 @@ def run_worker(
     connection.setblocking(True)
     outbox = Outbox(outbox_fd)
     try:
-        setup = pickle.loads(receive_message(connection))
+        setup = messages.loads(receive_message(connection))
         worker = setup["worker"]
         if setup["affinity"] is not None:
             os.sched_setaffinity(0, setup["affinity"])
-        sys.path[:] = setup["path"]
+        if setup["path"] is not None:
+            sys.path[:] = setup["path"]
         # Environments may hold proxies of a `multiprocessing.Manager`, which ask for this.
         multiprocessing.current_process().authkey = setup["authkey"]
         limit_threads()
         try:
             if creators is None:
-                creators = cloudpickle.loads(setup["creators"])
+                creators = messages.create(setup["creators"])
             group = EnvGroup(
-                creators, setup["first"], setup["emulation"], setup["mode"], setup["seed"]
+                creators, setup["first"], setup["emulation"], setup["mode"], setup["seed"], wrap
             )
             if setup["description"] is not None:
                 check_same(setup["description"], group.description(), group.first)
         except Exception as error:
-            send_message(connection, error_message(error, f"while worker {worker} started"))
+            said = error_message(messages, error, f"while worker {worker} started")
+            send_message(connection, said)
             return 1
         for env, options in setup["options"].items():
             group.set_options(env - group.first, options)
         send_message(connection, b"\0" + group.description().encode())
-        geometry = pickle.loads(receive_message(connection))
+        geometry = messages.loads(receive_message(connection))
         env = group.envs[0]
         arena = Arena(
             env.observation_layout, env.action_layout, env.agents_per_env, **geometry["arena"]
@@ -183,22 +190,23 @@ def run_worker(
         region = arena.num_rows + worker
 
         def command(argument: int) -> None:
-            call = pickle.loads(receive_message(connection))
-            send_message(connection, answer_call(group, call))
+            call = messages.loads(receive_message(connection))
+            send_message(connection, answer_call(messages, group, call))
 
         def requests() -> dict[int, Any]:
-            return cloudpickle.loads(receive_message(connection))
+            return messages.loads(receive_message(connection))
 
         def failed(error: Exception) -> None:
-            outbox.put(region, error_message(error, f"in worker {worker}"))
+            outbox.put(region, error_message(messages, error, f"in worker {worker}"))
 
-        serve(stepper, memory, worker, setup["writer"], command, requests, outbox.put, failed)
+        writer = InfoWriter(arena.arrays["infos"], setup["writer"], messages.dump_info)
+        serve(stepper, memory, worker, writer, command, requests, outbox.put, failed)
     except (EOFError, ConnectionError):
         return 1  # the parent is gone, or has given this worker up
     try:
         group.close()
     except Exception as error:
-        outbox.put(region, error_message(error, f"while worker {worker} closed"))
+        outbox.put(region, error_message(messages, error, f"while worker {worker} closed"))
         return CLOSE_FAILED
     return 0
 
@@ -230,27 +238,23 @@ def outlive(parent: int) -> NoReturn:
     raise AssertionError
 
 
-def answer_call(group: EnvGroup, call: tuple[str, dict[int, tuple]]) -> bytes:
+def answer_call(messages: Any, group: EnvGroup, call: tuple[str, dict[int, bytes]]) -> bytes:
     """Carry out a call on each of its environments; the message that answers it."""
     method, arguments = call
     results = {}
     for env, each in arguments.items():
         try:
-            results[env] = getattr(group, method)(env - group.first, *cloudpickle.loads(each))
+            results[env] = getattr(group, method)(env - group.first, *messages.loads(each))
         except Exception as error:
-            return error_message(error, f"in {method} of environment {env}")
+            return error_message(messages, error, f"in {method} of environment {env}")
     try:
-        return b"\0" + cloudpickle.dumps(results)
+        return b"\0" + messages.dumps_any(results)
     except Exception as error:
-        return error_message(error, f"sending the results of {method}")
+        return error_message(messages, error, f"sending the results of {method}")
 
 
-def error_message(error: Exception, where: str) -> bytes:
-    """An exception as a message, from which `read_error` makes it again.
-
-    Exceptions that don't survive pickling, as many whose constructors take several arguments, keep
-    their type and what they say. Where even the type can't be sent, what they say is left.
-    """
+def error_message(messages: Any, error: Exception, where: str) -> bytes:
+    """An exception as a message, from which `read_error` makes it again."""
     trace = traceback.TracebackException.from_exception(error)
     trace.__notes__ = None  # they go along as they are
     text = "".join(trace.format()).rstrip()
@@ -259,37 +263,13 @@ def error_message(error: Exception, where: str) -> bytes:
         said = str(error)
     except Exception:
         said = "(can't be printed)"
-    name = f"{type(error).__module__}.{type(error).__qualname__}: {said}"
-    for content in (error, (type(error), error.args), (type(error), (said,))):
-        try:
-            data = cloudpickle.dumps(content)
-            rebuild(pickle.loads(data))
-            break
-        except Exception:
-            data = b""
-    return b"\1" + pickle.dumps((data, name, notes))
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    return b"\1" + messages.dump_error(error, said, name, notes)
 
 
-def read_error(message: bytes | bytearray) -> Exception:
+def read_error(messages: Any, message: bytes | bytearray) -> Exception:
     """The exception that `error_message` packed."""
-    data, name, notes = pickle.loads(message[1:])
-    try:
-        error = rebuild(pickle.loads(data))
-    except Exception:  # its class isn't known here, or there is nothing
-        error = EmulationError(name)
-    object.__setattr__(error, "__notes__", notes)
-    return error
-
-
-def rebuild(content: Any) -> Exception:
-    """An exception from itself, or from its type and arguments without calling its constructor."""
-    error = content
-    if isinstance(content, tuple):
-        error = content[0].__new__(content[0], *content[1])
-    if not isinstance(error, Exception):
-        raise TypeError(f"expected an exception, got {error!r}")
-    str(error)  # must be printable
-    return error
+    return messages.load_error(message[1:])
 
 
 def limit_threads() -> None:
@@ -303,13 +283,15 @@ def limit_threads() -> None:
 # -- the fork server ------------------------------------------------------------------------------
 
 
-def fork_server(server_fd: int, arena_fd: int, outbox_fd: int, parent: int) -> None:
+def fork_server(server_fd: int, arena_fd: int, outbox_fd: int, parent: int, messages: Any) -> None:
     """Fork a worker for each socket that arrives, and report how each of them ends.
 
     It runs in a process of its own with nothing in it but the imports that all workers need: no
     threads, no CUDA. It ends, and its workers with it, when the parent closes the other end or is
     gone.
     """
+    import shoal.emulation.single  # noqa: F401 (all workers will need it: forks have it already)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=server_fd)
     wake_read, wake_write = os.pipe()
@@ -348,7 +330,7 @@ def fork_server(server_fd: int, arena_fd: int, outbox_fd: int, parent: int) -> N
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for fd in (server_fd, wake_read, wake_write):
                     os.close(fd)
-                run_and_exit(run_worker, fds[0], arena_fd, outbox_fd, me, True)
+                run_and_exit(run_worker, fds[0], arena_fd, outbox_fd, me, True, messages)
             children.add(pid)
             os.close(fds[0])
             server.send(b"%d\n" % pid)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import time
@@ -27,11 +26,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from shoal.emulation.actions import ActionLayout
 from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
+from shoal.vectorization import json_messages, pickle_messages
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import (
     DEAD,
@@ -85,8 +84,12 @@ class ProcessBackend:
         start_method: str | None = None,
         timeout: float | None = None,
         affinity: Sequence[int] | None = None,
+        python: str | None = None,
     ):
         self.name = name
+        self._messages: Any = pickle_messages
+        if python is not None:
+            self._messages, start_method = json_messages, "spawn"
         self.num_envs = len(creators)
         self.num_workers = num_workers
         self.batch_size = batch_size
@@ -110,7 +113,7 @@ class ProcessBackend:
                 "first": self._first[w],
                 "creators": None
                 if self._inherited
-                else pickle_creators(creators[self._first[w] : self._first[w + 1]]),
+                else send_creators(creators[self._first[w] : self._first[w + 1]], python),
                 "emulation": emulation,
                 "mode": mode,
                 "seed": (base + self._first[w]) % 2**32,
@@ -118,7 +121,9 @@ class ProcessBackend:
                 "profile": profile,
                 "affinity": None if affinity is None else [affinity[w % len(affinity)]],
                 "authkey": bytes(multiprocessing.current_process().authkey),
-                "path": [os.path.abspath(entry) if entry == "" else entry for entry in sys.path],
+                "path": None
+                if python is not None
+                else [os.path.abspath(entry) if entry == "" else entry for entry in sys.path],
                 # These are for workers that take the place of another.
                 "description": None,
                 "options": {},
@@ -130,7 +135,7 @@ class ProcessBackend:
         self._outbox = Outbox(self._outbox_fd)
         self._processes: list[Process] = []
         self._starting: set[int] = set()  # workers whose first message has not been read
-        self._starter = Starter(method, self._memory_fd, self._outbox_fd)
+        self._starter = Starter(method, self._memory_fd, self._outbox_fd, python)
         self._control: Any = None  # a Parent, as soon as there is an arena
         try:
             self._start_all(order)
@@ -143,7 +148,7 @@ class ProcessBackend:
     def _start_all(self, order: str) -> None:
         for setup in self._setups:
             self._processes.append(self._starter.start(self._inherit(setup["worker"])))
-            self._processes[-1].send(pickle.dumps(setup))
+            self._processes[-1].send(self._messages.dumps(setup))
         descriptions: dict[int, str] = {}
         while len(descriptions) < self.num_workers:  # whoever fails first is heard first
             for w, process in enumerate(self._processes):
@@ -163,7 +168,7 @@ class ProcessBackend:
             "num_workers": self.num_workers,
             "control_nbytes": control_nbytes(*counts),
         }
-        self._geometry = pickle.dumps({"arena": geometry})
+        self._geometry = self._messages.dumps({"arena": geometry})
         self.arena = Arena(observation_layout, ActionLayout(action_layout), agents, **geometry)
         os.ftruncate(self._memory_fd, self.arena.nbytes)
         memory = map_memory(self._memory_fd, self.arena.nbytes)
@@ -172,7 +177,7 @@ class ProcessBackend:
         for w, process in enumerate(self._processes):
             self._control.set_peer(w, process.pid, process.pidfd)
             process.send(self._geometry)
-        self._infos = InfoReader()
+        self._infos = InfoReader(self._messages.load_info)
         self._restarts = 0
         self._failures = [0] * self.num_workers  # in a row
         self._begun = [0] * self.num_workers  # what `num_done` was when each worker was started
@@ -191,7 +196,7 @@ class ProcessBackend:
         except (EOFError, OSError):
             raise self._death(worker) from None
         if message[:1] == b"\1":
-            raise read_error(message)
+            raise read_error(self._messages, message)
         return message[1:]
 
     def _heard(self, worker: int, deadline: float | None) -> None:
@@ -224,7 +229,7 @@ class ProcessBackend:
                     if isinstance(ops, int) or ops[env] == RESET  # an int: all have a request
                 ]
                 if mine:
-                    messages[w] = cloudpickle.dumps({env: requests[env] for env in mine})
+                    messages[w] = self._messages.dumps({env: requests[env] for env in mine})
         if not isinstance(ops, int):
             for op in np.unique(ops):
                 control.post(np.flatnonzero(ops == op), int(op))
@@ -256,7 +261,8 @@ class ProcessBackend:
                 return block
             self._open()  # or has another thread closed it?
             if block == -FAILED:
-                raise read_error(self._outbox.get(self.arena.num_rows + control.culprit))
+                message = self._outbox.get(self.arena.num_rows + control.culprit)
+                raise read_error(self._messages, message)
             if block != -DEAD:
                 raise self._late("batch")
             try:
@@ -327,7 +333,7 @@ class ProcessBackend:
             "owing": envs - set(outstanding),
         }
         try:
-            process.send(pickle.dumps(setup))
+            process.send(self._messages.dumps(setup))
             process.send(self._geometry)
         except (EOFError, OSError):
             pass  # dead again, which the next wait will say
@@ -368,9 +374,10 @@ class ProcessBackend:
         messages = {}
         for w in range(self.num_workers):
             mine = range(self._first[w], self._first[w + 1])
-            each = {e: cloudpickle.dumps(arguments[e]) for e in mine if arguments[e] is not None}
+            given = {e: arguments[e] for e in mine if arguments[e] is not None}
+            each = {e: self._messages.dumps(one) for e, one in given.items()}
             if each:
-                messages[w] = pickle.dumps((method, each))
+                messages[w] = self._messages.dumps((method, each))
         results: list[Any] = [None] * self.num_envs
         failure = None
         try:
@@ -388,7 +395,7 @@ class ProcessBackend:
                 except Exception as error:
                     failure = failure or error
                     continue
-                for env, result in cloudpickle.loads(answer).items():
+                for env, result in self._messages.loads(answer).items():
                     results[env] = result
         except TimeoutError:
             raise StepTimeoutError(
@@ -430,7 +437,8 @@ class ProcessBackend:
             for w, process in enumerate(self._processes):
                 process.wait(max(0.0, deadline - time.monotonic()))
                 if process.poll() == CLOSE_FAILED and failure is None:
-                    failure = read_error(self._outbox.get(self.arena.num_rows + w))
+                    message = self._outbox.get(self.arena.num_rows + w)
+                    failure = read_error(self._messages, message)
             if control is not None:
                 while not control.release() and time.monotonic() < deadline:
                     time.sleep(0.001)  # another thread waits, and is about to see that all are dead
@@ -444,10 +452,12 @@ class ProcessBackend:
             raise failure
 
 
-def pickle_creators(creators: Sequence[Callable[[], Any]]) -> bytes:
-    """Functions as workers can take them."""
+def send_creators(creators: Sequence[Callable[[], Any]], python: str | None) -> Any:
+    """Functions as workers can take them: pickled, or, under another interpreter, as names."""
+    if python is not None:
+        return [(creator.name, dict(creator.kwargs)) for creator in creators]  # type: ignore[attr-defined]
     try:
-        return cloudpickle.dumps(list(creators))
+        return pickle_messages.dumps(list(creators))
     except Exception as error:
         error.add_note(
             "env: the functions that create environments are sent to the workers, so all that "

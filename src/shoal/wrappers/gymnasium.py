@@ -38,7 +38,7 @@ from gymnasium.vector.utils import batch_space, create_empty_array, create_share
 
 from shoal.emulation.layout import ARRAYS, Layout, kind_of
 from shoal.errors import ActionError, LayoutError, StepTimeoutError
-from shoal.vectorization import vectorize
+from shoal.vectorization import pickle_messages, vectorize
 from shoal.vectorization.engine import usable_cores
 from shoal.vectorization.envs import find_attribute
 from shoal.vectorization.worker import error_message, read_error
@@ -98,12 +98,15 @@ class Failure:
         self.trace = trace
 
     def __reduce__(self) -> Any:
-        return unpack_failure, (error_message(self.error, "in an environment"), self.trace)
+        return unpack_failure, (
+            error_message(pickle_messages, self.error, "in an environment"),
+            self.trace,
+        )
 
 
 def unpack_failure(message: bytes, trace: str) -> Failure:
     """The failure that was pickled."""
-    return Failure(read_error(message), trace)
+    return Failure(read_error(pickle_messages, message), trace)
 
 
 class SubEnv(gymnasium.Env):

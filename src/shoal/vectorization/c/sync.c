@@ -640,6 +640,10 @@ int shoal_revive(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pid
 
 /* ---- a worker -------------------------------------------------------------------------------- */
 
+size_t shoal_worker_size(void) {
+    return sizeof(shoal_worker);
+}
+
 void shoal_worker_attach(shoal_worker *worker, void *memory, uint32_t id) {
     memset(worker, 0, sizeof *worker);
     attach(&worker->sync, memory);

@@ -284,6 +284,7 @@ void shoal_complete_for(shoal_parent *parent, uint32_t env);
 int shoal_revive(shoal_parent *parent, uint32_t worker, int32_t pid, int32_t pidfd);
 
 /* The worker's side. */
+size_t shoal_worker_size(void); /* for callers that can't see the struct */
 void shoal_worker_attach(shoal_worker *worker, void *memory, uint32_t id);
 /* Wait until there is an entry. OK, INTERRUPTED, DEAD (the parent) or CLOSED. */
 int shoal_wait_work(shoal_worker *worker);
