@@ -377,7 +377,7 @@ def arrays(space: spaces.Space, value: Any, max_len: Any = None, path: str = "")
         dtype = space.dtype.newbyteorder("=")
         return np.zeros(space.shape, dtype) if absent else np.asarray(value, dtype)
     if isinstance(space, spaces.Text):
-        codes = [list(space.character_list).index(char) + 1 for char in value or ""]
+        codes = [sorted(space.character_set).index(char) + 1 for char in value or ""]
         chars = np.zeros(space.max_length, np.uint8 if len(space.character_set) < 256 else np.int32)
         chars[: len(codes)] = codes
         return {"length": np.array(len(codes), np.int32), "chars": chars}

@@ -1,6 +1,5 @@
 """Environments with random episodes, in which every observation depends on all that came before."""
 
-import copy
 import functools
 import random
 
@@ -8,6 +7,39 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
+
+
+def draw(space, rng):
+    """A member of a space, the same whatever the version of Gymnasium."""
+
+    def several(item):
+        return tuple([draw(item, rng) for _ in range(rng.integers(5))])
+
+    if isinstance(space, spaces.Box):
+        low, high = np.maximum(space.low, -9.0), np.minimum(space.high, 300.0)
+        return np.array(rng.uniform(low, high), space.dtype)
+    if isinstance(space, spaces.Discrete):
+        return space.start + rng.integers(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return rng.integers(space.nvec)
+    if isinstance(space, spaces.MultiBinary):
+        return rng.integers(2, size=space.n).astype(np.int8)
+    if isinstance(space, spaces.Text):
+        letters = sorted(space.character_set)
+        return "".join(letters[i] for i in rng.integers(len(letters), size=rng.integers(1, 9)))
+    if isinstance(space, spaces.Dict):
+        return {key: draw(space[key], rng) for key in sorted(space.spaces)}
+    if isinstance(space, spaces.Tuple):
+        return tuple(draw(part, rng) for part in space.spaces)
+    if isinstance(space, spaces.OneOf):
+        tag = rng.integers(len(space.spaces))
+        return tag, draw(space.spaces[tag], rng)
+    if isinstance(space, spaces.Sequence):
+        return several(space.feature_space)
+    nodes = rng.uniform(0, 1, (rng.integers(1, 5), 2)).astype(np.float32)
+    edges = rng.integers(space.edge_space.n, size=rng.integers(1, 5))
+    links = rng.integers(len(nodes), size=(len(edges), 2)).astype(np.int32)
+    return spaces.GraphInstance(nodes, edges, links)
 
 
 class Everything(gymnasium.Env):
@@ -36,19 +68,16 @@ class Everything(gymnasium.Env):
     )
 
     def __init__(self):
-        self.observation_space = copy.deepcopy(self.observation_space)  # its own generators
         self.state = np.zeros(3)  # one array for ever, so that a late look at it shows
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
         self.state[:] = self.np_random.normal(size=3)
         self.left = self.np_random.geometric(0.08)
         return self.observation(), {"born": 1.0, "options": options and dict(options)}
 
     def observation(self):
-        return {**self.observation_space.sample(), "state": self.state}
+        return {**draw(self.observation_space, self.np_random), "state": self.state}
 
     def step(self, action):
         assert self.action_space.contains(action)

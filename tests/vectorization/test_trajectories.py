@@ -9,6 +9,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
 import shoal
+from tests.other_python import PYTHONS
+from tests.vectorization import environments
 from tests.vectorization.environments import Crowd, Everything
 
 NUM_ENVS = 6
@@ -24,6 +26,10 @@ BACKENDS = {
     "forkserver": {"backend": "multiprocess", "num_workers": 4, "start_method": "forkserver"},
     "spawn": {"backend": "multiprocess", "num_workers": 2, "start_method": "spawn"},
     "pool": {"backend": "pool", "num_workers": 4, "batch_size": 2},
+    "compiled": {"backend": "multiprocess", "num_workers": 2, "python": "compiled"},
+    "plain": {"backend": "multiprocess", "num_workers": 2, "python": "plain"},
+    "old": {"backend": "multiprocess", "num_workers": 2, "python": "old"},
+    "old, pool": {"backend": "pool", "num_workers": 3, "batch_size": 2, "python": "old"},
     "pool, fixed": {"backend": "pool", "num_workers": 2, "batch_size": 3, "order": "fixed"},
 }
 
@@ -124,9 +130,13 @@ def serial(name, mode, steps):
 def compare(name, mode, backend, steps):
     create, options = ENVS[name]
     expected = serial(name, mode, steps)
-    vector = shoal.vectorize(
-        create, NUM_ENVS, autoreset=mode, seed=11, **options, **BACKENDS[backend]
-    )
+    how = dict(BACKENDS[backend])
+    if "python" in how:
+        how["python"] = PYTHONS[how["python"]]()
+        partial = create if isinstance(create, functools.partial) else functools.partial(create)
+        create = f"{environments.__file__}:{partial.func.__name__}"
+        how["env_kwargs"] = partial.keywords
+    vector = shoal.vectorize(create, NUM_ENVS, autoreset=mode, seed=11, **options, **how)
     for env, (ours, theirs) in enumerate(zip(play(vector, steps), expected)):
         for step, (mine, other) in enumerate(zip(ours, theirs)):
             for what in other:

@@ -262,7 +262,7 @@ class Layout:
         Returns:
             Dicts and tuples as in the space, with an array of shape ``(*batch, *leaf.shape)`` in
             place of each leaf. Text becomes ``{"length", "chars"}`` (codes: 0 is padding, i stands
-            for the i-th character of the charset), Sequence ``{"length", "items"}``, Graph
+            for the i-th character of the charset, sorted), Sequence ``{"length", "items"}``, Graph
             ``{"num_nodes", "num_edges", "nodes", "edges", "edge_links"}``, OneOf
             ``{"tag", "options"}``.
         """
@@ -425,12 +425,12 @@ def _spec(space: Any, path: str, max_len: Any, name: str) -> dict[str, Any]:
         dtype = np.dtype(getattr(space, "dtype", None) or np.int8)
         return {"kind": kind, "dtype": dtype.name, "shape": sizes}
     if kind == "Text":
-        chars = getattr(space, "character_list", None) or sorted(space.character_set)
         return {
             "kind": kind,
             "min_length": int(space.min_length),
             "max_length": int(space.max_length),
-            "charset": "".join(chars),
+            # Its own order may be that of a set, which is another one in each process.
+            "charset": "".join(sorted(space.character_set)),
         }
     if kind == "Dict":
         items = [

@@ -87,8 +87,9 @@ def vectorize(
         python: the executable of another interpreter for the workers (Python 3.8 or newer, with
             NumPy and the environment), such as ``"venv/bin/python"``. It shares none of this one's
             packages, and nothing pickled crosses: `env` must be a name, which is looked for there
-            (in old ``gym`` too), and seeds, options and arguments of calls must be numbers, text,
-            bytes, arrays, and lists, tuples, sets and dicts of them.
+            (in old ``gym`` too), or a list of names; and `env_kwargs`, options of resets and
+            arguments of calls must be numbers, text, bytes, arrays, and lists, tuples, sets and
+            dicts of them.
 
     Raises:
         ValueError: arguments that don't fit together.
@@ -97,7 +98,6 @@ def vectorize(
     """
     from gymnasium.vector import AutoresetMode
 
-    from shoal.emulation.make import named
     from shoal.vectorization.auto import choose_workers
     from shoal.vectorization.engine import usable_cores
     from shoal.vectorization.serial import SerialBackend
@@ -105,9 +105,8 @@ def vectorize(
     from shoal.vectorization.workers import ProcessBackend
 
     if python is not None:
-        check_isolated(python, env, backend, start_method, debug)
-        compiled = None
-        creators: list[Any] = [named(env, **(env_kwargs or {}))] * check_num_envs(num_envs)
+        compiled, creators = None, isolated_creators(env, num_envs, env_kwargs)
+        check_isolated(python, backend, start_method, debug)
     else:
         compiled = None if not isinstance(env, str) or ":" in env else find_compiled(env)
         creators = make_creators(env, num_envs, env_kwargs)
@@ -284,18 +283,38 @@ def check_num_envs(num_envs: int | None) -> int:
     return count
 
 
-def check_isolated(
-    python: str, env: Any, backend: str, start_method: str | None, debug: bool
-) -> None:
-    """Raise unless these arguments go with workers under the interpreter `python`."""
+def isolated_creators(
+    env: Any, num_envs: int | None, env_kwargs: Mapping[str, Any] | None
+) -> list[Any]:
+    """A `Creator` for each environment: all of `env` that another interpreter can take."""
+    from shoal.emulation.make import Creator, named
     from shoal.errors import InterpreterError
+
+    many = isinstance(env, (list, tuple))
+    found = []
+    for each in env if many else [env]:
+        if isinstance(each, str):
+            each = named(each, **(env_kwargs or {}))
+        elif isinstance(each, Creator):
+            each = named(each.name, **{**each.kwargs, **(env_kwargs or {})})
+        else:
+            raise InterpreterError(
+                "env: another interpreter can't take objects of this one; give a name that it "
+                'knows ("CartPole-v1", "module:function", "file.py:function"), not a '
+                f"{type(each).__name__}"
+            )
+        found.append(each)
+    if not many:
+        return found * check_num_envs(num_envs)
+    if not found or num_envs not in (None, len(found)):
+        raise ValueError(f"num_envs is {num_envs}, but {len(found)} names were given")
+    return found
+
+
+def check_isolated(python: str, backend: str, start_method: str | None, debug: bool) -> None:
+    """Raise unless these arguments go with workers under the interpreter `python`."""
     from shoal.vectorization.processes import check_interpreter
 
-    if not isinstance(env, str):
-        raise InterpreterError(
-            "env: another interpreter can't take objects of this one; give a name that it knows "
-            f'("CartPole-v1", "module:function", "file.py:function"), not a {type(env).__name__}'
-        )
     if backend not in ("auto", "multiprocess", "pool"):
         raise ValueError(
             'backend: only "multiprocess" and "pool" have workers, which python= is for; got '

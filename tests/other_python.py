@@ -1,0 +1,85 @@
+"""Interpreters that share none of our packages, for workers to run under."""
+
+import functools
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Gymnasium knows all spaces from 1.0 on, and Python 3.9 up to 1.1.
+MODERN = ["numpy<2.1", "gymnasium==1.1.1", "pettingzoo==1.25.0"]
+OLD_GYM = ["numpy<1.24", "gym==0.21.0", "pettingzoo==1.14.0"]
+
+
+def find_python(*versions):
+    """An interpreter of one of these versions, on the path or among pyenv's, or None."""
+    for version in versions:
+        own = shutil.which(f"python{version}")
+        pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+        for found in [own] * bool(own) + pyenv:
+            done = subprocess.run([found, "-c", "import venv, ensurepip"], capture_output=True)
+            if done.returncode == 0:
+                return str(found)
+    return None
+
+
+@functools.cache
+def make_venv(name, versions, packages):
+    """The interpreter of a virtual environment with these packages, or why there is none.
+
+    It is made once, into ``build/``, and stays.
+    """
+    folder = ROOT / "build" / "pythons" / name
+    python = folder / "bin" / "python"
+    done = folder / "done"
+    if done.exists() and done.read_text() == repr((versions, packages)):
+        return str(python), None
+    base = find_python(*versions)
+    if base is None:
+        return None, f"there is no Python {' or '.join(versions)}"
+    shutil.rmtree(folder, ignore_errors=True)
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    try:
+        for command in (
+            [base, "-m", "venv", folder],
+            [*pip, "setuptools<66", "wheel<0.40"],
+            [*pip, "--no-build-isolation", *packages],
+        ):
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=280)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        return None, f"{error}: {str(error.stderr)[-500:]}"
+    done.write_text(repr((versions, packages)))
+    return str(python), None
+
+
+def old_python():
+    """Python 3.9 with Gymnasium 1.1 and NumPy 2.0; skips the test if it can't be had."""
+    python, why = make_venv("modern", ("3.9",), tuple(MODERN))
+    if python is None:
+        pytest.skip(why)
+    return python
+
+
+def old_gym_python():
+    """Python 3.8 or 3.9 with gym 0.21, PettingZoo 1.14 and NumPy 1; skips the test else."""
+    python, why = make_venv("old-gym", ("3.8", "3.9"), tuple(OLD_GYM))
+    if python is None:
+        pytest.skip(why)
+    return python
+
+
+@functools.cache
+def plain_python():
+    """This interpreter, but for our compiled modules: their twins take their places."""
+    folder = ROOT / "build" / "pythons"
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "plain"
+    script.write_text(f'#!/bin/sh\nSHOAL_COMPILED=0 exec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+PYTHONS = {"compiled": lambda: sys.executable, "plain": plain_python, "old": old_python}
