@@ -63,6 +63,21 @@ class Faulty(gymnasium.Env):
         self._do("close")
 
 
+def by_name(where="", deed=(), when=1, length=10**9):
+    """A `Faulty` whose deed comes as names and arguments, as it can cross to other interpreters."""
+    return Faulty(
+        where, deed and functools.partial(*[globals().get(a, a) for a in deed]), when, length
+    )
+
+
+def names(deed):
+    """A deed as `by_name` takes it."""
+    if isinstance(deed, functools.partial):
+        parts = (deed.func, *deed.args)
+        return [getattr(part, "__name__", part) for part in parts]
+    return [deed.__name__] if deed else []
+
+
 class Talkative(Faulty):
     """Puts a large value into the info of every step."""
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import shoal
+from shoal.emulation.make import Creator
 from shoal.errors import (
     ClosedError,
     EmulationError,
@@ -26,11 +27,12 @@ from shoal.errors import (
     WorkerDied,
 )
 from shoal.vectorization import vectorize
+from tests.other_python import old_python, plain_python
 from tests.vectorization import faulty
 from tests.vectorization.faulty import Faulty, Talkative
 
 ROOT = Path(__file__).parents[2]
-METHODS = ["fork", "forkserver", "spawn"]
+METHODS = ["fork", "forkserver", "spawn", "old"]  # the last: under an older Python
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -44,7 +46,17 @@ def make(num_envs, faults, num_workers=2, **kwargs):
     kwargs.setdefault("backend", "multiprocess")
     if kwargs["backend"] != "serial":
         kwargs["num_workers"] = num_workers
-    return vectorize(creators(num_envs, faults), **kwargs)
+    functions = creators(num_envs, faults)
+    if kwargs.get("start_method") in ("old", "plain"):
+        kwargs["python"] = (old_python if kwargs.pop("start_method") == "old" else plain_python)()
+        functions = [
+            Creator(f"{faulty.__file__}:by_name", dict(zip(("where", "deed", "when"), arguments)))
+            for arguments in (
+                [faulty.names(a) if callable(a) else a for a in function.args]
+                for function in functions
+            )
+        ]
+    return vectorize(functions, **kwargs)
 
 
 def step(vector, count=1):
@@ -103,7 +115,7 @@ def wait_until(condition, seconds=5.0):
 # -- exceptions -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["serial", "multiprocess", "pool"])
+@pytest.mark.parametrize("backend", ["serial", "multiprocess", "pool", "old"])
 @pytest.mark.parametrize(
     ("where", "when", "said"),
     [
@@ -114,9 +126,13 @@ def wait_until(condition, seconds=5.0):
     ],
 )
 def test_an_exception_arrives_as_what_it_is(backend, where, when, said):
-    kwargs = {"batch_size": 6} if backend == "pool" else {}
+    kwargs = {"backend": backend}
+    if backend == "pool":
+        kwargs["batch_size"] = 6
+    elif backend == "old":
+        kwargs = {"start_method": "old"}
     with pytest.raises(KeyError) as caught:
-        vector = make(6, {3: (where, faulty.fail, when)}, backend=backend, **kwargs)
+        vector = make(6, {3: (where, faulty.fail, when)}, **kwargs)
         vector.reset(seed=7)
         step(vector, 5)
         vector.reset(seed=10)
@@ -164,10 +180,14 @@ def is_running(pid):
         (faulty.raise_chained, "RuntimeError", "code 13"),
     ],
 )
-@pytest.mark.parametrize("where", ["init", "step", "call"])
-def test_exceptions_that_resist_pickling_keep_their_type(deed, type_name, text, where):
+@pytest.mark.parametrize(
+    ("method", "where"), [("fork", "init"), ("fork", "step"), ("fork", "call"), ("plain", "step")]
+)
+def test_exceptions_that_resist_pickling_keep_their_type(deed, type_name, text, method, where):
+    if (method, type_name) == ("plain", "LocalError"):
+        pytest.skip("nothing is pickled, so the class can't be known here")
     with pytest.raises(Exception) as caught:
-        vector = make(2, {0: (where, deed, 1)}, 1, start_method="fork")
+        vector = make(2, {0: (where, deed, 1)}, 1, start_method=method)
         vector.reset()
         pids(vector)
         step(vector)
@@ -185,10 +205,11 @@ def test_an_exception_without_words():
         step(vector)
 
 
+@pytest.mark.parametrize("method", [None, "old"])
 @pytest.mark.parametrize("where", ["init", "reset", "step", "call", "close"])
-def test_a_huge_message_arrives_whole(where):
+def test_a_huge_message_arrives_whole(where, method):
     with pytest.raises(ValueError, match="xxx") as caught:
-        vector = make(2, {1: (where, faulty.raise_huge, 1)})
+        vector = make(2, {1: (where, faulty.raise_huge, 1)}, start_method=method)
         vector.reset()
         step(vector)
         pids(vector)
@@ -206,8 +227,9 @@ def test_the_first_of_many_exceptions_is_whole():
         assert re.search(r"raised by environment (0|32) \(seed \1,", notes(caught.value))
 
 
-def test_a_failing_call_leaves_the_vector_as_it_is():
-    vector = make(4, {2: ("call", faulty.fail, 1)})
+@pytest.mark.parametrize("method", [None, "old"])
+def test_a_failing_call_leaves_the_vector_as_it_is(method):
+    vector = make(4, {2: ("call", faulty.fail, 1)}, start_method=method)
     vector.reset()
     with pytest.raises(KeyError) as caught:
         pids(vector)
@@ -266,6 +288,8 @@ DEATHS = [
     ("forkserver", faulty.leave, "ended with exit code 7"),
     ("spawn", faulty.ask_to_leave, "ended with exit code 5"),
     ("fork", faulty.ask_to_leave, "ended with exit code 5"),
+    ("old", faulty.segfault, "was killed by SIGSEGV.*exit code -11"),
+    ("old", faulty.ask_to_leave, "ended with exit code 5"),
 ]
 
 
@@ -592,12 +616,13 @@ def test_options_that_cannot_be_sent_are_refused_before_anything_is_told():
 # -- restart --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["serial", "multiprocess"])
+@pytest.mark.parametrize("backend", ["serial", "multiprocess", "old"])
 @pytest.mark.parametrize("where", ["reset", "step"])
 def test_restart_replaces_an_environment_that_raises(backend, where, tmp_path):
     deed = faulty.once_in(tmp_path, "flag", faulty.fail)
     faults = {1: (where, deed, 3 if where == "step" else 1)}
-    vector = make(4, faults, backend=backend, on_error="restart")
+    how = {"start_method": "old"} if backend == "old" else {"backend": backend}
+    vector = make(4, faults, on_error="restart", **how)
     vector.reset(seed=0)
     rows = []
     for _ in range(6):
@@ -650,9 +675,10 @@ def test_restart_replaces_a_worker_that_dies(method, where, tmp_path):
     vector.close()
 
 
+@pytest.mark.parametrize("method", [None, "plain"])
 @pytest.mark.parametrize("autoreset", ["next_step", "same_step", "disabled"])
-def test_environments_that_were_done_before_the_death_say_so_in_their_next_row(autoreset):
-    vector = make(4, {}, on_error="restart", autoreset=autoreset)
+def test_environments_that_were_done_before_the_death_say_so_in_their_next_row(autoreset, method):
+    vector = make(4, {}, on_error="restart", autoreset=autoreset, start_method=method)
     vector.reset(seed=0)
     step(vector, 3)
     os.kill(pids(vector)[2], signal.SIGKILL)
@@ -687,8 +713,9 @@ def test_a_worker_that_died_between_steps_is_replaced_before_a_call():
     vector.close()
 
 
-def test_options_of_automatic_resets_survive_a_restart():
-    vector = make(2, {}, on_error="restart")
+@pytest.mark.parametrize("method", [None, "old"])
+def test_options_of_automatic_resets_survive_a_restart(method):
+    vector = make(2, {}, on_error="restart", start_method=method)
     vector.reset()
     vector.set_options({"blob": b"1234"})
     os.kill(pids(vector)[1], signal.SIGKILL)

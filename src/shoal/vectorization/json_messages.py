@@ -140,8 +140,11 @@ def decode(value: Any) -> Any:
 
 
 def known(module: str, name: str) -> Any:
-    """What a module that has been imported here calls `name`, or None."""
+    """What a module (or file) that has been imported here calls `name`, or None."""
     found: Any = sys.modules.get(module)
+    if found is None and module.endswith(".py"):
+        files = ((getattr(each, "__file__", None), each) for each in list(sys.modules.values()))
+        found = next((each for file, each in files if file == module), None)
     for part in name.split("."):
         found = getattr(found, part, None)
     return found
@@ -161,7 +164,8 @@ def dump_error(error: Exception, said: str, name: str, notes: list[str]) -> byte
         arguments = encode(error.args, False)
     except Exception:
         arguments = encode((said,), False)
-    return dumps([kind.__module__, kind.__qualname__, arguments, said, f"{name}: {said}", notes])
+    known_as = kind.__module__, kind.__qualname__
+    return json.dumps([*known_as, arguments, said, f"{name}: {said}", notes]).encode()
 
 
 def load_error(message: bytes | bytearray) -> Exception:

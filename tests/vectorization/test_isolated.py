@@ -1,0 +1,290 @@
+"""Workers under another interpreter: what old libraries need, and what can cross."""
+
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+import shoal
+from shoal.errors import EmulationError, InterpreterError, UnknownEnvError
+from shoal.vectorization import json_messages
+from tests.other_python import old_gym_python, old_python, plain_python
+from tests.vectorization import faulty
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(path, code):
+    path.write_text(code)
+    return f"{path}:create"
+
+
+def test_an_environment_of_old_gym(tmp_path):
+    """Python 3.8, gym 0.21: four values, no seed in reset, no info, rewards that are arrays."""
+    code = """
+import sys
+import gym, numpy as np
+
+class Old(gym.Env):
+    observation_space = gym.spaces.Dict({
+        "at": gym.spaces.Box(-1, 1, (2,), np.float32), "left": gym.spaces.Discrete(20)})
+    action_space = gym.spaces.Tuple((gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (1,))))
+
+    def seed(self, seed=None):
+        self.random = np.random.RandomState(seed)
+
+    def reset(self):
+        self.left = 3
+        return self.look()
+
+    def look(self):
+        return {"at": self.random.uniform(-1, 1, 2).astype(np.float32), "left": self.left}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.left -= 1
+        info = {"TimeLimit.truncated": bool(action[0] == 0), "python": sys.version[:3]}
+        return self.look(), np.float32([action[0]]), self.left == 0, info
+
+def create():
+    return Old()
+"""
+    name = write(tmp_path / "old.py", code)
+    vector = shoal.vectorize(name, 2, python=old_gym_python(), num_workers=2, seed=5)
+    assert vector.single_action_space == gymnasium.spaces.Dict(
+        continuous=gymnasium.spaces.Box(-1, 1, (1,)), discrete=gymnasium.spaces.MultiDiscrete([3])
+    )
+    observations, infos = vector.reset()
+    view = vector.observation_layout.view(observations)
+    for env in range(2):
+        drawn = np.random.RandomState(5 + env).uniform(-1, 1, 2).astype(np.float32)
+        assert view["at"][env].tolist() == drawn.tolist()
+    assert infos == {} and view["left"].tolist() == [3, 3]
+    actions = {"continuous": np.zeros((2, 1), np.float32), "discrete": np.array([[0], [2]])}
+    for _ in range(3):
+        _, rewards, terminations, truncations, infos = vector.step(actions)
+        assert rewards.tolist() == [0, 2]
+    assert terminations.tolist() == [False, True] and truncations.tolist() == [True, False]
+    assert infos["python"][0] in ("3.8", "3.9")
+    vector.close()
+
+
+def test_a_registered_id_of_old_gym():
+    vector = shoal.vectorize("CartPole-v0", 2, python=old_gym_python(), num_workers=1, seed=1)
+    vector.reset()
+    lengths = []
+    for _ in range(100):
+        _, _, terminations, truncations, _ = vector.step(np.zeros(2, np.int64))
+        lengths += vector.episode_lengths[terminations | truncations].tolist()
+    assert len(lengths) > 10 and max(lengths) < 15  # always to the left: it falls
+    vector.close()
+
+
+def test_an_environment_of_old_pettingzoo(tmp_path):
+    """Dictionaries of spaces, dones, reset() without infos; agents that leave."""
+    code = """
+import numpy as np
+from gym.spaces import Box, Discrete
+from pettingzoo import ParallelEnv
+
+class Old(ParallelEnv):
+    metadata = {"name": "old"}
+    possible_agents = ["a", "b", "c"]
+    observation_spaces = {agent: Box(0, 9, (1,), np.float32) for agent in possible_agents}
+    action_spaces = {agent: Discrete(2 + i) for i, agent in enumerate(possible_agents)}
+
+    def seed(self, seed=None):
+        self.at = seed
+
+    def reset(self):
+        self.agents, self.time = list(self.possible_agents), 0
+        return self.look(self.agents)
+
+    def look(self, agents):
+        return {agent: np.float32([self.time]) for agent in agents}
+
+    def step(self, actions):
+        assert sorted(actions) == self.agents
+        self.time += 1
+        before, self.agents = self.agents, self.agents[:3 - self.time]
+        rewards = {agent: actions[agent] for agent in before}
+        dones = {agent: agent not in self.agents for agent in before}
+        return self.look(before), rewards, dones, {agent: {} for agent in before}
+
+def create():
+    return Old()
+"""
+    name = write(tmp_path / "old_zoo.py", code)
+    vector = shoal.vectorize(name, 1, python=old_gym_python(), seed=0)
+    assert vector.agents == ["a", "b", "c"]
+    vector.reset()
+    rows = [vector.step(np.array([1, 2, 3])) for _ in range(3)]
+    assert [row[1].tolist() for row in rows] == [[1, 2, 3], [1, 2, 0], [1, 0, 0]]
+    assert [row[2].tolist() for row in rows] == [
+        [False, False, True],
+        [False, True, False],
+        [True, False, False],
+    ]
+    assert vector.episode_lengths.tolist() == [3, 0, 0]
+    vector.close()
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [
+        ("/no/such/python", "can't be run"),
+        ("/bin/true", "is no Python"),
+    ],
+)
+def test_an_interpreter_that_will_not_do_is_one_clear_error(python, said):
+    with pytest.raises(InterpreterError, match=said):
+        shoal.vectorize("CartPole-v1", python=python)
+
+
+def test_an_interpreter_without_numpy(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    with pytest.raises(InterpreterError, match=r"can't import NumPy.*named 'numpy'"):
+        shoal.vectorize("CartPole-v1", python=str(tmp_path / "venv/bin/python"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"env": lambda: None}, InterpreterError, "give a name that it knows.*not a function"),
+        ({"env": ["CartPole-v1", object()]}, InterpreterError, "not a object"),
+        ({"env": "CartPole-v1", "backend": "serial"}, ValueError, "have workers"),
+        ({"env": "CartPole-v1", "start_method": "fork"}, ValueError, "can only be spawned"),
+        ({"env": "CartPole-v1", "debug": True}, ValueError, "under this interpreter only"),
+        ({"env": "CartPole-v1", "env_kwargs": {"a": object()}}, TypeError, "can't be sent"),
+        ({"env": "NoSuchThing-v3"}, UnknownEnvError, "there is no environment 'NoSuchThing-v3'"),
+        ({"env": "no_such_module:Id-v0"}, UnknownEnvError, "no_such_module"),
+    ],
+)
+def test_what_can_not_be_done_there_is_one_clear_error(arguments, error, said):
+    with pytest.raises(error, match=said):
+        shoal.vectorize(**arguments, python=sys.executable)
+
+
+class Colour(Enum):
+    RED = 1
+
+
+VALUES = [
+    {"a": [1, 2.5, None, True, "é", float("inf")], "$b": {3: "x"}},
+    (1, (2, [3])),
+    {"set": {1, 2}, "bytes": b"\0\xff"},
+    np.arange(6, dtype=np.int16).reshape(2, 3),
+    np.zeros((0, 3), np.float32),
+    np.float32(0.1),
+    np.bool_(True),
+    np.array(["a", "bc"]),
+    Colour.RED,
+    10**30,
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_messages_give_back_what_went_in(value):
+    back = json_messages.loads(json_messages.dumps(value))
+    assert type(back) is type(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        assert back.dtype == value.dtype and back.shape == value.shape
+        back, value = back.tolist(), value.tolist()
+    assert back == value
+
+
+def test_messages_make_the_other_side_run_nothing():
+    """Classes and functions are looked up among what is there already; only ours are imported."""
+    with pytest.raises(ValueError, match="os is no module"):
+        json_messages.decode({"$function": ["os", "getcwd"]})
+    assert "antigravity" not in sys.modules
+    text = json_messages.decode({"$enum": ["antigravity", "geohash", "X"]})
+    assert type(text) is json_messages.Foreign and "antigravity" not in sys.modules
+    error = json_messages.load_error(b'["os", "getcwd", [], "", "os.getcwd: ", []]')
+    assert type(error) is EmulationError
+
+
+def test_what_can_not_cross_arrives_as_text():
+    with pytest.raises(TypeError, match=r"threading|_thread"):
+        json_messages.dumps({"lock": __import__("threading").Lock()})
+    back = json_messages.loads(json_messages.dumps_any({"thing": faulty.Faulty, "x": 1}))
+    assert back["x"] == 1 and "Faulty" in back["thing"]
+
+
+@pytest.mark.parametrize("python", [plain_python, old_python], ids=["plain", "old"])
+def test_a_snapshot_goes_on_exactly(python, monkeypatch):
+    monkeypatch.chdir(ROOT)  # from where `tests` can be imported
+    name = "tests.vectorization.environments:Everything"
+    vector = shoal.vectorize(name, 2, python=python(), num_workers=1, max_len=100, seed=3)
+    vector.action_space.seed(0)
+    vector.reset()
+    actions = [vector.action_space.sample() for _ in range(12)]
+    for action in actions[:4]:
+        vector.step(action)
+    state = vector.get_state()
+    first = [vector.step(action)[0].tobytes() for action in actions[4:]]
+    vector.set_state(state)
+    assert [vector.step(action)[0].tobytes() for action in actions[4:]] == first
+    vector.close()
+
+
+def test_infos_of_all_kinds_arrive_as_from_any_worker(tmp_path):
+    """Through slots and messages, with and without our compiled modules there."""
+    code = """
+import enum
+import gymnasium, numpy as np
+
+class Mood(enum.Enum):
+    GOOD = 1
+
+class Chatty(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    time = 0
+
+    def reset(self, seed=None, options=None):
+        return np.zeros(1, np.float32), {"options": options}
+
+    def step(self, action):
+        self.time += 1
+        info = {"n": self.time, "f": 0.5, "b": True, "none": None, "np": np.int16(3),
+                "t": "ab" * self.time, "a": np.arange(3), "deep": {"x": 1.5},
+                "flag": np.bool_(False), "tuple": (1, 2)}
+        if self.time % 4 == 0:
+            info["mood"] = Mood.GOOD
+        if self.time % 7 == 0:
+            info["big"] = np.zeros(1000)
+        return np.zeros(1, np.float32), 0.0, False, False, info
+
+def create():
+    return Chatty()
+"""
+    name = write(tmp_path / "chatty.py", code)
+    runs = []
+    for how in ({"backend": "serial"}, {"python": sys.executable}, {"python": plain_python()}):
+        vector = shoal.vectorize(name, 2, **how)
+        vector.reset(options={"k": [1, 2]})
+        found = [vector.step(np.zeros(2, np.int64))[4] for _ in range(20)]
+        runs.append(
+            [
+                {
+                    key: (v.dtype.str, v.tolist())
+                    if isinstance(v, np.ndarray)
+                    else {k: w.tolist() for k, w in v.items()}
+                    for key, v in info.items()
+                }
+                for info in found
+            ]
+        )
+        vector.close()
+    for mine in runs[1:]:
+        for step, (ours, theirs) in enumerate(zip(mine, runs[0])):
+            for key in theirs:
+                if key == "mood":  # of a class that is unknown here
+                    assert [str(m)[-4:] for m in ours[key][1]] == ["GOOD", "GOOD"]
+                else:
+                    assert repr(ours[key]) == repr(theirs[key]), (step, key)
