@@ -51,7 +51,7 @@ wheel: $(VENV)/.test ## an sdist and, from it, a wheel; into dist/
 	$(BIN)/python -m build
 
 clean: ## back to a fresh clone
-	rm -rf $(VENV) build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-others build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The compiled modules are built with AddressSanitizer and UndefinedBehaviorSanitizer into a folder

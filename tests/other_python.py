@@ -30,9 +30,9 @@ def find_python(*versions):
 def make_venv(name, versions, packages):
     """The interpreter of a virtual environment with these packages, or why there is none.
 
-    It is made once, into ``build/``, and stays.
+    It is made once and stays, until `make clean`.
     """
-    folder = ROOT / "build" / "pythons" / name
+    folder = ROOT / ".venv-others" / name
     python = folder / "bin" / "python"
     done = folder / "done"
     if done.exists() and done.read_text() == repr((versions, packages)):
@@ -74,7 +74,7 @@ def old_gym_python():
 @functools.cache
 def plain_python():
     """This interpreter, but for our compiled modules: their twins take their places."""
-    folder = ROOT / "build" / "pythons"
+    folder = ROOT / ".venv-others"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "plain"
     script.write_text(f'#!/bin/sh\nSHOAL_COMPILED=0 exec {sys.executable} "$@"\n')
