@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import difflib
 import itertools
 import os
 import sys
@@ -41,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     author = add_author, add_play
-    for add in (add_run, add_bench, add_check, add_describe, add_training, add_doctor, *author):
+    general = add_run, add_bench, add_check, add_describe, add_training, add_doctor, add_env
+    for add in (*general, *author):
         add(commands)
     args = parser.parse_args(argv)
     try:
@@ -438,6 +440,67 @@ def doctor(args: argparse.Namespace) -> int:
         faults += finding.ok is False
     print("\nall that training needs is there" if not faults else f"\n{faults} to mend: see NO")
     return 1 if faults else 0
+
+
+# -- shoal env --------------------------------------------------------------------------------
+
+
+def add_env(commands: Any) -> None:
+    text = "list, install and examine environments of others that Shoal has recipes for"
+    parser = commands.add_parser("env", help=text, description=text)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, command, what in (
+        ("list", env_list, "all recipes, and which are installed"),
+        ("install", env_install, "install one; after a failure, go on from there"),
+        ("doctor", env_doctor, "say whether one is installed and can be stepped"),
+    ):
+        action = actions.add_parser(name, help=what, description=what)
+        if name != "list":
+            action.add_argument("name", metavar="NAME", help="of a recipe, or its .toml file")
+        action.add_argument("--traceback", action="store_true", help="show where an error is from")
+        action.set_defaults(command=command)
+        if name == "install":
+            action.add_argument(
+                "--system", action="store_true", help="offer to install missing Debian packages"
+            )
+
+
+def env_list(args: argparse.Namespace) -> int:
+    from shoal.emulation import recipes
+
+    for name in recipes.names():
+        recipe = recipes.find(name)
+        assert recipe is not None
+        sign = "installed" if recipe.installed() else "own venv" if recipe.python else "-"
+        print(f"{name:<20} {sign:<10} {recipe.summary}")
+    return 0
+
+
+def named_recipe(name: str) -> Any:
+    from shoal.emulation import recipes
+
+    recipe = recipes.find(name)
+    if recipe is None:
+        near = difflib.get_close_matches(name, recipes.names(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ": see shoal env list"
+        raise shoal.UnknownEnvError(f"there is no recipe {name!r}{hint}")
+    return recipe
+
+
+def env_install(args: argparse.Namespace) -> int:
+    from shoal.emulation.install import install
+
+    install(named_recipe(args.name), args.system)
+    return 0
+
+
+def env_doctor(args: argparse.Namespace) -> int:
+    from shoal.emulation.install import diagnose
+
+    found = diagnose(named_recipe(args.name))
+    for well, what, text in found:
+        print(f"{'ok' if well else 'NO':<3} {what:<10} {text}")
+    return 0 if all(well for well, _, _ in found) else 1
 
 
 # -- shoal play -------------------------------------------------------------------------------

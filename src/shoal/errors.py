@@ -17,6 +17,7 @@ __all__ = [
     "ClosedError",
     "PendingCallError",
     "ResetNeededError",
+    "InstallError",
     "InterpreterError",
     "StepTimeoutError",
     "WorkerDied",
@@ -77,6 +78,10 @@ class PendingCallError(ShoalError):
 
 class ResetNeededError(ShoalError):
     """An episode is over, and with autoreset disabled its environment must be reset first."""
+
+
+class InstallError(ShoalError):
+    """An environment's packages could not be installed; names the step and the log file."""
 
 
 class InterpreterError(ShoalError, ValueError):

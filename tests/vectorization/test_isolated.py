@@ -204,7 +204,7 @@ def test_messages_make_the_other_side_run_nothing():
     assert "antigravity" not in sys.modules
     text = json_messages.decode({"$enum": ["antigravity", "geohash", "X"]})
     assert type(text) is json_messages.Foreign and "antigravity" not in sys.modules
-    error = json_messages.load_error(b'["os", "getcwd", [], "", "os.getcwd: ", []]')
+    error = json_messages.load_error(b'["os", "getcwd", null, "", "os.getcwd", []]')
     assert type(error) is EmulationError
 
 

@@ -45,7 +45,8 @@ def vectorize(
     """Make many copies of an environment and step them in parallel.
 
     Args:
-        env: an id (as for ``shoal run``: ``"CartPole-v1"``, ``"nle:NetHackScore-v0"``,
+        env: a recipe (``"nmmo"``; ``shoal env list`` shows them), an id (as for ``shoal run``:
+            ``"CartPole-v1"``, ``"nle:NetHackScore-v0"``,
             ``"mpe2.simple_spread_v3"``, ``"file.py:creator"``, or a compiled environment:
             ``"squared"``, ``"my_env.so"``), a function that creates an
             environment, a list of such functions, or an environment made by `shoal.emulate` (which
@@ -98,12 +99,21 @@ def vectorize(
     """
     from gymnasium.vector import AutoresetMode
 
+    from shoal.emulation.recipes import resolve
     from shoal.vectorization.auto import choose_workers
     from shoal.vectorization.engine import usable_cores
     from shoal.vectorization.serial import SerialBackend
     from shoal.vectorization.vector import Vector
     from shoal.vectorization.workers import ProcessBackend
 
+    if isinstance(env, str) and (recipe := resolve(env)):
+        env, env_kwargs = recipe.creator, {**recipe.kwargs, **(env_kwargs or {})}
+        max_len = recipe.emulation.get("max_len") if max_len is None else max_len
+        max_agents = max_agents or recipe.emulation.get("max_agents")
+        pad = pad or recipe.emulation.get("pad", False)
+        if recipe.python and python is None:
+            python = str(recipe.interpreter)
+            backend = "auto" if backend == "serial" else backend
     if python is not None:
         compiled, creators = None, isolated_creators(env, num_envs, env_kwargs)
         check_isolated(python, backend, start_method, debug)

@@ -160,21 +160,23 @@ def create(names: Any) -> Sequence[Callable[[], Any]]:
 def dump_error(error: Exception, said: str, name: str, notes: list[str]) -> bytes:
     """An exception as bytes; see `pickle_messages.dump_error`."""
     kind = type(error)
-    try:
-        arguments = encode(error.args, False)
-    except Exception:
-        arguments = encode((said,), False)
-    known_as = kind.__module__, kind.__qualname__
-    return json.dumps([*known_as, arguments, said, f"{name}: {said}", notes]).encode()
+    arguments = None
+    if error.args != (said,):  # large messages go once
+        try:
+            arguments = encode(error.args, False)
+        except Exception:
+            pass
+    found_as = kind.__module__, kind.__qualname__
+    return json.dumps([*found_as, arguments, said, name, notes]).encode()
 
 
 def load_error(message: bytes | bytearray) -> Exception:
     """The exception that `dump_error` packed, if its class is known here, else EmulationError."""
-    module, name, arguments, said, text, notes = json.loads(bytes(message))
-    found: Any = known(module, name)
-    error: Exception = EmulationError(text)
+    module, qualname, arguments, said, name, notes = json.loads(bytes(message))
+    found: Any = known(module, qualname)
+    error: Exception = EmulationError(f"{name}: {said}")
     if isinstance(found, type) and issubclass(found, Exception):
-        for each in (decode(arguments), (said,)):
+        for each in [decode(arguments)] * (arguments is not None) + [(said,)]:
             try:
                 rebuilt = found.__new__(found, *each)
                 if str(rebuilt) == said:

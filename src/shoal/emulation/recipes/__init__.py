@@ -1,0 +1,109 @@
+"""Recipes: how to get and make environments of others, one small TOML file for each.
+
+Keys of a recipe:
+
+- ``summary``: one line.
+- ``env``: what makes it, as for `shoal.vectorize`; ``file.py:function`` lies beside the recipe.
+- ``kwargs``: arguments for that.
+- ``emulation``: ``max_len``, ``max_agents``, ``pad``, as for `shoal.vectorize`.
+- ``install``: arguments of ``pip install``, a list for each call, one after the other.
+- ``imports``: modules that are there once it is installed.
+- ``python``: versions of Python that it runs under, best first. Only with this key does it get a
+  virtual environment of its own; else it is installed beside Shoal.
+- ``system``: Debian packages that it needs.
+- ``conventions``: action repeat, reward, episodes. ``licence``. ``notes``: downloads, and the rest.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import ConfigError, UnknownEnvError
+
+__all__ = ["Recipe", "find", "names", "resolve"]
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as its file says; the keys are explained at the head of this module."""
+
+    name: str
+    file: Path
+    summary: str
+    env: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    emulation: dict[str, Any] = field(default_factory=dict)
+    install: list[list[str]] = field(default_factory=list)
+    imports: list[str] = field(default_factory=list)
+    python: list[str] = field(default_factory=list)
+    system: list[str] = field(default_factory=list)
+    conventions: str = ""
+    licence: str = ""
+    notes: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """What belongs to its own virtual environment, under the user's cache."""
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(cache) / "shoal" / "envs" / self.name
+
+    @property
+    def interpreter(self) -> Path:
+        """Of its own virtual environment."""
+        return self.folder / "venv" / "bin" / "python"
+
+    @property
+    def creator(self) -> str:
+        """`env`, with the whole path of a file."""
+        path = self.file.parent / self.env.partition(":")[0]
+        return f"{path}:{self.env.partition(':')[2]}" if path.suffix == ".py" else self.env
+
+    def installed(self) -> bool:
+        """Whether it can be made."""
+        if self.python:
+            return (self.folder / "installed").exists()
+        return all(importlib.util.find_spec(name) is not None for name in self.imports)
+
+
+def names() -> list[str]:
+    """The recipes that come with Shoal."""
+    return sorted(file.stem for file in FOLDER.glob("*.toml"))
+
+
+def find(name: str) -> Recipe | None:
+    """The recipe of this name, or in the file ``name.toml``; None if there is none.
+
+    Raises:
+        ConfigError: the file is no recipe.
+    """
+    own = FOLDER / f"{name}.toml"
+    file = Path(name).resolve() if name.endswith(".toml") else own
+    if not file.is_file() or (file is own and not name.replace("-", "").isidentifier()):
+        return None
+    import tomllib
+
+    try:
+        content = tomllib.loads(file.read_text())
+        if unknown := content.keys() - {each.name for each in fields(Recipe)}:
+            raise ConfigError(f"there is no key {min(unknown)!r}")
+        return Recipe(name=file.stem, file=file, **content)
+    except (tomllib.TOMLDecodeError, TypeError, ConfigError) as error:
+        raise ConfigError(f"{file}: this is no recipe: {error}") from None
+
+
+def resolve(name: str) -> Recipe | None:
+    """The recipe of this name, if it is installed; None if there is none.
+
+    Raises:
+        UnknownEnvError: it has not been installed; the message says how.
+    """
+    recipe = find(name)
+    if recipe is not None and not recipe.installed():
+        raise UnknownEnvError(f"{name} is not installed here: shoal env install {name}")
+    return recipe
