@@ -68,16 +68,19 @@ class Everything(gymnasium.Env):
     )
 
     def __init__(self):
+        self.look = np.random.default_rng()
         self.state = np.zeros(3)  # one array for ever, so that a late look at it shows
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        if seed is not None:
+            self.look = np.random.default_rng(seed)
         self.state[:] = self.np_random.normal(size=3)
         self.left = self.np_random.geometric(0.08)
         return self.observation(), {"born": 1.0, "options": options and dict(options)}
 
     def observation(self):
-        return {**draw(self.observation_space, self.np_random), "state": self.state}
+        return {**draw(self.observation_space, self.look), "state": self.state}
 
     def step(self, action):
         assert self.action_space.contains(action)
