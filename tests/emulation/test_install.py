@@ -159,10 +159,10 @@ def test_a_python_that_is_not_there(index, tmp_path):
 
 
 def test_the_command(index, tmp_path, capsys, venv):
-    recipe = write_recipe(tmp_path)
+    recipe = write_recipe(tmp_path, install=[["absent_package"]])
     has_venv(recipe, venv)
     assert main(["env", "install", str(recipe.file)]) == 2
-    assert "step 2 of 4 (pip install first_package) failed" in capsys.readouterr().err
+    assert "step 2 of 3 (pip install absent_package) failed" in capsys.readouterr().err
     assert main(["env", "doctor", str(recipe.file)]) == 1
     assert "NO  installed" in capsys.readouterr().out
     assert main(["env", "install", "nmo"]) == 2
