@@ -259,8 +259,8 @@ def test_a_batch_that_takes_too_long_is_an_error(tmp_path):
     )
     vector = shoal.vectorize(slow, 2, batch_size=1, timeout=0.05)
     vector.async_reset(seed=0)
-    vector.recv()
-    vector.recv()
+    vector.recv(timeout=60)  # a reset is quick, but another process may have the core
+    vector.recv(timeout=60)
     vector.send(np.zeros(1, np.int64))
     with pytest.raises(StepTimeoutError, match="walk"):
         vector.recv()
