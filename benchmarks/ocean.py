@@ -6,16 +6,20 @@ Each environment is stepped in four ways: by the engine (one thread, then two), 
 `Vector.step`, which checks actions, counts episodes and returns what Gymnasium wants, with both
 kinds of autoreset. All of them are in place in the arena, and copying the actions there counts. A
 new environment that has no line in `CASES` is measured with 1,024 copies against the common goal.
+
+How much two threads could gain at most is measured as well: two processes that share nothing, each
+with copies of its own, at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,6 +149,30 @@ def by_peer(vector: Any, num_envs: int) -> Callable[[], int]:
     return run
 
 
+@contextlib.contextmanager
+def another_process(name: str, case: Case) -> Iterator[None]:
+    """Copies of the same, which are stepped on the other core meanwhile."""
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+
+    def step_on() -> None:
+        vector = shoal.vectorize(name, case.num_envs, env_kwargs=case.params, seed=1)
+        vector.reset()
+        run = by_engine(vector, 1)
+        begun.set()
+        while True:
+            run()
+
+    process = context.Process(target=step_on, daemon=True)
+    process.start()
+    try:
+        begun.wait()
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
 def measure(name: str, case: Case, count: int) -> dict[str, list[float]]:
     """Million agent steps per second of each way, in each round."""
     with contextlib.ExitStack() as stack:
@@ -175,6 +203,9 @@ def measure(name: str, case: Case, count: int) -> dict[str, list[float]]:
             stack.callback(vector.close)
             beside[peer] = by_peer(vector, case.num_envs)
         found = rounds(alone, count=count, clock=time.thread_time) | rounds(beside, count=count)
+        with another_process(name, case):
+            both = rounds({"both": by_engine(make(), repeat)}, count=count)["both"]
+        found["two processes"] = [time / 2 for time in both]
     return {way: [1 / each for each in times] for way, times in found.items()}
 
 
@@ -186,8 +217,8 @@ def main() -> None:
     names = args.only or own_names()
     about = machine("numpy", "gymnasium", "envpool")
     print(machine_text(about), flush=True)
-    head = ["environment", "copies", "agents", "engine", "goal", "2 threads", "Vector.step"]
-    head += ["same-step", "EnvPool", "Gymnasium", "note"]
+    head = ["environment", "copies", "agents", "engine", "goal", "2 threads", "2 processes"]
+    head += ["Vector.step", "same-step", "EnvPool", "Gymnasium", "note"]
     rows, data = [], {}
     for name in names:
         case = CASES.get(name, Case())
@@ -208,6 +239,7 @@ def main() -> None:
                 f"{rates['engine']:.1f} M/s",
                 f"≥ {case.goal:g}{'' if met else ', missed'}",
                 f"× {factor:.2f}{'' if scaled else ', missed'}",
+                f"× {rates['two processes'] / rates['one thread']:.2f}",
                 f"{rates['Vector.step']:.1f}",
                 f"{rates['Vector.step, same-step']:.1f}",
                 f"{rates['EnvPool']:.2f}" if "EnvPool" in rates else "",

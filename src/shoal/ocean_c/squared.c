@@ -9,7 +9,8 @@ enum { SIZE };                        /* the parameters, in the table's order */
 typedef struct {
     shoal_rng rng;
     int32_t size;          /* cells of a side */
-    int32_t agent, target; /* cells: row * size + column */
+    int32_t row, column;   /* of the agent */
+    int32_t target;        /* cell: row * size + column */
     int32_t steps, needed; /* taken so far; at the least, from where the agent began */
     int32_t reached;
 } State;
@@ -18,7 +19,7 @@ SHOAL_FN void observe(const State *s, const shoal_io *io) {
     uint8_t *cells = (uint8_t *)io->observations;
     memset(cells, EMPTY, (size_t)(s->size * s->size));
     cells[s->target] = TARGET;
-    cells[s->agent] = AGENT;
+    cells[s->row * s->size + s->column] = AGENT;
 }
 
 SHOAL_FN void init(State *s, const double *params) {
@@ -27,9 +28,9 @@ SHOAL_FN void init(State *s, const double *params) {
 
 SHOAL_FN void reset(State *s, const shoal_io *io) {
     int32_t n = s->size, middle = n / 2, dx, dy;
-    s->agent = middle * n + middle;
+    s->row = s->column = middle;
     s->target = shoal_below(&s->rng, n * n - 1);
-    s->target += s->target >= s->agent; /* anywhere else */
+    s->target += s->target >= middle * n + middle; /* anywhere else */
     dx = s->target % n - middle;
     dy = s->target / n - middle;
     s->needed = (dx < 0 ? -dx : dx) + (dy < 0 ? -dy : dy);
@@ -39,13 +40,15 @@ SHOAL_FN void reset(State *s, const shoal_io *io) {
 
 SHOAL_FN void step(State *s, const shoal_io *io) {
     int64_t action = *(const int64_t *)io->actions;
-    int32_t n = s->size, row = s->agent / n, column = s->agent % n;
+    int32_t n = s->size, row = s->row, column = s->column;
     row += (action == DOWN) - (action == UP);
     column += (action == RIGHT) - (action == LEFT);
-    if (row >= 0 && row < n && column >= 0 && column < n)
-        s->agent = row * n + column;
+    if (row >= 0 && row < n && column >= 0 && column < n) {
+        s->row = row;
+        s->column = column;
+    }
     s->steps++;
-    s->reached = s->agent == s->target;
+    s->reached = s->row * n + s->column == s->target;
     io->rewards[0] = (float)s->reached;
     io->terminated[0] = (uint8_t)s->reached;
     observe(s, io);
@@ -68,7 +71,7 @@ static void draw(const State *s, shoal_canvas *c) {
                SHOAL_GOAL)
         ->round = 0.15f;
     shoal_key(c, 1);
-    shoal_circle(c, (float)(s->agent % n) + 0.5f, (float)(s->agent / n) + 0.5f, 0.36f, SHOAL_AGENT);
+    shoal_circle(c, (float)s->column + 0.5f, (float)s->row + 0.5f, 0.36f, SHOAL_AGENT);
 }
 
 /* The observation has as many cells as the parameter says. */
