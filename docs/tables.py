@@ -1,4 +1,4 @@
-"""Writes the tables of options.md and metrics.md from the code that they describe.
+"""Writes options.md, metrics.md and environments.md from the code that they describe.
 
 `python docs/tables.py` after a change; a test fails if it was forgotten.
 """
@@ -9,6 +9,8 @@ import itertools
 import sys
 from pathlib import Path
 
+from shoal.ocean_c.find import find, load, own_names
+from shoal.ocean_c.table import Table
 from shoal.trainers import config, diagnose
 
 DOCS = Path(__file__).parent
@@ -33,6 +35,19 @@ wrong is told in [when it doesn't learn](debugging.md).
 
 | metric | meaning |
 |---|---|
+"""
+
+ENVIRONMENTS = """\
+# Environments in C
+
+They come with Shoal and work everywhere by their names: `shoal train NAME`, `shoal play NAME`,
+`shoal.vectorize("NAME", num_envs=4096)`, and in Gymnasium as `shoal.envs:shoal/Name-v0`. Each is
+one file in `src/shoal/ocean_c`, and [one of your own](ocean_author.md) is as good as these. How
+fast they are is in `benchmarks/results/ocean.md`, and how soon they are learnt with default options
+in `benchmarks/results/ocean_training.md`; the films show agents of these runs. Each one also has
+the parameter `max_steps`, its time limit, after which an episode is truncated (0: none).
+
+![All of them](environments.png)
 """
 
 
@@ -80,8 +95,29 @@ def metrics_page() -> str:
     return METRICS + "\n".join(rows) + "\n"
 
 
+def environments_page() -> str:
+    return ENVIRONMENTS + "".join(environment(load(find(name)).table) for name in own_names())
+
+
+def environment(table: Table) -> str:
+    """What the table of one says, and a film if there is one."""
+    text = f"\n## {table.name}\n\n{table.text.replace(chr(10), chr(10) * 2, 1)}\n"
+    if (DOCS / "trained" / f"{table.name}.gif").exists():
+        text += f"\n![{table.name}, trained](trained/{table.name}.gif)\n"
+    text += "\n| parameter | default | from | to | meaning |\n|---|---|---|---|---|\n"
+    for param in table.params:
+        numbers = " | ".join(f"{x:g}" for x in (param.value, param.low, param.high))
+        text += f"| `{param.name}` | {numbers} | {param.text} |\n"
+    text += "\n| logged | meaning |\n|---|---|\n"
+    return text + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in table.logs)
+
+
 def main() -> None:
-    pages = {"options.md": options_page(), "metrics.md": metrics_page()}
+    pages = {
+        "options.md": options_page(),
+        "metrics.md": metrics_page(),
+        "environments.md": environments_page(),
+    }
     for name, text in pages.items():
         (DOCS / name).write_text(text)
     print(f"wrote {', '.join(pages)}", file=sys.stderr)

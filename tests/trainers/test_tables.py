@@ -1,4 +1,4 @@
-"""The tables of options and metrics say all that there is, and what the code says."""
+"""The tables of options, metrics and environments say all that there is, as the code has it."""
 
 import dataclasses
 import importlib.util
@@ -34,6 +34,7 @@ def test_the_pages_are_as_the_code_says(tables):
     """If this fails: python docs/tables.py."""
     assert (DOCS / "options.md").read_text() == tables.options_page()
     assert (DOCS / "metrics.md").read_text() == tables.metrics_page()
+    assert (DOCS / "environments.md").read_text() == tables.environments_page()
 
 
 def test_every_metric_of_a_run_is_in_the_table():
