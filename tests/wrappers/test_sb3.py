@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 
 import shoal
 from shoal.errors import ActionError
+from tests.other_python import old_gym_python
 from tests.vectorization.test_info import assert_same
 
 pytest.importorskip("stable_baselines3")
@@ -856,3 +857,14 @@ def test_wrapped_vectors():
         FrameStack(shoal.vectorize("CartPole-v1", 2, backend="serial", autoreset="same_step"), 3)
     )
     PPO("MlpPolicy", stacked, n_steps=16, batch_size=32, n_epochs=1).learn(64)
+
+
+def test_it_trains_on_an_environment_of_old_gym():
+    """Old gym in the workers, under an older Python; today's Gymnasium out here."""
+    envs = shoal_vec_env("CartPole-v0", num_envs=4, python=old_gym_python(), num_workers=2, seed=0)
+    assert type(envs.action_space) is gymnasium.spaces.Discrete
+    assert "gym.envs" in str(envs.get_attr("unwrapped", [0])[0])
+    model = PPO("MlpPolicy", VecMonitor(envs), n_steps=64, batch_size=64, learning_rate=1e-3, seed=0)
+    model.learn(6_000)
+    envs.close()
+    assert np.mean([episode["r"] for episode in model.ep_info_buffer][-30:]) > 40  # at random: 21

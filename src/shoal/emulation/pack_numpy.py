@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from shoal.emulation.layout import (
     ARRAYS,
@@ -206,6 +207,9 @@ class RowPacker:
                 (row_nbytes, *inner),
             )
             self.leaves.append((every, every.dtype, leaf.shape, leaf))
+        children = self.packer.root.children
+        flat = layout.spec["kind"] == "Dict" and not any(child.children for child in children)
+        self.keys = self.packer.root.keys if flat else None
 
     def pack(self, value: Any, row: int) -> None:
         """Write `value` into a row; see `Layout.pack` for the errors."""
@@ -214,10 +218,13 @@ class RowPacker:
             self.packer.pack(value, packed)
             self.rows[row, : self.layout.nbytes] = packed.reshape(-1).view(np.uint8)
             return
-        values: list[Any] = []
-        gather(self.packer.root, value, values)
+        try:  # the shortest way for the most common shape
+            values = [value[key] for key in self.keys]  # type: ignore[union-attr]
+        except (KeyError, IndexError, TypeError, ValueError):
+            values = []
+            gather(self.packer.root, value, values)
         for (array, dtype, shape, leaf), part in zip(self.leaves, values):
-            if type(part) is not np.ndarray or part.dtype is not dtype or part.shape != shape:
+            if type(part) is not ndarray or part.dtype is not dtype or part.shape != shape:
                 part = coerce(part, leaf, self.layout.name)
             array[row] = part
 

@@ -268,10 +268,8 @@ def wrapper_names(env: Any) -> set[tuple[str, str]]:
 
     Names, because a class itself could be sent to a worker only by importing its module there.
     """
-    import gymnasium
-
     names: set[tuple[str, str]] = set()
-    while isinstance(env, gymnasium.Wrapper):
+    while any(cls.__name__ == "Wrapper" for cls in type(env).__mro__):  # Gymnasium's, or old gym's
         names |= {(cls.__module__, cls.__qualname__) for cls in type(env).__mro__}
         env = env.env
     return names

@@ -25,7 +25,11 @@ def create(**settings: Any) -> Any:
 
 
 class Masked:
-    """Calls the part ``ActionTargets`` of observations what all environments call it."""
+    """Calls the part ``ActionTargets`` of observations what all environments call it.
+
+    Infos say of each agent's task how far it is and whether it is done; as the environment has
+    them, they are of other types after a reset than after a step.
+    """
 
     def __init__(self, env: Any):
         self.env = env
@@ -42,13 +46,23 @@ class Masked:
 
     def reset(self, seed: Any = None, options: Any = None) -> Any:
         """Begin an episode."""
-        observations, infos = self.env.reset(seed=seed, options=options)
-        return {agent: renamed(each) for agent, each in observations.items()}, infos
+        observations, _ = self.env.reset(seed=seed, options=options)
+        return {agent: renamed(each) for agent, each in observations.items()}, {}
 
     def step(self, actions: Any) -> Any:
         """Take a step."""
-        observations, *others = self.env.step(actions)
-        return ({agent: renamed(each) for agent, each in observations.items()}, *others)
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        observations = {agent: renamed(each) for agent, each in observations.items()}
+        told = {agent: progress(info["task"]) for agent, info in infos.items()}
+        return observations, rewards, terminated, truncated, told
+
+
+def progress(tasks: dict[str, Any]) -> dict[str, Any]:
+    """How far an agent's tasks are, and whether all are done."""
+    return {
+        "progress": float(max((task["progress"] for task in tasks.values()), default=0.0)),
+        "completed": bool(tasks) and all(task["completed"] for task in tasks.values()),
+    }
 
 
 def renamed(parts: dict[str, Any]) -> dict[str, Any]:
