@@ -2,10 +2,10 @@
 
     python benchmarks/isolated.py [--python OTHER ...]
 
-Each interpreter named needs NumPy and Gymnasium. Without any, Shoal's compiled modules are kept from
-loading in this one (``SHOAL_COMPILED=0``), as they are in one of another version.
+Each interpreter named needs NumPy and Gymnasium. Without any, Shoal's compiled modules are kept
+from loading in this one (``SHOAL_COMPILED=0``), as they are in one of another version.
 
-Bar: 0.9 × the throughput of workers under this interpreter, where a step takes what NetHack's takes.
+Bar: 0.9 × the throughput of workers under this interpreter, with steps as long as NetHack's.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ class Dungeon(gymnasium.Env):
 
 
 def main() -> None:
-    import shoal
     from _common import machine, machine_text, save, table
+
+    import shoal
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", nargs="*", default=[])

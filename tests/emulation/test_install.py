@@ -16,6 +16,7 @@ from shoal.emulation.install import diagnose, install
 from shoal.errors import ConfigError, InstallError, UnknownEnvError
 from shoal.ocean_c.find import own_names
 
+OWN = ".".join(map(str, sys.version_info[:2]))
 CODE = """
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -70,7 +71,7 @@ def has_venv(recipe, venv):
     """Let the first step have been done: it is what takes longest."""
     recipe.folder.mkdir(parents=True, exist_ok=True)
     (recipe.folder / "venv").symlink_to(venv)
-    (recipe.folder / "steps.json").write_text('["make a virtual environment"]')
+    (recipe.folder / "steps.json").write_text(f'["make a virtual environment (Python {OWN})"]')
 
 
 def write_recipe(tmp_path, **keys):
@@ -79,7 +80,7 @@ def write_recipe(tmp_path, **keys):
         "env": "tiny_env:Tiny",
         "install": [["first_package"], ["tiny_env"]],
         "imports": ["tiny_env"],
-        "python": [".".join(map(str, sys.version_info[:2]))],
+        "python": [OWN],
         **keys,
     }
     path = tmp_path / "tiny.toml"
@@ -109,7 +110,7 @@ def test_a_broken_installation_says_where_and_goes_on(index, tmp_path):
     said.clear()
     install(recipe, say=said.append)
     assert [line for line in said if "done before" in line] == [
-        "[1/4] make a virtual environment: done before",
+        f"[1/4] make a virtual environment (Python {OWN}): done before",
         "[2/4] pip install first_package: done before",
     ]
     assert recipe.installed()

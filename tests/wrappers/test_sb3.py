@@ -864,7 +864,9 @@ def test_it_trains_on_an_environment_of_old_gym():
     envs = shoal_vec_env("CartPole-v0", num_envs=4, python=old_gym_python(), num_workers=2, seed=0)
     assert type(envs.action_space) is gymnasium.spaces.Discrete
     assert "gym.envs" in str(envs.get_attr("unwrapped", [0])[0])
-    model = PPO("MlpPolicy", VecMonitor(envs), n_steps=64, batch_size=64, learning_rate=1e-3, seed=0)
+    model = PPO(
+        "MlpPolicy", VecMonitor(envs), n_steps=64, batch_size=64, learning_rate=1e-3, seed=0
+    )
     model.learn(6_000)
     envs.close()
     assert np.mean([episode["r"] for episode in model.ep_info_buffer][-30:]) > 40  # at random: 21

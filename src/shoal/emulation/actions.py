@@ -328,6 +328,9 @@ def flat_mask(layout: ActionLayout, mask: Any) -> np.ndarray:
         part = mask
         for key in keys:
             part = None if part is None else part[key]
+        if type(part) is np.ndarray and part.size == count:  # the shortest way
+            parts.append(part.reshape(-1))
+            continue
         if part is None:
             entries = np.ones(count, bool)
         elif isinstance(part, (tuple, list)) and any(np.ndim(each) for each in part):
@@ -341,4 +344,4 @@ def flat_mask(layout: ActionLayout, mask: Any) -> np.ndarray:
             where_ = "".join(f"[{key!r}]" for key in keys)
             raise ActionError(f"action_mask{where_}: expected {count} entries, got {entries.size}")
         parts.append(entries)
-    return np.concatenate(parts)
+    return np.concatenate(parts) != 0

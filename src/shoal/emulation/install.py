@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from shoal.emulation.recipes import Recipe
 from shoal.errors import InstallError
@@ -52,7 +53,8 @@ def install(recipe: Recipe, system: bool = False, say: Callable[[str], None] = p
         pip = [uv, "pip", "install", "--python", *python]
     steps: list[tuple[str, list[str]]] = []
     if recipe.python:
-        steps.append(("make a virtual environment", make_venv(recipe, uv)))
+        name = f"make a virtual environment (Python {' or '.join(recipe.python)})"
+        steps.append((name, make_venv(recipe, uv)))
     steps += [(f"pip install {' '.join(each)}", [*pip, *each]) for each in recipe.install]
     if recipe.imports:
         code = "import " + ", ".join(recipe.imports)
@@ -92,17 +94,25 @@ def make_venv(recipe: Recipe, uv: str | None) -> list[str]:
     if uv:
         return [uv, "venv", "--seed", "--clear", "--python", recipe.python[0], venv]
     for version in recipe.python:
+        found: list[Any] = [shutil.which(f"python{version}")]
+        found += sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
         if version == ".".join(map(str, sys.version_info[:2])):
-            return [getattr(sys, "_base_executable", sys.executable), "-m", "venv", "--clear", venv]
-        pyenv = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-        found = shutil.which(f"python{version}") or (str(pyenv[-1]) if pyenv else None)
-        if found:
-            return [found, "-m", "venv", "--clear", venv]
+            found = [getattr(sys, "_base_executable", sys.executable)]
+        for python in filter(None, found):
+            if can_make_venv(str(python)):
+                return [str(python), "-m", "venv", "--clear", venv]
     versions = " or ".join(recipe.python)
     raise InstallError(
         f"{recipe.name} runs under Python {versions}, and there is no python{recipe.python[0]} on "
         "the PATH; install one, or uv (https://docs.astral.sh/uv), which fetches it"
     )
+
+
+def can_make_venv(python: str) -> bool:
+    """Whether it runs (pyenv's stand-ins may not) and has all that a virtual environment needs."""
+    code = "import venv, ensurepip"
+    done = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True)
+    return done.returncode == 0
 
 
 def install_system(recipe: Recipe, allowed: bool, log: Path, say: Callable[[str], None]) -> None:

@@ -172,14 +172,16 @@ class MultiDriver(Driver):
                 raise EmulationError(f"agent {self.occupants[slot]!r}: {error}") from error
 
     def write_observations(self, to: Buffers, row: int) -> None:
+        rows = to.arrays["observations"]
+        empty = [row + slot for slot, value in enumerate(self.values) if value is None]
+        if empty:
+            rows[empty] = 0
         for slot, value in enumerate(self.values):
-            target = to.arrays["observations"][row + slot : row + slot + 1]
             if value is None:
-                target[...] = 0
                 continue
             layout = self.codec_of[slot].layout
-            if layout.nbytes < target.nbytes:
-                target[...] = 0
+            if layout.nbytes < self.observation_layout.nbytes:
+                rows[row + slot] = 0
             try:
                 to.packer(layout).pack(value, row + slot)
             except LayoutError as error:
