@@ -129,7 +129,8 @@ def row(name: str, steps: int) -> list[str]:
         report = shoal.check_env(env, steps=300)
         found = {finding.code for finding in report.findings if finding.severity == "error"}
         checked = ", ".join(sorted(found)) or "ok"
-        env.close()
+        if hasattr(env, "close"):
+            env.close()
     else:
         interface = "own interpreter"
     with contextlib.closing(shoal.vectorize(name, 1, seed=0, **how)) as vector:

@@ -11,4 +11,18 @@ def create(game: str = "coinrun", **settings: Any) -> Any:
     """One game of Procgen, which has the interface of old gym."""
     import gym
 
-    return gym.make(f"procgen:procgen-{game}-v0", **settings)
+    return Unseeded(gym.make(f"procgen:procgen-{game}-v0", **settings))
+
+
+class Unseeded:
+    """Hides the method ``seed``, which takes no number; ``rand_seed=`` is for ``create``."""
+
+    seed = None
+
+    def __init__(self, env: Any):
+        self.env = env
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "env":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.env, name)
