@@ -32,7 +32,7 @@ test-all: $(VENV)/.test sanitize ## every test, and the compiled code under sani
 	$(BIN)/python -m pytest -m ""
 
 bench: $(VENV)/.bench ## every benchmark but those of training, which take hours
-	set -e; for file in $(filter-out benchmarks/_% benchmarks/%training.py,$(wildcard benchmarks/*.py)); do \
+	set -e; for file in $(filter-out benchmarks/_% benchmarks/%training.py benchmarks/catalogue.py,$(wildcard benchmarks/*.py)); do \
 		echo "== $$file"; $(BIN)/python $$file; done
 
 lint: $(VENV)/.dev ## style, types, layering, and the documentation
