@@ -906,7 +906,8 @@ def all_sum(x: Tensor) -> Tensor:
 
 def any_stops(stop: Callable[[], bool] | None, device: torch.device) -> bool:
     """Whether any process is told to stop: then all do, or the others would wait for it."""
-    return bool(all_sum(torch.tensor(float(stop is not None and stop()), device=device)))
+    told = bool(stop and stop())
+    return bool(all_sum(torch.tensor(float(told), device=device)))
 
 
 @contextlib.contextmanager
