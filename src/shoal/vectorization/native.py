@@ -114,7 +114,8 @@ class NativeBackend:
             batch_size=batch_size,
             num_blocks=blocks,
             num_threads=threads,
-            spin=50e-6 if usable_cores() > threads else 0,
+            # Longer than another thread's last chunk takes; waking one costs 50 us or more.
+            spin=300e-6 if usable_cores() > threads else 0,
             debug=debug,
         )
         self.engine.bind(self.arena.arrays)
