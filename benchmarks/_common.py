@@ -171,7 +171,7 @@ def save(name: str, text: str, data: dict[str, Any]) -> None:
 
 def machine_text(found: dict[str, Any]) -> str:
     packages = ", ".join(f"{k} {v or 'not installed'}" for k, v in found["packages"].items())
+    cores = f"{found['cores']} core{'s' * (found['cores'] != 1)}"
     return (
-        f"{found['processor']}, {found['cores']} cores, {found['system']}, "
-        f"Python {found['python']}; {packages}."
+        f"{found['processor']}, {cores}, {found['system']}, Python {found['python']}; {packages}."
     )
