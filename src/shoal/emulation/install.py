@@ -21,7 +21,7 @@ from shoal.errors import InstallError
 
 __all__ = ["diagnose", "install"]
 
-# Makes the environment that argv names and steps it; for interpreters that have Shoal's path.
+# Makes an environment and steps it, in a process of its own.
 TRIAL = (
     "import shoal; "
     "vector = shoal.vectorize({name!r}, 1); "

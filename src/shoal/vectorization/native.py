@@ -25,6 +25,7 @@ from shoal.emulation.layout import Layout
 from shoal.errors import EnvCheckError, EnvModuleError, StepTimeoutError
 from shoal.ocean_c.engine import Engine
 from shoal.ocean_c.find import load
+from shoal.ocean_c.single import RENDERING
 from shoal.ocean_c.spaces import action_space, observation_offsets, observation_space
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import num_blocks, usable_cores
@@ -88,7 +89,7 @@ class NativeBackend:
                 "agents": [f"agent_{i}" for i in range(spec.agents)]
                 if spec.agents > 1
                 else ["agent"],
-                "metadata": {"render_modes": ["rgb_array", "human", "ansi"], "render_fps": 15},
+                "metadata": RENDERING,
                 "render_mode": self.render_mode,
                 "spec": None,
             }
@@ -248,7 +249,7 @@ class NativeBackend:
         from shoal.ocean_c.screen import Screen
 
         if self._screen is None:
-            self._screen = Screen(self.render_mode, 15, self.module.table.name)
+            self._screen = Screen(self.render_mode, RENDERING["render_fps"], self.module.table.name)
         return self._screen.show(self.engine.draw(env))
 
     def close(self) -> None:
