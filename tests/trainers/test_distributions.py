@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import distributions
 
-from shoal.emulation.actions import ActionLayout
+from shoal.emulation.actions import ActionLayout, is_discrete
 from shoal.errors import ConfigError
 from shoal.trainers.distributions import Distribution
 
@@ -28,12 +28,17 @@ def family(name, squash=False):
     return layout, Distribution(layout, squash)
 
 
+def sizes(kind):
+    """How many categories each discrete element has."""
+    leaves = [leaf for leaf in kind.layout.flat.leaves if is_discrete(leaf)]
+    return [int(n) for leaf in leaves for n in leaf.num_categories.reshape(-1)]
+
+
 def reference(kind, parameters, actions):
     """Log-probability and entropy of each row by torch's own distributions."""
     log_probability, entropy = torch.zeros(len(parameters)), torch.zeros(len(parameters))
     at = 0
-    sizes = [int((kind.columns // kind.width == i).sum()) for i in range(kind.num_discrete)]
-    for i, size in enumerate(sizes):
+    for i, size in enumerate(sizes(kind)):
         each = distributions.Categorical(logits=parameters[:, at : at + size])
         log_probability += each.log_prob(actions.discrete[:, i])
         entropy += each.entropy()
@@ -105,8 +110,7 @@ def test_an_illegal_choice_is_never_drawn_and_has_no_probability(name):
     parameters[:, : kind.num_logits][~torch.from_numpy(masks)] += 20  # the policy wants them
     actions, log_probability = kind.sample(parameters, torch.from_numpy(masks))
     at = 0
-    for i in range(kind.num_discrete):
-        size = int((kind.columns // kind.width == i).sum())
+    for i, size in enumerate(sizes(kind)):
         legal = masks[:, at : at + size]
         chosen = legal[np.arange(5000), actions.discrete[:, i].numpy()]
         assert (chosen | ~legal.any(1)).all()  # where nothing is legal, everything is

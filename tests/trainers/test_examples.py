@@ -4,14 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
-import gymnasium
 import pytest
 
 import shoal
-from shoal.trainers.config import from_dict
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMAND = [sys.executable, "-c", "import sys; from shoal.cli import main; sys.exit(main())"]
@@ -52,30 +49,3 @@ def test_that_environment_is_sound():
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     assert shoal.check_env(module.make(), steps=500).ok
-
-
-def test_the_config_of_the_demo_is_one_and_its_policy_sees_nethack():
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("nle")
-    config = from_dict(tomllib.loads((EXAMPLES / "nethack.toml").read_text()))
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        import nethack
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    env = shoal.emulate(gymnasium.make("NetHackScore-v0", **config.env_kwargs))
-    policy = nethack.Policy(env.observation_layout, env.action_layout, config)
-    row, _ = env.reset(seed=1)
-    rows = torch.from_numpy(row[None].copy())
-    seen = env.observation_layout.view(rows)
-    x, y = seen["blstats"][:, 0], seen["blstats"][:, 1]
-    near = nethack.crop(seen["chars"], x, y)
-    assert chr(near[0, nethack.REACH, nethack.REACH]) == "@"  # oneself, in the middle
-    assert (near[0] == ord("@")).sum() == 1
-    parameters, values = policy.decode(policy.encode(rows))
-    assert parameters.shape == (1, 23) and values.shape == (1,)
-
-    there = torch.zeros(2, 9, dtype=torch.bool)
-    there[0, [1, 5, 8]] = True
-    side, near, any_ = nethack.nearest(there, torch.tensor([6, 0])).T
-    assert side.tolist() == [-1, 0] and near.tolist() == [0.5, 0] and any_.tolist() == [1, 0]

@@ -2,7 +2,7 @@
 
 Options of a run come from `Config` and nowhere else: its fields are the command's options, its
 docstrings are the help, and a TOML file has the same names. What is on the command line goes before
-what is in the file.
+what is in the file, and that before what the recipe of an environment says.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from shoal.emulation import recipes
 from shoal.errors import ConfigError, RunError
 from shoal.trainers.config import Config, from_dict, near, to_dict, typed
 from shoal.trainers.dashboard import duration, open_display
@@ -79,7 +80,8 @@ class Options(Config):
     """Train a policy on an environment. The same options give the same run.
 
     ENV and all options may also stand in a TOML file (--config), under the names they have here,
-    with _ for -. What is on the command line goes before the file.
+    with _ for -. What is on the command line goes before the file, and the file before what the
+    recipe of an environment says (shoal env list).
     """
 
     env: tyro.conf.Positional[str] = ""
@@ -101,22 +103,39 @@ def parse_train(arguments: Sequence[str]) -> Config:
         SystemExit: after ``--help``, or a value that can't be read.
     """
     options = parse(Options, "shoal train", arguments)
-    if options.config is not None:
-        try:
-            values = tomllib.loads(options.config.read_text())
-        except (OSError, ValueError) as error:
-            text = getattr(error, "strerror", None) or error
-            raise ConfigError(f"--config {options.config}: {text}") from error
-        try:
-            default = Options(**typed(values))
-        except ConfigError as error:
-            raise ConfigError(f"{options.config}: {error}") from error
-        options = parse(Options, "shoal train", arguments, default)
+    values = {} if options.config is None else read_file(options.config)
+    env = options.env or str(values.get("env", ""))
+    values = recipe_options(env) | values
+    if values:
+        options = parse(Options, "shoal train", arguments, Options(**values))
     values = to_dict(options)
     del values["config"]
     if not options.env:
         raise ConfigError("ENV is missing: which environment? (shoal train --help)")
     return from_dict({**values, "env": absolute(options.env), "policy": absolute(options.policy)})
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The options in a TOML file."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--config {path}: {text}") from error
+    return typed_from(path, values)
+
+
+def recipe_options(env: str) -> dict[str, Any]:
+    """The options that suit an environment which has a recipe; else none."""
+    recipe = recipes.find(env)
+    return {} if recipe is None else typed_from(recipe.file, recipe.train)
+
+
+def typed_from(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return typed(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -> Any:

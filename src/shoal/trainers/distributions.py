@@ -79,35 +79,30 @@ class Distribution:
             self.middle = np.where(finite, (bounds[0] + bounds[1]) / 2, 0.0)
             self.half = np.where(finite, (bounds[1] - bounds[0]) / 2, 1.0)
         self.num_parameters = self.num_logits + 2 * self.num_continuous
-        # Elements of unequal size are padded to the widest, so that all are one tensor.
-        self.width = int(sizes.max()) if self.num_discrete else 0
-        self.ragged = bool((sizes != self.width).any())
-        self.columns = torch.from_numpy(
-            np.concatenate([i * self.width + np.arange(n) for i, n in enumerate(sizes)] or none)
-        ).long()
+        # Elements of one size are computed together: padding all to the widest costs Neural MMO,
+        # whose 13 choices have 3 to 385 categories, five times the work.
+        ends = np.cumsum(sizes)
+        self.groups: list[tuple[np.ndarray, Tensor]] = []  # elements, and the columns of each
+        for size in np.unique(sizes):
+            elements = np.flatnonzero(sizes == size)
+            columns = (ends[elements] - size)[:, None] + np.arange(size)
+            self.groups.append((elements, torch.from_numpy(columns)))
 
     # -- parts of the parameters -----------------------------------------------------------------
 
-    def log_probabilities(self, parameters: Tensor, masks: Tensor | None) -> Tensor:
-        """Log-probability of each category of each discrete element: float32 ``(n, elements,
-        width)``. Where the mask leaves an element no legal choice, all of its choices are legal."""
-        logits = self._elements(parameters[:, : self.num_logits].float(), NEVER)
-        if masks is not None and masks.shape[1]:
-            legal = self._elements(masks, False)
-            if self.ragged:  # padding is never legal, whatever the mask
-                exists = self._elements(torch.ones_like(masks[:1]), False)
-                legal = (legal | ~legal.any(-1, keepdim=True)) & exists
-            else:
+    def log_probabilities(self, parameters: Tensor, masks: Tensor | None) -> list[Tensor]:
+        """Log-probability of each category of the elements of each group: float32 ``(n, elements,
+        categories)``. Where the mask leaves an element no legal choice, all of its choices are
+        legal."""
+        made = []
+        for _, columns in self.groups:
+            logits = take(parameters[:, : self.num_logits].float(), columns)
+            if masks is not None and masks.shape[1]:
+                legal = take(masks, columns)
                 legal = legal | ~legal.any(-1, keepdim=True)
-            logits = logits.masked_fill(~legal, NEVER)
-        return functional.log_softmax(logits, -1)
-
-    def _elements(self, flat: Tensor, padding: float) -> Tensor:
-        """One row of categories for each element: ``(n, elements, width)``."""
-        if self.ragged:
-            padded = flat.new_full((len(flat), self.num_discrete * self.width), padding)
-            flat = padded.index_copy(1, self.columns.to(flat.device), flat)
-        return flat.reshape(len(flat), self.num_discrete, self.width)
+                logits = logits.masked_fill(~legal, NEVER)
+            made.append(functional.log_softmax(logits, -1))
+        return made
 
     def gaussian(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Means and logarithms of the standard deviations of the continuous elements."""
@@ -137,14 +132,14 @@ class Distribution:
         discrete = torch.zeros(n, self.num_discrete, dtype=torch.int64, device=device)
         continuous = torch.zeros(n, self.num_continuous, device=device)
         log_probability = torch.zeros(n, device=device)
-        if self.num_discrete:
-            logs = self.log_probabilities(parameters, masks)
+        for (elements, _), logs in zip(self.groups, self.log_probabilities(parameters, masks)):
             scores = logs
             if not greedy:  # Gumbel's trick: the largest log p - log(-log u) is a draw from p
                 noise = torch.empty_like(logs).exponential_(generator=generator)
                 scores = logs - noise.clamp_min(1e-38).log()
-            discrete = scores.argmax(-1)
-            log_probability = logs.gather(-1, discrete[..., None]).sum((1, 2))
+            chosen = scores.argmax(-1)
+            discrete[:, elements] = chosen
+            log_probability = log_probability + logs.gather(-1, chosen[..., None]).sum((1, 2))
         if self.num_continuous:
             mean, log_std = self.gaussian(parameters)
             continuous = mean
@@ -167,10 +162,10 @@ class Distribution:
         """
         log_probability = torch.zeros(len(parameters), device=parameters.device)
         entropy = torch.zeros_like(log_probability)
-        if self.num_discrete:
-            logs = self.log_probabilities(parameters, masks)
-            log_probability = logs.gather(-1, actions.discrete[..., None]).sum((1, 2))
-            entropy = -(logs.exp() * logs).sum((1, 2))
+        for (elements, _), logs in zip(self.groups, self.log_probabilities(parameters, masks)):
+            taken = actions.discrete[:, elements, None]
+            log_probability = log_probability + logs.gather(-1, taken).sum((1, 2))
+            entropy = entropy - (logs.exp() * logs).sum((1, 2))
         if self.num_continuous:
             mean, log_std = self.gaussian(parameters)
             log_probability = log_probability + self._density(mean, log_std, actions.continuous)
@@ -208,6 +203,13 @@ class Distribution:
         if flat.dtype.kind != "f":
             part = np.rint(part)
         return part.astype(flat.dtype).reshape(-1, *flat.shape)
+
+
+def take(flat: Tensor, columns: Tensor) -> Tensor:
+    """These columns of flat rows: ``(n, *columns.shape)``."""
+    if columns.numel() == flat.shape[1]:  # all of them, which are in order
+        return flat.reshape(len(flat), *columns.shape)
+    return flat[:, columns.to(flat.device)]
 
 
 def log_slope_of_tanh(x: Tensor) -> Tensor:

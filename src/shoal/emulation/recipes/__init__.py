@@ -11,6 +11,7 @@ Keys of a recipe:
 - ``python``: versions of Python that it runs under, best first. Only with this key does it get a
   virtual environment of its own; else it is installed beside Shoal.
 - ``system``: Debian packages that it needs.
+- ``train``: options of `shoal train` that suit it, in place of the defaults.
 - ``conventions``: action repeat, reward, episodes. ``licence``. ``notes``: downloads, and the rest.
 """
 
@@ -43,6 +44,7 @@ class Recipe:
     imports: list[str] = field(default_factory=list)
     python: list[str] = field(default_factory=list)
     system: list[str] = field(default_factory=list)
+    train: dict[str, Any] = field(default_factory=dict)
     conventions: str = ""
     licence: str = ""
     notes: str = ""
