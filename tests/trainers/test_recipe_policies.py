@@ -1,5 +1,7 @@
 """The policies of NetHack's and Neural MMO's recipes see what they should, and nothing else."""
 
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from gymnasium import spaces
 import shoal
 from shoal.emulation.actions import ActionLayout
 from shoal.emulation.layout import Layout
+from shoal.emulation.make import load_named
 from shoal.trainers import nethack, nmmo
 from shoal.trainers.command import parse_train
 from shoal.trainers.config import Config
@@ -231,6 +234,12 @@ def test_a_recipe_says_how_to_train_and_the_command_line_goes_before_it(tmp_path
     assert config.policy == "shoal.trainers.nmmo:Policy"
     assert parse_train(["nethack"]).env_kwargs["observation_keys"]
     assert parse_train(["CartPole-v1"]).policy == "default"
+
+
+def test_the_demo_trains_the_policy_on_letters():
+    config = parse_train(["--config", str(Path(__file__).parents[2] / "examples" / "nethack.toml")])
+    assert load_named(config.policy) is nethack.Policy
+    assert set(config.env_kwargs["observation_keys"]) == {"blstats", "chars", "misc"}
 
 
 def test_a_wrong_option_in_a_recipe_names_its_file(tmp_path):
