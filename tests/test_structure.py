@@ -28,7 +28,7 @@ ALLOWED = {
     "ocean_c": {"errors"},
     "vectorization": {"errors", "emulation", "ocean_c"},
     "wrappers": {"errors", "emulation", "vectorization"},
-    "trainers": {"errors", "emulation", "vectorization", "wrappers"},
+    "trainers": {"errors", "emulation", "ocean_c", "vectorization", "wrappers"},
     "cli": {"shoal", "errors", "emulation", "ocean_c", "vectorization", "wrappers", "trainers"},
 }
 

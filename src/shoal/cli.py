@@ -14,7 +14,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import shoal
@@ -102,9 +102,39 @@ def add_command(
 
 
 def emulation(args: argparse.Namespace) -> dict[str, Any]:
-    """Those options that `shoal.emulate` takes, as far as they are given."""
+    """Those options that `shoal.emulate` takes, as far as they or the recipe give them."""
+    from shoal.emulation.recipes import find
+
     options = {"max_len": args.max_len, "max_agents": args.max_agents, "pad": args.pad}
-    return {name: value for name, value in options.items() if value}
+    recipe = find(args.env)
+    given = {name: value for name, value in options.items() if value}
+    return {**(recipe.emulation if recipe else {}), **given}
+
+
+@contextlib.contextmanager
+def examined(args: argparse.Namespace) -> Iterator[Callable[..., Any]]:
+    """A function that asks one environment: ``ask(question, ...)`` is ``question(env, ...)``.
+
+    One whose recipe has an interpreter of its own is asked there, in a worker, so that questions
+    are functions that run there too (`shoal.emulation.examine`).
+    """
+    from shoal.emulation.recipes import resolve
+    from shoal.vectorization import creator
+
+    name, kwargs = args.env, dict(args.kwargs)
+    recipe = resolve(name)
+    if recipe and recipe.python:
+        with contextlib.closing(
+            shoal.vectorize(name, 1, env_kwargs=kwargs, **emulation(args))
+        ) as vector:
+            yield lambda question, *given: vector.call_on([0], question, *given)[0]
+        return
+    if recipe:
+        name, kwargs = recipe.creator, {**recipe.kwargs, **kwargs}
+    env = creator(name, **kwargs)()
+    yield lambda question, *given: question(env, *given)
+    if callable(getattr(env, "close", None)):  # old ones may have none
+        env.close()
 
 
 def keyword(text: str) -> tuple[str, Any]:
@@ -133,31 +163,11 @@ def add_describe(commands: Any) -> None:
 
 
 def describe(args: argparse.Namespace) -> int:
-    from shoal.vectorization import creator
+    from shoal.emulation.examine import layouts_of, show_layouts
 
-    env = shoal.emulate(creator(args.env, **dict(args.kwargs))(), **emulation(args))
-    print(description(args.env, env))
-    env.close()
+    with examined(args) as ask:
+        print(show_layouts(args.env, ask(layouts_of, emulation(args))))
     return 0
-
-
-def description(name: str, env: Any) -> str:
-    """What lies where in the rows of an emulated environment."""
-    agents = f"{env.agents_per_env} agent" + "s" * (env.agents_per_env != 1)
-    text = f"{name}: {agents}"
-    groups = getattr(env, "groups", [])  # of agents with the same spaces
-    if len(groups) > 1:
-        size = env.observation_layout.nbytes
-        text += f" of {len(groups)} kinds, each at the beginning of rows of {size:,} bytes"
-    for kind in groups or [env]:
-        if groups:
-            text += f"\n\nagents: {', '.join(map(str, kind.agents))}"
-        action = kind.action_layout
-        text += f"\n\nobservation\n{kind.observation_layout.describe()}"
-        text += f"\n\naction: {action.flat_space}\n{action.native.describe()}"
-        if action.num_masked:
-            text += f"\naction_masks: {action.num_masked} choices"
-    return text
 
 
 # -- shoal check ------------------------------------------------------------------------------
@@ -170,10 +180,10 @@ def add_check(commands: Any) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
-    from shoal.vectorization import creator
+    from shoal.emulation.examine import faults_of, report_from
 
-    env = creator(args.env, **dict(args.kwargs))()
-    report = shoal.check_env(env, steps=args.steps, seed=args.seed)
+    with examined(args) as ask:
+        report = report_from(ask(faults_of, args.steps, args.seed))
     print(report)
     return 0 if report.ok else 1
 
@@ -202,13 +212,29 @@ def add_run(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from shoal.emulation.examine import layouts_of, show_layouts, show_overhead
+
+    options = emulation(args)
+    with examined(args) as ask:
+        layouts = ask(layouts_of, options)
+        print(show_layouts(args.env, layouts), end="\n\n", flush=True)
+        step_copies(args, options, layouts["agents_per_env"])
+        print(ask(show_overhead, options, args.seed))
+    return 0
+
+
+def step_copies(args: argparse.Namespace, options: dict[str, Any], agents: int) -> None:
+    """Step copies of an environment with random actions, and print how fast, and what they score.
+
+    Args:
+        options: for emulation.
+        agents: of each environment.
+    """
     import numpy as np
 
-    from shoal.vectorization import creator, find_compiled
+    from shoal.vectorization import find_compiled
     from shoal.vectorization.auto import drive
 
-    first = shoal.emulate(creator(args.env, **dict(args.kwargs))(), **emulation(args))
-    print(description(args.env, first), end="\n\n", flush=True)
     compiled = find_compiled(args.env)
     num_envs = args.num_envs or (4096 if compiled else 16)
     steps = args.steps or (1000 if compiled else 10_000)
@@ -220,7 +246,7 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         autoreset="same_step",
         seed=args.seed,
-        **emulation(args),
+        **options,
     )
     with contextlib.closing(vector):
         num_batches = -(-steps * num_envs // vector.batch_size)
@@ -238,8 +264,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{configuration(vector)}, {vector.num_envs} copies")
     total = num_batches * vector.batch_size
     print(f"{total:,} steps in {seconds:.3g} s: {total / seconds:,.0f} steps per second", end="")
-    if first.agents_per_env > 1:
-        print(f", {total * first.agents_per_env / seconds:,.0f} agent rows per second", end="")
+    if agents > 1:
+        print(f", {total * agents / seconds:,.0f} agent rows per second", end="")
     print(f"\n{len(returns):,} episodes ended", end="")
     if returns:
         print(
@@ -247,9 +273,7 @@ def run(args: argparse.Namespace) -> int:
             f"length {np.mean(lengths):.4g} ({min(lengths)} to {max(lengths)})",
             end="",
         )
-    print(f"\n{overhead(first, args.seed)}")
-    first.close()
-    return 0
+    print()
 
 
 def configuration(vector: Any) -> str:
@@ -261,20 +285,6 @@ def configuration(vector: Any) -> str:
         return text + f", pool of {vector.batch_size}" * (vector.batch_size < vector.num_envs)
     text = f"{vector.num_workers} worker" + "s" * (vector.num_workers != 1)
     return text + f", pool of {vector.batch_size}" * (vector.batch_size < vector.num_envs)
-
-
-def overhead(env: Any, seed: int) -> str:
-    """One line: what emulation adds to a step of this environment."""
-    from shoal.emulation.overhead import measure_overhead
-
-    found = measure_overhead(env, seed)
-    if found is None:
-        return "emulation overhead: not measured, too few steps within an episode in two seconds"
-    if abs(found.added) < found.noise:
-        text = f"below the noise of {found.noise:.2f} µs"
-    else:
-        text = f"{found.added:.2f} µs (± {found.noise:.2f})"
-    return f"emulation overhead: {text} per step; the bare step takes {found.bare:.4g} µs"
 
 
 # -- shoal bench ------------------------------------------------------------------------------

@@ -142,6 +142,80 @@ def test_text_is_shown_in_the_terminal(capsys):
     assert screens == ["", *(f"step {i}\n" for i in range(6))]
 
 
+class Old:
+    """Of old gym, which is told how to render when it renders; a second mode must be asked for."""
+
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+    metadata = {"render.modes": ["human", "rgb_array"]}  # noqa: RUF012
+    picture = np.zeros((8, 8, 3), np.uint8)
+
+    def __init__(self, render_mode="rgb_array"):
+        self.renders = render_mode == "rgb_array"
+
+    def reset(self):
+        self.left = 3
+        return np.zeros(1, np.float32)
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(1, np.float32), 1.0, self.left == 0, {}
+
+    def render(self, mode="human"):
+        assert mode == "rgb_array"
+        return self.picture + 10 * self.left if self.renders else None
+
+
+def Asked(render_mode=None):
+    return Old(render_mode)
+
+
+@pytest.fixture
+def window(monkeypatch):
+    """A window that nobody sees, which is closed after twelve pictures; what it has shown."""
+    from shoal.ocean_c import window
+
+    shown = []
+
+    class Window:
+        closed = False
+
+        def __init__(self, title):
+            pass
+
+        def show(self, pixels, frames_per_second):
+            shown.append(int(pixels[0, 0, 0]))
+            self.closed = len(shown) == 12
+
+        def close(self):
+            shown.append("closed")
+
+    monkeypatch.setattr(window, "Window", Window)
+    return shown
+
+
+@pytest.mark.filterwarnings("ignore:.*(old gym interface|seed|options)")
+@pytest.mark.parametrize("env", [Old, Asked])
+def test_pictures_of_old_gym_are_shown_in_a_window_until_it_is_closed(env, window):
+    evaluate(None, env, 1, render=True)
+    assert window == [30, 20, 10, 0, "closed"]
+    window.clear()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(None, env, 9, render=True)
+    assert window == [*[30, 20, 10, 0] * 3, "closed"]
+
+
+class Blank(Old):
+    picture = np.zeros((8, 8), np.uint8)
+
+
+@pytest.mark.filterwarnings("ignore:.*(old gym interface|seed|options)")
+def test_what_renders_no_pictures_says_what_it_renders_instead():
+    said = r"its render modes are \['human', 'rgb_array'\] \(.*got shape \(8, 8\)\)"
+    with pytest.raises(ConfigError, match=said):
+        evaluate(None, Blank, 1, render=True)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

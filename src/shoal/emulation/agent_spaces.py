@@ -120,6 +120,14 @@ class AgentSpaces:
         member = self.member(agent)
         return member.observation_layout, member.action_layout
 
+    def alike(self, agents: Iterable) -> list[list]:
+        """These agents in groups whose spaces are laid out alike."""
+        found: dict[Any, list] = {}
+        for agent in agents:
+            observation, action = self.layouts(agent)
+            found.setdefault((observation, action.native), []).append(agent)
+        return list(found.values())
+
     def member(self, agent: Any) -> Member:
         """One agent's own layouts and spaces; the same object whenever asked."""
         member = self._members.get(agent)

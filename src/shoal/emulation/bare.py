@@ -5,7 +5,6 @@ Workers under another interpreter step these: perhaps only old ``gym`` is there,
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from shoal.emulation import is_multi_agent, require_environment
@@ -14,7 +13,7 @@ from shoal.emulation.agent_spaces import AgentSpaces, agents_of
 from shoal.emulation.layout import Layout
 from shoal.emulation.loop import SingleDriver
 from shoal.emulation.multi_loop import MultiDriver
-from shoal.emulation.old import OldEnv, reproducible
+from shoal.emulation.old import OldEnv, is_of_gymnasium, reproducible
 from shoal.errors import EmulationError
 
 __all__ = ["BareEnv", "BareMultiEnv", "bare"]
@@ -42,9 +41,7 @@ class BareEnv:
     spec = None  # another Gymnasium's would not be understood
 
     def __init__(self, env: Any, rules: dict[str, Any]):
-        gymnasium = sys.modules.get("gymnasium")
-        modern = gymnasium is not None and isinstance(env, gymnasium.Env)
-        self.env = env if modern else OldEnv(env)
+        self.env = env if is_of_gymnasium(env, "Env") else OldEnv(env)
         self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
         self.render_mode = getattr(env, "render_mode", None)
         self.observation_layout = Layout.from_space(env.observation_space, name="obs", **rules)
@@ -53,6 +50,10 @@ class BareEnv:
     def driver(self) -> Any:
         """What a loop needs to step this environment."""
         return SingleDriver(reproducible(self.env), self.observation_layout, self.action_layout)
+
+    def kinds(self) -> list[tuple[list, Layout, ActionLayout]]:
+        """Agents (none are named here) and their layouts."""
+        return [([], self.observation_layout, self.action_layout)]
 
     def close(self) -> None:
         """Close the environment."""
@@ -85,6 +86,15 @@ class BareMultiEnv:
     def driver(self) -> Any:
         """What a loop needs to step this environment."""
         return MultiDriver(self._spaces, self.agents_per_env)
+
+    def kinds(self) -> list[tuple[list, Layout, ActionLayout]]:
+        """For agents whose spaces are laid out alike: who they are, and their layouts.
+
+        Those of the rows, without names, where it is not known which agents there may be.
+        """
+        groups = self._spaces.alike(self._spaces.index or ())
+        layouts = self.observation_layout, self.action_layout
+        return [(each, *self._spaces.layouts(each[0])) for each in groups] or [([], *layouts)]
 
     def close(self) -> None:
         """Close the environment."""

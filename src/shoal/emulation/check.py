@@ -2,6 +2,8 @@
 
 Every value on the way is verified (`shoal.emulation.checked`). Then the beginning is replayed with
 the same seed, with another one and with another clock. `RULES` lists all that can be found.
+
+Workers under another interpreter run this too: Python 3.8 or newer, perhaps without Gymnasium.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import copy
 import datetime
 import hashlib
+import inspect
 import itertools
 import pickle
 import random
@@ -18,28 +21,29 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 
 from shoal.emulation import is_multi_agent, require_environment
 from shoal.emulation.checked import checked
 from shoal.emulation.findings import ORDER, RULES, Finding, Log, Report
 from shoal.emulation.layout import Layout, kind_of, step
-from shoal.emulation.old import keywords, reproducible, unwrapped
+from shoal.emulation.old import is_of_gymnasium, keywords, reproducible, unwrapped
 from shoal.emulation.parallel import space_of
-from shoal.emulation.single import SeededNetHack
 from shoal.errors import EnvCheckError, LayoutError
 
 __all__ = ["RULES", "Finding", "Report", "check_env"]
 
 REPLAY_STEPS = 200
 
+if TYPE_CHECKING:
+    Sample = Callable[[Any, Any, Any], Any]
+    Play = Callable[[Any, int, Sample], Iterator[dict[str, Any]]]
+    Trajectory = list[tuple[int, int, dict[str, Any]]]
+
 
 # -- playing with random actions --------------------------------------------------------------
-
-Sample = Callable[[Any, Any, Any], Any]
 
 
 def sampler(seed: int) -> Sample:
@@ -48,13 +52,13 @@ def sampler(seed: int) -> Sample:
 
     def sample(agent: Any, space: Any, mask: Any) -> Any:
         if agent not in spaces:
-            # A copy, since an environment may seed its own; a real one for a look-alike.
-            known = isinstance(space, gymnasium.Space)
-            spaces[agent] = copy.deepcopy(space) if known else Layout.from_space(space).space
+            # A copy, since an environment may seed its own; a real one for a look-alike, but
+            # where there is no Gymnasium to make it of.
+            own = is_of_gymnasium(space, "Space") or "gymnasium" not in sys.modules
+            spaces[agent] = copy.deepcopy(space) if own else Layout.from_space(space).space
             spaces[agent].seed(seed + len(spaces))
-        own = spaces[agent]
-        mask = usable_mask(own, mask)
-        return own.sample() if mask is None else own.sample(mask)
+        mask = usable_mask(spaces[agent], mask)
+        return spaces[agent].sample() if mask is None else spaces[agent].sample(mask)
 
     return sample
 
@@ -63,6 +67,8 @@ def usable_mask(space: Any, mask: Any) -> Any:
     """An action mask as the space's ``sample`` wants it, or None."""
     kind = kind_of(space)
     if mask is None or kind not in ("Discrete", "MultiDiscrete"):
+        return None
+    if "mask" not in inspect.signature(space.sample).parameters:  # of gym before 0.25
         return None
     entries = np.concatenate([np.ravel(part) for part in mask]) if len(mask) else np.zeros(0)
     counts = np.ravel(space.n if kind == "Discrete" else space.nvec)
@@ -158,9 +164,6 @@ def turn(env: Any) -> dict[str, Any]:
 
 
 # -- reproducibility --------------------------------------------------------------------------
-
-Play = Callable[[Any, int, Sample], Iterator[dict[str, Any]]]
-Trajectory = list[tuple[int, int, dict[str, Any]]]
 
 
 def trajectory(play: Play, env: Any, seed: int, steps: int) -> Trajectory:
@@ -330,7 +333,8 @@ def another_clock(env: Any, start: float, tick: float) -> Iterator[None]:
 
         @classmethod
         def utcnow(cls) -> Any:
-            return cls.fromtimestamp(seconds(), datetime.UTC).replace(tzinfo=None)
+            utc = datetime.timezone.utc  # noqa: UP017 (Python 3.8 has no datetime.UTC)
+            return cls.fromtimestamp(seconds(), utc).replace(tzinfo=None)
 
         @classmethod
         def today(cls) -> Any:
@@ -338,7 +342,7 @@ def another_clock(env: Any, start: float, tick: float) -> Iterator[None]:
 
     names = ("time", "monotonic", "perf_counter", "process_time")
     fakes: dict[int, Any] = {id(getattr(time, name)): seconds for name in names}
-    fakes |= {id(getattr(time, name + "_ns")): nanoseconds for name in names}
+    fakes.update({id(getattr(time, name + "_ns")): nanoseconds for name in names})
     fakes[id(datetime.datetime)] = OtherDatetime
     replaced = [
         (module, name, value)
@@ -362,7 +366,7 @@ def modules_of(env: Any) -> list[Any]:
         layers.append(inner)
     classes = [base for layer in [*layers, unwrapped(env)] for base in type(layer).__mro__]
     packages = {base.__module__.partition(".")[0] for base in classes}
-    packages -= sys.stdlib_module_names | {"shoal"}
+    packages -= {*getattr(sys, "stdlib_module_names", ()), "shoal"}  # since Python 3.10
     return [
         module
         for name, module in list(sys.modules.items())
@@ -394,9 +398,15 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
     """
     require_environment(env)
     log = Log()
-    if isinstance(env, SeededNetHack):
+    name = (
+        getattr(getattr(env, "spec", None), "id", None)
+        or (getattr(env, "metadata", None) or {}).get("name")
+        or type(unwrapped(env)).__name__
+    )
+    single = sys.modules.get("shoal.emulation.single")
+    if single is not None and isinstance(env, single.SeededNetHack):
         env = env.env  # what is asked is whether the environment itself reproduces
-    if not isinstance(env, gymnasium.Env) and keywords(env) != {"seed", "options"}:
+    if not is_of_gymnasium(env, "Env") and keywords(env) != {"seed", "options"}:
         log.tell("old-interface", "env", f"reset takes {keywords(env) or 'no arguments'}")
     if not is_multi_agent(env):
         play: Play = play_single
@@ -423,11 +433,6 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
     codes = list(dict.fromkeys(code for code, _ in log.found))  # in the order of appearance
     findings = sorted(
         log.found.values(), key=lambda f: (ORDER.index(f.severity), codes.index(f.code))
-    )
-    name = (
-        getattr(getattr(env, "spec", None), "id", None)
-        or (getattr(env, "metadata", None) or {}).get("name")
-        or type(unwrapped(env)).__name__
     )
     return Report(name, log.steps, log.episode, seed, tuple(findings))
 

@@ -9,14 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from shoal.emulation import is_multi_agent
 from shoal.emulation.findings import Log
 from shoal.emulation.layout import kind_of, step
+from shoal.emulation.old import is_of_gymnasium
 from shoal.emulation.parallel import as_parallel, space_of
-from shoal.emulation.single import OldGymEnv
+
+try:
+    from gymnasium import Wrapper
+
+    from shoal.emulation.single import OldGymEnv as OldEnv
+except ImportError:  # under another interpreter
+    from shoal.emulation.old import OldEnv, Wrapper  # type: ignore[assignment]
 
 __all__ = ["checked"]
 
@@ -230,13 +236,13 @@ def checked(env: Any, log: Log | None = None) -> Any:
     """
     log = Log(raising=True) if log is None else log
     if not is_multi_agent(env):
-        return CheckedEnv(env if isinstance(env, gymnasium.Env) else OldGymEnv(env), log)
+        return CheckedEnv(env if is_of_gymnasium(env, "Env") else OldEnv(env), log)
     if hasattr(env, "agent_iter"):
         return CheckedAECEnv(env, log)
     return CheckedParallelEnv(env, log)
 
 
-class CheckedEnv(gymnasium.Wrapper):
+class CheckedEnv(Wrapper):
     """A Gymnasium environment whose every value is checked; made by `checked`."""
 
     def __init__(self, env: Any, log: Log):

@@ -164,13 +164,9 @@ class EmulatedMultiEnv(ParallelEnv):
             slots = self._spaces.index
         else:
             slots = {a: i for i, a in enumerate(self._driver.occupants) if a is not None}
-        found: dict[Any, list] = {}
-        for agent in slots:
-            observation, action = self._spaces.layouts(agent)
-            found.setdefault((observation, action.native), []).append(agent)
         return [
             Group(tuple(agents), tuple(slots[a] for a in agents), *self._spaces.layouts(agents[0]))
-            for agents in found.values()
+            for agents in self._spaces.alike(slots)
         ]
 
     def observation_space(self, agent: Any) -> Any:

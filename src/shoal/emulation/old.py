@@ -12,7 +12,20 @@ from typing import Any
 
 from shoal.errors import EmulationError
 
-__all__ = ["OldEnv", "OldReset", "keywords", "reproducible", "unwrapped"]
+__all__ = [
+    "OldEnv",
+    "OldReset",
+    "Wrapper",
+    "is_of_gymnasium",
+    "keywords",
+    "reproducible",
+    "unwrapped",
+]
+
+
+def is_of_gymnasium(thing: Any, name: str) -> bool:
+    """Whether it is an instance of Gymnasium's class of this name, which its maker has loaded."""
+    return "gymnasium" in sys.modules and isinstance(thing, getattr(sys.modules["gymnasium"], name))
 
 
 def reproducible(env: Any) -> Any:
@@ -21,8 +34,7 @@ def reproducible(env: Any) -> Any:
     That is so of NetHack (nle, MiniHack): see `shoal.emulation.single.SeededNetHack`.
     """
     packages = {cls.__module__.partition(".")[0] for cls in type(unwrapped(env)).__mro__}
-    gymnasium = sys.modules.get("gymnasium")
-    if "nle" in packages and gymnasium is not None and isinstance(env, gymnasium.Env):
+    if "nle" in packages and is_of_gymnasium(env, "Env"):
         from shoal.emulation.single import SeededNetHack
 
         return SeededNetHack(env)
@@ -66,8 +78,8 @@ class OldEnv:
         return observation, reward, bool(done) and not truncated, truncated, info
 
     def render(self) -> Any:
-        if self.render_mode is None and "mode" in inspect.signature(self.env.render).parameters:
-            return self.env.render(mode="rgb_array")
+        if "mode" in inspect.signature(unwrapped(self.env).render).parameters:
+            return self.env.render(mode=self.render_mode or "rgb_array")
         return self.env.render()
 
     def close(self) -> None:
@@ -85,6 +97,18 @@ class OldEnv:
 
     def __str__(self) -> str:
         return f"<{type(self).__name__}{self.env}>"
+
+
+class Wrapper:
+    """What stands for Gymnasium's class of this name where there is none."""
+
+    def __init__(self, env: Any):
+        self.env = env
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "env":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.env, name)
 
 
 class OldReset:

@@ -101,8 +101,8 @@ def measure_overhead(
     loop = EnvLoop([driver], layouts[0].nbytes, SAME_STEP)
     rows = zero_rows(*layouts, env.agents_per_env)
     buffers = Buffers(*layouts, rows)
-    loop.reset(0, seed, None, buffers, 0)
     act = RandomActions(layouts[1], seed)
+    loop.reset(0, seed, None, buffers, 0)
     clock = time.perf_counter_ns
     added: list[int] = []
     bare: list[int] = []

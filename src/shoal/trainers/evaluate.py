@@ -10,7 +10,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ import numpy as np
 from shoal.emulation.actions import RandomActions
 from shoal.emulation.layout import Layout
 from shoal.errors import CheckpointError, ConfigError
-from shoal.vectorization import creator, vectorize
+from shoal.vectorization import vectorize
 
 __all__ = ["check_spaces", "evaluate"]
 
 PICTURES = ("rgb_array", "pixel")  # what environments call it; the second is NetHack's
-TEXTS_PER_SECOND = 20.0
+FRAMES_PER_SECOND = 20.0  # in the terminal or a window of our own
 
 
 def evaluate(
@@ -55,7 +55,8 @@ def evaluate(
         env_kwargs: for the environment's constructor.
         emulation: `max_len`, `max_agents` and `pad`, as for `shoal.vectorize`.
         device: of the policy.
-        render: show the episodes in the terminal, if the environment renders text, or in a window.
+        render: show the episodes in the terminal if the environment renders text, else in a window:
+            its own, or one that shows the pictures it renders.
         video: an ``.mp4`` or ``.gif`` file to write.
         report: is called with the number of episodes so far, now and then.
 
@@ -72,25 +73,23 @@ def evaluate(
     if episodes < 1:
         raise ConfigError(f"episodes: expected at least 1, got {episodes}")
     kwargs = dict(env_kwargs or {})
+    mode = None
     if render or video:
         num_envs = 1
-        kwargs["render_mode"] = render_mode(env, kwargs, video is not None)
+        mode = render_mode(env, kwargs, emulation, video is not None)
+        if mode is not None:
+            kwargs["render_mode"] = mode
     num_envs = min(num_envs, episodes)
-    vector = vectorize(
-        functools.partial(env, **kwargs) if callable(env) else env,
-        num_envs,
-        backend="serial" if num_envs == 1 else "auto",
-        autoreset="disabled",
-        seed=seed,
-        env_kwargs=None if callable(env) else kwargs,
-        **(emulation or {}),
-    )
+    vector = make_vector(env, num_envs, kwargs, emulation, seed)
     with contextlib.ExitStack() as stack:
         stack.callback(vector.close)
+        show = nothing
         if video is not None:
             show = stack.enter_context(film(vector, video))
-        else:
-            show = text_screen(vector, shown=kwargs.get("render_mode") == "ansi" and render)
+        elif mode == "ansi":
+            show = text_screen(vector)
+        elif render and mode != "human":
+            show = stack.enter_context(window(vector, str(env)))
         choose = random_chooser(vector, seed)
         if state is not None:
             check_spaces(state, vector.observation_layout, vector.action_layout.native)
@@ -111,11 +110,34 @@ def evaluate(
     }
 
 
+def make_vector(
+    env: Any,
+    num_envs: int,
+    kwargs: Mapping[str, Any],
+    emulation: Mapping[str, Any] | None,
+    seed: int,
+) -> Any:
+    """The vector to play on, whose environments are reset when they are told to."""
+    return vectorize(
+        functools.partial(env, **kwargs) if callable(env) else env,
+        num_envs,
+        backend="serial" if num_envs == 1 else "auto",
+        autoreset="disabled",
+        seed=seed,
+        env_kwargs=None if callable(env) else kwargs,
+        **(emulation or {}),
+    )
+
+
+def nothing() -> None:
+    """What is shown of episodes that nobody watches."""
+
+
 def play(
     vector: Any,
     choose: Callable[[np.ndarray, np.ndarray], Any],
     quotas: np.ndarray,
-    show: Callable[[], None] = lambda: None,
+    show: Callable[[], None] = nothing,
     report: Callable[[int], None] = lambda done: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Let every environment play so many episodes.
@@ -220,24 +242,53 @@ def check_spaces(state: Mapping[str, Any], observation: Layout, action: Layout) 
 # -- pictures ---------------------------------------------------------------------------------
 
 
-def render_mode(env: Any, kwargs: Mapping[str, Any], film: bool) -> str:
+def render_mode(
+    env: Any, kwargs: Mapping[str, Any], emulation: Mapping[str, Any] | None, film: bool
+) -> str | None:
     """The way of rendering that suits, of those that the environment has.
+
+    Returns:
+        What to make the environment with; None if it renders pictures without being told, as many
+        of old ``gym`` do.
 
     Raises:
         ConfigError: none does; the message lists what it has.
     """
-    made = (functools.partial(env, **kwargs) if callable(env) else creator(env, **kwargs))()
-    modes = list(made.metadata.get("render_modes", []))
-    made.close()
-    for mode in PICTURES if film else ("ansi", "human"):
+    with contextlib.closing(make_vector(env, 1, kwargs, emulation, 0)) as vector:
+        modes = list(vector.metadata.get("render_modes", ()))
+        old_modes = list(vector.metadata.get("render.modes", ()))
+    for mode in PICTURES if film else ("ansi", "human", *PICTURES):
         if mode in modes:
             return mode
-    wanted = "pictures to film" if film else "a window or text"
-    raise ConfigError(f"{env} renders no {wanted}: its render modes are {modes}")
+    why = ""
+    for old_mode in [] if modes else [None, *(mode for mode in PICTURES if mode in old_modes)]:
+        given = kwargs if old_mode is None else {**kwargs, "render_mode": old_mode}
+        try:
+            with contextlib.closing(make_vector(env, 1, given, emulation, 0)) as vector:
+                vector.reset()
+                picture(vector)
+            return old_mode
+        except Exception as error:  # whatever those raise that can't
+            why = why or f" ({type(error).__name__}: {error})"
+    wanted = "pictures to film" if film else "pictures or text"
+    raise ConfigError(f"{env} renders no {wanted}: its render modes are {modes or old_modes}{why}")
+
+
+def picture(vector: Any) -> np.ndarray:
+    """What environment 0 shows: uint8, (height, width, 3).
+
+    Raises:
+        ConfigError: that is no picture.
+    """
+    found = vector.render(0)
+    if isinstance(found, np.ndarray) and found.ndim == 3 and found.shape[2] == 3:
+        return found.astype(np.uint8, copy=False)
+    got = f"shape {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+    raise ConfigError(f"render: expected a picture of shape (height, width, 3), got {got}")
 
 
 @contextlib.contextmanager
-def film(vector: Any, path: Path) -> Any:
+def film(vector: Any, path: Path) -> Iterator[Callable[[], None]]:
     """A function that adds what environment 0 shows to a video file."""
     import imageio
 
@@ -258,16 +309,34 @@ def film(vector: Any, path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"video: {path} can't be written: {error.strerror or error}") from error
     with writer:
-        yield lambda: writer.append_data(np.asarray(vector.render(0), np.uint8))
+        yield lambda: writer.append_data(picture(vector))
 
 
-def text_screen(vector: Any, shown: bool) -> Callable[[], None]:
-    """A function that shows environment 0, which renders text, in place, if it is to be shown."""
+def text_screen(vector: Any) -> Callable[[], None]:
+    """A function that shows environment 0, which renders text, in place."""
 
     def show() -> None:
-        if shown:
-            sys.stdout.write(f"\033[H\033[J{vector.render(0)}\n")
-            sys.stdout.flush()
-            time.sleep(1 / TEXTS_PER_SECOND)
+        sys.stdout.write(f"\033[H\033[J{vector.render(0)}\n")
+        sys.stdout.flush()
+        time.sleep(1 / FRAMES_PER_SECOND)
 
     return show
+
+
+@contextlib.contextmanager
+def window(vector: Any, title: str) -> Iterator[Callable[[], None]]:
+    """A function that shows environment 0, which renders pictures, in a window of our own.
+
+    It interrupts, as Ctrl-C does, when the window has been closed.
+    """
+    from shoal.ocean_c.window import Window
+
+    rate = float(vector.metadata.get("render_fps") or FRAMES_PER_SECOND)
+    with contextlib.closing(Window(title)) as shown:
+
+        def show() -> None:
+            shown.show(picture(vector), rate)
+            if shown.closed:
+                raise KeyboardInterrupt
+
+        yield show
