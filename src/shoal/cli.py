@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import difflib
 import itertools
 import os
 import sys
@@ -488,11 +487,11 @@ def env_list(args: argparse.Namespace) -> int:
 
 def named_recipe(name: str) -> Any:
     from shoal.emulation import recipes
+    from shoal.errors import did_you_mean
 
     recipe = recipes.find(name)
     if recipe is None:
-        near = difflib.get_close_matches(name, recipes.names(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ": see shoal env list"
+        hint = did_you_mean(name, recipes.names()) or ": see shoal env list"
         raise shoal.UnknownEnvError(f"there is no recipe {name!r}{hint}")
     return recipe
 

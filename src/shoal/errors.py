@@ -3,7 +3,14 @@
 Every error says what was expected, what was got, and where: the environment's index and the path
 of the leaf in its space, such as ``inventory[3].glyph``. All derive from `ShoalError`; those that
 refine a built-in error also derive from it, so ``except ValueError`` keeps working.
+
+Where a name is unknown, the message names those that are near: `did_you_mean`.
 """
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 __all__ = [
     "ShoalError",
@@ -25,6 +32,8 @@ __all__ = [
     "NotFiniteError",
     "CheckpointError",
     "RunError",
+    "did_you_mean",
+    "near",
 ]
 
 
@@ -110,3 +119,18 @@ class CheckpointError(ShoalError):
 
 class RunError(ShoalError):
     """A run's folder can't be made, written or found."""
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """``; did you mean ...?``, or nothing if no known name is near; each begins with `prefix`."""
+    found = near(name, known)
+    return f"; did you mean {', '.join(prefix + each for each in found)}?" if found else ""
+
+
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """Those of the known names, three at most and the nearest first, that `name` may be meant for.
+
+    Case makes no difference.
+    """
+    spelled = {each.lower(): each for each in known}
+    return [spelled[each] for each in difflib.get_close_matches(name.lower(), spelled)]

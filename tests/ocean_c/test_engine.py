@@ -305,7 +305,7 @@ def test_what_native_vectors_refuse(walk):
 
 
 def test_parameters_are_checked(walk):
-    with pytest.raises(ParameterError, match="no parameter 'lenght'; did you mean 'length'"):
+    with pytest.raises(ParameterError, match="no parameter 'lenght'; did you mean length"):
         shoal.vectorize(walk, env_kwargs={"lenght": 3})
     with pytest.raises(ParameterError, match="'length': expected 2 to 1000, got 1"):
         shoal.vectorize(walk, env_kwargs={"length": 1})

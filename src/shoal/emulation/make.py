@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from shoal.emulation.old import reproducible
-from shoal.errors import UnknownEnvError
+from shoal.errors import UnknownEnvError, did_you_mean
 
 __all__ = ["Creator", "creator", "load_named", "named"]
 
@@ -117,7 +117,7 @@ def _function(name: str) -> Callable[..., Any]:
     if re.fullmatch(r"\w+(\.\w+)+", name):
         return _in_module(name)
     raise UnknownEnvError(
-        f"there is no environment {name!r}{_near(name, _ids())}; where a package has to be "
+        f"there is no environment {name!r}{did_you_mean(name, _ids())}; where a package has to be "
         "imported to register an id, write module:Id"
     )
 
@@ -202,7 +202,8 @@ def _attribute(module: ModuleType, attribute: str, name: str) -> Callable[..., A
     found = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
     found += [m.name for m in pkgutil.iter_modules(getattr(module, "__path__", []))]
     raise UnknownEnvError(
-        f"{module.__name__} has no environment {attribute!r}{_near(attribute, [*found, *_ids()])}"
+        f"{module.__name__} has no environment {attribute!r}"
+        f"{did_you_mean(attribute, [*found, *_ids()])}"
     )
 
 
@@ -246,10 +247,3 @@ def _load(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?``, or nothing if no known name is near."""
-    spelled = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.6)
-    return f"; did you mean {', '.join(spelled[each] for each in near)}?" if near else ""

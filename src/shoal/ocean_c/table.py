@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import EnvModuleError, ParameterError
+from shoal.errors import EnvModuleError, ParameterError, did_you_mean
 
 __all__ = ["Field", "Param", "Spec", "Table", "check_fields", "check_table", "param_values"]
 
@@ -145,11 +144,10 @@ def param_values(
     known = [param.name for param in table.params]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, [*known, MAX_STEPS], n=1, cutoff=0.5)
+            known.append(MAX_STEPS)
             raise ParameterError(
-                f"{table.name} has no parameter {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f" (it has {', '.join([*known, MAX_STEPS])})"
+                f"{table.name} has no parameter {name!r}{did_you_mean(name, known)} "
+                f"(it has {', '.join(known)})"
             )
     values = []
     for param in table.params:

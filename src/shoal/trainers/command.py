@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shoal.emulation import recipes
-from shoal.errors import ConfigError, RunError
-from shoal.trainers.config import Config, from_dict, near, to_dict, typed
+from shoal.errors import ConfigError, RunError, did_you_mean
+from shoal.trainers.config import Config, from_dict, to_dict, typed
 from shoal.trainers.dashboard import duration, open_display
 
 __all__ = ["config", "eval_", "parse_train", "resume", "runs", "train"]
@@ -152,10 +152,9 @@ def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -
         return_unknown_args=True,
     )
     if unknown:
-        known = [f.name for f in dataclasses.fields(kind)]
-        name = unknown[0].lstrip("-").partition("=")[0].replace("-", "_").removeprefix("no_")
-        guess = near(name, known).replace("_", "-").replace("mean ", "mean --")
-        raise ConfigError(f"{unknown[0]}: no such option{guess}")
+        known = [f.name.replace("_", "-") for f in dataclasses.fields(kind)]
+        name = unknown[0].lstrip("-").partition("=")[0].replace("_", "-").removeprefix("no-")
+        raise ConfigError(f"{unknown[0]}: no such option{did_you_mean(name, known, '--')}")
     return made
 
 

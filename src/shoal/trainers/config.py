@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, did_you_mean
 
-__all__ = ["Config", "from_dict", "near", "to_dict", "typed"]
+__all__ = ["Config", "from_dict", "to_dict", "typed"]
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def check(config: Config) -> None:
         if value not in allowed:
             raise ConfigError(
                 f"{name}: expected one of {', '.join(allowed)}, got {value!r}"
-                f"{near(str(value), allowed)}"
+                f"{did_you_mean(str(value), allowed)}"
             )
 
 
@@ -210,15 +209,9 @@ def typed(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise ConfigError(f"{key}: no such option{near(name, known)}")
+            raise ConfigError(f"{key}: no such option{did_you_mean(name, known)}")
         made[name] = _typed(name, value, known[name])
     return made
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """``; did you mean ...?``, or nothing if no known name is near."""
-    found = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _typed(name: str, value: Any, expected: str) -> Any:

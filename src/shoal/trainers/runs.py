@@ -46,7 +46,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import CheckpointError, ConfigError, RunError, ShoalError
+from shoal.errors import CheckpointError, ConfigError, RunError, ShoalError, did_you_mean
 from shoal.trainers.config import Config, from_dict, to_dict
 from shoal.trainers.trackers import open_trackers
 
@@ -323,13 +323,11 @@ def find_run(name: str, runs_dir: str = "runs") -> Path:
     Raises:
         RunError: there is no such run; the message names one that is near.
     """
-    from shoal.trainers.config import near
-
     for folder in (Path(name), Path(runs_dir) / name):
         if (folder / "config.toml").is_file():
             return folder
     known = [path.parent.name for path in Path(runs_dir).glob("*/config.toml")]
-    raise RunError(f"there is no run {name!r}{near(name, known)}")
+    raise RunError(f"there is no run {name!r}{did_you_mean(name, known)}")
 
 
 def read_config(folder: Path) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -351,17 +350,18 @@ def creator(name: str, **kwargs: Any) -> Callable[[], Any]:
 
         return functools.partial(make, name, **kwargs)
     from shoal.emulation import make as by_name
-    from shoal.errors import UnknownEnvError
+    from shoal.emulation import recipes
+    from shoal.errors import UnknownEnvError, near
 
     try:
         return by_name.creator(name, **kwargs)
     except UnknownEnvError as error:
         from shoal.ocean_c.find import own_names
 
-        near = difflib.get_close_matches(name.lower(), own_names(), n=1, cutoff=0.7)
-        if not near:
+        found = near(name, [*own_names(), *recipes.names()])
+        if not found:
             raise
-        raise UnknownEnvError(f"{error}; or did you mean {near[0]}?") from None
+        raise UnknownEnvError(f"{error}; or did you mean {', '.join(found)}?") from None
 
 
 def find_compiled(name: str) -> Any:
