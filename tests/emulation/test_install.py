@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import shoal
 from shoal.cli import main
 from shoal.emulation import recipes
-from shoal.emulation.install import diagnose, install
+from shoal.emulation.install import diagnose, install, reason
 from shoal.errors import ConfigError, InstallError, UnknownEnvError
 from shoal.ocean_c.find import own_names
 
@@ -116,6 +118,65 @@ def test_a_broken_installation_says_where_and_goes_on(index, tmp_path):
     assert recipe.installed()
 
 
+@pytest.mark.parametrize(
+    ("said", "best"),
+    [
+        (  # pip, a compiler
+            """
+            Building wheel for broken (pyproject.toml): finished with status 'error'
+            error: subprocess-exited-with-error
+            b.c:1:10: fatal error: no_such_header.h: No such file or directory
+            compilation terminated.
+            error: Command '['gcc', '-c', 'b.c']' failed with exit code 1
+            note: This error originates from a subprocess, and is likely not a problem with pip.
+            ERROR: Failed building wheel for broken
+            Failed to build broken
+            ERROR: Could not build wheels for broken, which is required to install
+            """,
+            "b.c:1:10: fatal error: no_such_header.h: No such file or directory",
+        ),
+        (  # pip, no network
+            """
+            WARNING: Retrying after connection broken by 'NewConnectionError(...)': /simple/six/
+            ERROR: Could not find a version that satisfies the requirement six (from versions: none)
+            ERROR: No matching distribution found for six
+            """,
+            "a download failed: WARNING: Retrying after connection broken by "
+            "'NewConnectionError(...)': /simple/six/",
+        ),
+        (  # a retry that went well
+            """
+            WARNING: Retrying after connection broken by 'NewConnectionError(...)': /simple/six/
+            ModuleNotFoundError: No module named 'Cython'
+            ERROR: Failed building wheel for old
+            """,
+            "ModuleNotFoundError: No module named 'Cython'",
+        ),
+        (  # uv, no network
+            """
+            error: Request failed after 3 retries in 10.1s
+            cause: Failed to fetch: http://127.0.0.1:9/simple/six/
+            cause: Connection refused (os error 111)
+            """,
+            "a download failed: cause: Failed to fetch: http://127.0.0.1:9/simple/six/",
+        ),
+        (  # uv, no package
+            """
+            error: No solution found when resolving dependencies
+            cause: Because gone was not found in the package registry, it can't be installed.
+            """,
+            "cause: Because gone was not found in the package registry, it can't be installed",
+        ),
+        ("ImportError: libGL.so.1: cannot open shared object file", None),
+        ("Killed", None),
+        ("", "it said nothing"),
+    ],
+)
+def test_the_reason_is_the_line_that_says_most(said, best):
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    assert reason(lines) == (best or said)
+
+
 def test_a_module_that_can_not_be_imported_is_a_step_of_its_own(index, tmp_path, venv):
     for name in ("first_package", "tiny_env"):
         write_wheel(index, name)
@@ -137,6 +198,101 @@ def test_a_recipe_that_changed_begins_again(index, tmp_path, venv, monkeypatch):
     assert [what[:11] for what in began] == ["step 1 of 2", "step 2 of 2"]
 
 
+def write_python(recipe, script):
+    """A virtual environment whose interpreter is a shell script."""
+    has_venv(recipe, recipe.folder / "fake")
+    python = recipe.folder / "fake" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+
+
+def test_ctrl_c_says_where_and_goes_on(index, tmp_path):
+    recipe = write_recipe(tmp_path)
+    write_python(recipe, 'case "$*" in *tiny_env) exec sleep 100;; esac')
+    command = [sys.executable, "-c", "import sys; from shoal.cli import main; sys.exit(main())"]
+    process = subprocess.Popen(
+        [*command, "env", "install", str(recipe.file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PATH": "/usr/bin:/bin"},
+    )
+    while "[3/4]" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == ""
+    again = f"to go on from there: shoal env install {recipe.file}\n"
+    assert out == f"interrupted in step 3 of 4 (pip install tiny_env); {again}"
+    recipe.interpreter.write_text("#!/bin/sh\n")
+    said = []
+    install(recipe, say=said.append)
+    assert recipe.installed()
+    assert [line[:5] for line in said if "done before" in line] == ["[1/4]", "[2/4]"]
+
+
+def test_two_at_once_install_it_once(index, tmp_path, monkeypatch):
+    """The second waits for the first, and finds all done; it is never taken for not installed."""
+    recipe = write_recipe(tmp_path, imports=[])
+    write_python(recipe, "exit 0")
+    began, go_on, ran = threading.Event(), threading.Event(), []
+
+    def run(recipe, what, *rest):
+        ran.append(what)
+        began.set()
+        assert go_on.wait(60)
+
+    def say(line):
+        second.append(line)
+        if "waiting" in line:
+            go_on.set()
+        elif "done before" in line:
+            assert recipe.installed()
+
+    monkeypatch.setattr("shoal.emulation.install.run", run)
+    first, second = [], []
+    thread = threading.Thread(target=install, args=(recipe, False, first.append))
+    thread.start()
+    assert began.wait(60)
+    install(recipe, say=say)
+    thread.join()
+    assert [what[:11] for what in ran] == ["step 2 of 3", "step 3 of 3"]
+    assert "another process is installing it: waiting" in second
+    assert len([line for line in second if "done before" in line]) == 3
+    assert not any("waiting" in line for line in first)
+
+
+def test_a_cache_that_can_not_be_written(index, tmp_path, monkeypatch):
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(InstallError, match=r"cache/shoal\S* can't be written: Not a dir.*XDG_"):
+        install(recipe, say=lambda line: None)
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no disk that is always full")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    write_python(recipe, "exit 0")
+    (recipe.folder / "install.log").symlink_to("/dev/full")
+    with pytest.raises(InstallError, match=r"can't be written: No space left"):
+        install(recipe, say=lambda line: None)
+    (recipe.folder / "install.log").unlink()
+    install(recipe, say=lambda line: None)
+    assert recipe.installed()
+
+
+def test_files_of_the_same_name_do_not_share_a_folder(tmp_path):
+    others = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        others.append(write_recipe(tmp_path / name))
+    own = recipes.find("nmmo")
+    copy = tmp_path / "nmmo.toml"
+    shutil.copy(own.file, copy)
+    folders = {each.folder for each in (*others, own, recipes.find(str(copy)))}
+    assert len(folders) == 4
+    assert (own.called, others[0].called) == ("nmmo", str(tmp_path / "one" / "tiny.toml"))
+
+
 def test_missing_system_packages_are_named_with_the_command(index, tmp_path, monkeypatch):
     fake = tmp_path / "bin"
     fake.mkdir()
@@ -148,9 +304,10 @@ def test_missing_system_packages_are_named_with_the_command(index, tmp_path, mon
         InstallError, match=r"missing: libgone1; run `.*apt-get install --yes libgone1"
     ):
         install(recipe, say=lambda line: None)
-    monkeypatch.setattr("builtins.input", lambda question: "n")
-    with pytest.raises(InstallError, match="nothing was installed"):
-        install(recipe, system=True, say=lambda line: None)
+    for answer in (lambda question: "n", lambda question: (_ for _ in ()).throw(EOFError())):
+        monkeypatch.setattr("builtins.input", answer)
+        with pytest.raises(InstallError, match="nothing was installed"):
+            install(recipe, system=True, say=lambda line: None)
     assert diagnose(recipe)[0] == (False, "system", "missing: libgone1")
 
 

@@ -6,7 +6,8 @@ Keys of a recipe:
 - ``env``: what makes it, as for `shoal.vectorize`; ``file.py:function`` lies beside the recipe.
 - ``kwargs``: arguments for that.
 - ``emulation``: ``max_len``, ``max_agents``, ``pad``, as for `shoal.vectorize`.
-- ``install``: arguments of ``pip install``, a list for each call, one after the other.
+- ``install``: arguments of ``pip install``, a list for each call, one after the other; paths begin
+  in the folder of the recipe.
 - ``imports``: modules that are there once it is installed.
 - ``python``: versions of Python that it runs under, best first. Only with this key does it get a
   virtual environment of its own; else it is installed beside Shoal.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import zlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -50,10 +52,17 @@ class Recipe:
     notes: str = ""
 
     @property
+    def called(self) -> str:
+        """What `find` finds it by: its name, or the path of a file that is not Shoal's."""
+        return self.name if self.file.parent == FOLDER else str(self.file)
+
+    @property
     def folder(self) -> Path:
         """What belongs to its own virtual environment, under the user's cache."""
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(cache) / "shoal" / "envs" / self.name
+        # Files of the user's may have the same name, in other folders.
+        other = "" if self.called == self.name else f"-{zlib.crc32(self.called.encode()):08x}"
+        return Path(cache) / "shoal" / "envs" / f"{self.name}{other}"
 
     @property
     def interpreter(self) -> Path:
