@@ -175,6 +175,10 @@ def test_every_module_says_what_is_public(path):
         "advantage_cuda": "triton",
         "torchrl": "torchrl",
         "tianshou": "tianshou",
+        "functional": "jax",
+        "batched_gymnax": "jax",
+        "batched_brax": "brax",
+        "batched_jumanji": "jumanji",
     }
     if path.stem in needs:
         pytest.importorskip(needs[path.stem])

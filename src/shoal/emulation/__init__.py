@@ -66,6 +66,10 @@ def require_environment(env: Any) -> None:
     """Raise EmulationError unless `env` has what every environment has."""
     from shoal.errors import EmulationError
 
+    if hasattr(env, "single_observation_space"):
+        raise EmulationError(
+            f"{type(env).__name__} steps many copies itself; shoal.vectorize takes it as it is"
+        )
     has = [hasattr(env, name) for name in ("reset", "step")]
     for name in ("observation_space", "action_space"):  # old PettingZoo has dictionaries of them
         has.append(hasattr(env, name) or hasattr(env, name + "s"))

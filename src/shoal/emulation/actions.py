@@ -114,19 +114,24 @@ class ActionLayout:
             taken[part] += leaf.count
         return runs
 
-    def to_native(self, row: np.ndarray) -> np.ndarray:
-        """A flat row as a native row; continuous values are clipped to the bounds."""
-        flat = row.reshape(-1).view(np.uint8)
-        native = self.native.zeros()
-        into = native.reshape(-1).view(np.uint8)
+    def to_native(self, rows: np.ndarray) -> np.ndarray:
+        """Flat rows as native rows; continuous values are clipped to the bounds.
+
+        Args:
+            rows: shape ``(*batch, *flat.shape)``.
+        """
+        batch = rows.shape[: rows.ndim - len(self.flat.shape)]
+        flat = rows.reshape(*batch, -1).view(np.uint8)
+        native = self.native.zeros(*batch)
+        into = native.reshape(*batch, -1).view(np.uint8)
         for source, target, at, to, count, low, high in self.runs():
             from_dtype, to_dtype = np.dtype(source), np.dtype(target)
-            values = flat[at : at + count * from_dtype.itemsize].view(from_dtype)
+            values = flat[..., at : at + count * from_dtype.itemsize].view(from_dtype)
             if from_dtype.kind == "f":
                 if to_dtype.kind != "f":
                     values = np.rint(values)
                 values = np.clip(values.astype(np.float64), low, high)
-            into[to : to + count * to_dtype.itemsize].view(to_dtype)[...] = values
+            into[..., to : to + count * to_dtype.itemsize].view(to_dtype)[...] = values
         return native
 
     @property

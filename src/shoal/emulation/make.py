@@ -28,7 +28,7 @@ from typing import Any
 from shoal.emulation.old import reproducible
 from shoal.errors import UnknownEnvError, did_you_mean
 
-__all__ = ["Creator", "creator", "load_named", "named"]
+__all__ = ["Creator", "creator", "load_named", "maker", "named"]
 
 # How ids begin (in lower case) whose plug-in module need not be named.
 PREFIXES = {
@@ -62,7 +62,7 @@ class Creator:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> Any:
-        return reproducible(_function(self.name)(**self.kwargs))
+        return reproducible(maker(self.name)(**self.kwargs))
 
 
 def creator(name: str, **kwargs: Any) -> Creator:
@@ -77,7 +77,7 @@ def creator(name: str, **kwargs: Any) -> Creator:
             message suggests names that are near, or what to install.
     """
     found = named(name, **kwargs)
-    _function(found.name)
+    maker(found.name)
     return found
 
 
@@ -100,7 +100,7 @@ def load_named(name: str) -> Callable[..., Any]:
     return _attribute(loaded, inner, name)
 
 
-def _function(name: str) -> Callable[..., Any]:
+def maker(name: str) -> Callable[..., Any]:
     """What makes the environment called `name`."""
     module, colon, inner = name.partition(":")
     if module.endswith(".py"):

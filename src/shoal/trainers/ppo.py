@@ -950,6 +950,7 @@ def make_vector(config: Config) -> Any:
         backend=("pool" if pool else "serial" if config.num_workers == 0 else "auto"),
         num_workers=config.num_workers or None,
         batch_size=config.batch_size if pool else None,
+        autoreset="next_step",
         seed=config.seed,
         max_len=config.max_len,
         max_agents=config.max_agents,

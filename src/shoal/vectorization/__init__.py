@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["creator", "find_compiled", "vectorize"]
 
-BACKENDS = ("auto", "serial", "multiprocess", "pool", "native", "ray")
+BACKENDS = ("auto", "serial", "multiprocess", "pool", "native", "batched", "ray")
 MODES = ("next_step", "same_step", "disabled", "own")
 
 
@@ -24,7 +24,7 @@ def vectorize(
     num_workers: int | None = None,
     batch_size: int | None = None,
     order: str = "first",
-    autoreset: Any = "next_step",
+    autoreset: Any = None,
     seed: int | None = None,
     copy: bool = False,
     start_method: str | None = None,
@@ -50,18 +50,23 @@ def vectorize(
             ``"squared"``, ``"my_env.so"``), a function that creates an
             environment, a list of such functions, or an environment made by `shoal.emulate` (which
             is copied by pickling). Functions may be lambdas and may stand in ``__main__``.
-        num_envs: how many environments; the length of the list, or 1, by default.
+            Or an environment that steps all copies itself, or a function with a parameter
+            ``num_envs`` that makes one; see `shoal.vectorization.batched`.
+        num_envs: how many environments; by default the length of the list, what a batched
+            environment has, or 1.
         backend: ``"serial"`` (this process), ``"multiprocess"`` (workers; a batch is all
             environments), ``"pool"`` (workers; a batch is the first `batch_size` environments that
-            are ready), ``"native"`` (compiled environments, in this process), ``"ray"`` (Ray
-            actors), or ``"auto"``: native for compiled environments; else it measures for about a
-            second, takes the fastest, and prints which and why.
+            are ready), ``"native"`` (compiled environments, in this process), ``"batched"`` (an
+            environment that steps all copies itself), ``"ray"`` (Ray actors), or ``"auto"``: native
+            and batched for those; else it measures for about a second, takes the fastest, and
+            prints which and why.
         num_workers: processes; by default as many as there are usable cores, and at most one for
             each environment. With the native backend threads, by default one: the caller's own.
         batch_size: environments in a batch; for the pool, half of them by default.
         order: ``"first"`` come, first served; or ``"fixed"``: a pool whose batches are always the
             same environments, in turn.
-        autoreset: ``"next_step"``, ``"same_step"`` or ``"disabled"`` (or Gymnasium's
+        autoreset: ``"next_step"`` (default; of a batched environment that resets itself, its own
+            mode), ``"same_step"`` or ``"disabled"`` (or Gymnasium's
             `AutoresetMode`), which mean what they mean there; or ``"own"``: environments reset
             themselves (or are told to), and a step is always their own ``step``.
         seed: of the first reset, and of the global generators (`random`, `numpy.random`, torch) of
@@ -100,6 +105,7 @@ def vectorize(
 
     from shoal.emulation.recipes import resolve
     from shoal.vectorization.auto import choose_workers
+    from shoal.vectorization.batched import BatchedBackend, find_batched, make_batched
     from shoal.vectorization.engine import usable_cores
     from shoal.vectorization.serial import SerialBackend
     from shoal.vectorization.vector import Vector
@@ -113,6 +119,40 @@ def vectorize(
         if recipe.python and python is None:
             python = str(recipe.interpreter)
             backend = "auto" if backend == "serial" else backend
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
+    if on_error not in ("raise", "restart"):
+        raise ValueError(f'on_error: expected "raise" or "restart", got {on_error!r}')
+    if order not in ("first", "fixed"):
+        raise ValueError(f'order: expected "first" or "fixed", got {order!r}')
+    batched = None if python is not None else find_batched(env)
+    if batched is not None:
+        refused = {
+            "backend": backend not in ("auto", "serial", "batched"),
+            "autoreset": autoreset == "own",
+            "num_workers": num_workers,
+            "batch_size": batch_size not in (None, num_envs),
+            "on_error": on_error != "raise",
+            "form": form != "bytes",
+            "one_hot": one_hot,
+            "max_len": max_len,
+            "max_agents": max_agents,
+            "pad": pad,
+        }
+        if wrong := [name for name, given in refused.items() if given]:
+            raise ValueError(
+                f"{', '.join(wrong)}: not for a batched environment, which steps all copies itself"
+            )
+        wanted = None if autoreset is None else _autoreset(autoreset)
+        made: Any = BatchedBackend(
+            make_batched(batched, num_envs, env_kwargs), wanted, seed, profile, debug
+        )
+        return Vector(made, autoreset=made.mode, copy=copy, seed=seed, debug=debug)
+    if backend == "batched":
+        raise ValueError(
+            "the batched backend is for environments that step all copies themselves, and for "
+            f"functions with a parameter num_envs that make them, not for {env!r}"
+        )
     if python is not None:
         compiled, creators = None, isolated_creators(env, num_envs, env_kwargs)
         check_isolated(python, backend, start_method, debug)
@@ -120,13 +160,7 @@ def vectorize(
         compiled = None if not isinstance(env, str) or ":" in env else find_compiled(env)
         creators = make_creators(env, num_envs, env_kwargs)
     num_envs = len(creators)
-    mode = autoreset if isinstance(autoreset, AutoresetMode) else _autoreset(autoreset)
-    if backend not in BACKENDS:
-        raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
-    if on_error not in ("raise", "restart"):
-        raise ValueError(f'on_error: expected "raise" or "restart", got {on_error!r}')
-    if order not in ("first", "fixed"):
-        raise ValueError(f'order: expected "first" or "fixed", got {order!r}')
+    mode = _autoreset("next_step" if autoreset is None else autoreset)
     emulation = {
         "form": form,
         "one_hot": one_hot,
@@ -204,7 +238,6 @@ def vectorize(
     if batch_size is None:
         batch_size = max(1, num_envs // 2) if backend == "pool" else num_envs
     check_counts(backend, num_envs, num_workers, batch_size, order)
-    made: Any
     if backend == "serial":
         made = SerialBackend(creators, emulation, loop_mode, seed, restart, profile)
     elif backend == "ray":
@@ -372,9 +405,11 @@ def find_compiled(name: str) -> Any:
 
 
 def _autoreset(name: Any) -> Any:
-    """Gymnasium's mode of this name; None for ``"own"``."""
+    """Gymnasium's mode of this name, or that mode itself; None for ``"own"``."""
     from gymnasium.vector import AutoresetMode
 
+    if isinstance(name, AutoresetMode):
+        return name
     if str(name).lower() not in MODES:
         raise ValueError(f"autoreset: expected one of {MODES}, got {name!r}")
     return AutoresetMode.__members__.get(str(name).upper())

@@ -57,7 +57,8 @@ class Vector(VectorEnv):
         agents_per_env: rows of each environment; 1 for single-agent ones.
         num_agents: rows of all environments: ``num_envs * agents_per_env``.
         batch_size: environments in what one `recv` returns; ``num_envs`` unless it is a pool.
-        backend: ``"serial"``, ``"multiprocess"``, ``"pool"``, ``"native"`` or ``"ray"``.
+        backend: ``"serial"``, ``"multiprocess"``, ``"pool"``, ``"native"``, ``"batched"`` or
+            ``"ray"``.
         num_workers: processes that step environments, 0 in this process; of ``"native"``, threads.
         observation_layout: how an observation lies in its row; `Layout.view` nests it.
         action_layout: how an action lies in its row.
@@ -287,8 +288,8 @@ class Vector(VectorEnv):
         """
         self._usable()
         self._whole("send_objects")
-        if self.backend == "native":
-            raise ActionError("compiled environments take only rows of actions")
+        if self.backend in ("native", "batched"):
+            raise ActionError(f"{self.backend} environments take only rows of actions")
         if self._pending is not None or not self._begun:
             first = "call recv first" if self._pending else "reset the environments first"
             raise PendingCallError(f"step: {first}", self._pending or "reset")
