@@ -88,9 +88,41 @@ def test_several_agents_end_one_after_the_other():
     vector = shoal.vectorize(
         env, 2, backend="serial", autoreset="disabled", seed=1, env_kwargs={"max_cycles": 150}
     )
-    returns, lengths = play(vector, random_chooser(vector, 0), np.array([2, 1]))
+    returns, lengths, lives = play(vector, random_chooser(vector, 0), np.array([2, 1]))
     vector.close()
     assert len(returns) == len(lengths) == 3 and lengths.max() <= 150
+    assert (lives <= lengths).all() and (lives < lengths).any()
+
+
+def test_an_episode_is_as_long_as_its_longest_life():
+    pettingzoo = pytest.importorskip("pettingzoo")
+
+    class Mortals(pettingzoo.ParallelEnv):
+        """Each agent gets 1 for every step of its life."""
+
+        metadata = {"name": "mortals"}  # noqa: RUF012
+        lives = {"a": 2, "b": 4, "c": 9}  # noqa: RUF012
+        possible_agents = list(lives)  # noqa: RUF012
+
+        def observation_space(self, agent):
+            return spaces.Discrete(2)
+
+        action_space = observation_space
+
+        def reset(self, seed=None, options=None):
+            self.agents, self.at = list(self.lives), 0
+            return dict.fromkeys(self.agents, 0), {agent: {} for agent in self.agents}
+
+        def step(self, actions):
+            self.at += 1
+            dead = {agent: self.lives[agent] == self.at for agent in self.agents}
+            of_all = [dict.fromkeys(dead, value) for value in (0, 1.0, False, {})]
+            self.agents = [agent for agent in dead if not dead[agent]]
+            return of_all[0], of_all[1], dead, of_all[2], of_all[3]
+
+    found = evaluate(None, Mortals, 3, num_envs=2)
+    assert found["lengths"].tolist() == [9.0] * 3
+    assert found["lives"].tolist() == found["returns"].tolist() == [5.0] * 3
 
 
 def test_turn_based_games():

@@ -374,6 +374,7 @@ def eval_(arguments: Sequence[str]) -> int:
         f"return {found['return']:.4g} ± {found['error']:.2g} "
         f"(from {found['min']:.4g} to {found['max']:.4g}, deviation {found['std']:.4g}), "
         f"length {found['length']:.4g}"
+        + (f", mean life {found['life']:.4g}" if found["life"] != found["length"] else "")
     )
     if options.video is not None:
         print(f"film: {options.video}")

@@ -61,10 +61,10 @@ def evaluate(
         report: is called with the number of episodes so far, now and then.
 
     Returns:
-        ``returns`` and ``lengths`` (float64 arrays, one entry for each episode; with several
-        agents, the mean of their returns, and the longest life), and ``episodes``, ``return``,
-        ``std`` (of single episodes), ``error`` (standard error of the mean), ``min``, ``max``,
-        ``length``: floats.
+        ``returns``, ``lengths`` and ``lives`` (float64 arrays, one entry for each episode; with
+        several agents, the mean of their returns, the longest life and the mean life), and
+        ``episodes``, ``return``, ``std`` (of single episodes), ``error`` (standard error of the
+        mean), ``min``, ``max``, ``length``, ``life``: floats.
 
     Raises:
         CheckpointError: the checkpoint is for other spaces.
@@ -96,10 +96,11 @@ def evaluate(
             choose = policy_chooser(vector, state, greedy, seed, device)
         quotas = np.full(num_envs, episodes // num_envs)
         quotas[: episodes % num_envs] += 1
-        returns, lengths = play(vector, choose, quotas, show, report)
+        returns, lengths, lives = play(vector, choose, quotas, show, report)
     return {
         "returns": returns,
         "lengths": lengths,
+        "lives": lives,
         "episodes": float(episodes),
         "return": float(returns.mean()),
         "std": float(returns.std()),
@@ -107,6 +108,7 @@ def evaluate(
         "min": float(returns.min()),
         "max": float(returns.max()),
         "length": float(lengths.mean()),
+        "life": float(lives.mean()),
     }
 
 
@@ -139,7 +141,7 @@ def play(
     quotas: np.ndarray,
     show: Callable[[], None] = nothing,
     report: Callable[[int], None] = lambda done: None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Let every environment play so many episodes.
 
     Args:
@@ -150,11 +152,12 @@ def play(
         report: as for `evaluate`.
 
     Returns:
-        Returns and lengths of all episodes, those of the first environment first.
+        Returns, lengths and mean lives of all episodes, those of the first environment first.
     """
     num_envs, agents = vector.num_envs, vector.agents_per_env
     returns: list[list[float]] = [[] for _ in range(num_envs)]
-    lengths: list[list[int]] = [[] for _ in range(num_envs)]
+    lengths: list[list[float]] = [[] for _ in range(num_envs)]
+    lives: list[list[float]] = [[] for _ in range(num_envs)]
     ended: list[list[tuple[float, int]]] = [[] for _ in range(num_envs)]  # agents, this episode
     observations, _ = vector.reset()
     starts = np.ones(vector.num_agents, bool)
@@ -173,13 +176,15 @@ def play(
             continue
         for i in np.flatnonzero(over):
             if len(returns[i]) < quotas[i]:
-                returns[i].append(float(np.mean([score for score, _ in ended[i]] or [0.0])))
-                lengths[i].append(int(max([length for _, length in ended[i]] or [0])))
+                scores, spans = np.array(ended[i] or [(0.0, 0)], np.float64).T
+                returns[i].append(scores.mean())
+                lengths[i].append(spans.max())
+                lives[i].append(spans.mean())
                 missing -= 1
             ended[i].clear()
         report(int(quotas.sum()) - missing)
         if missing == 0:
-            return np.concatenate(returns), np.concatenate(lengths).astype(np.float64)
+            return np.concatenate(returns), np.concatenate(lengths), np.concatenate(lives)
         observations, _ = vector.reset(options={"reset_mask": over})
         show()
         starts = np.repeat(over, agents)
