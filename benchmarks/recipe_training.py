@@ -56,14 +56,12 @@ def measure(name: str, seed: int, folder: Path) -> dict[str, Any]:
 def draw(results: dict[str, list[dict[str, Any]]]) -> None:
     """The curves of all runs, and what random actions score: results/recipe_training.png."""
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, (name, runs) in zip(
-        figure.subplots(1, len(results), squeeze=False)[0], results.items()
-    ):
+    grid = figure.subplots(1, len(results), squeeze=False)
+    for axes, (name, runs) in zip(grid[0], results.items()):
         for run in runs:
             steps, values = np.array(run["curve"]).T
-            axes.plot(
-                steps / 1e6, smooth(values, len(values) // 20 + 1), label=f"seed {run['seed']}"
-            )
+            smoothed = smooth(values, len(values) // 20 + 1)
+            axes.plot(steps / 1e6, smoothed, label=f"seed {run['seed']}")
         random = statistics.fmean(run["random"]["mean"] for run in runs)
         axes.axhline(random, color="black", linestyle="--", linewidth=1, label="random")
         axes.set_title(f"shoal train {name}")
