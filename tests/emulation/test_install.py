@@ -370,3 +370,6 @@ def test_an_installed_recipe_works_by_its_name(index, tmp_path, monkeypatch):
     assert vector.step([1, 0])[0].tolist() == [[1], [0]]
     vector.close()
     assert diagnose(recipe)[-1][:2] == (True, "20 steps")
+    (recipe.folder / "venv").unlink()
+    with pytest.raises(UnknownEnvError, match="is not installed here: shoal env install"):
+        shoal.vectorize(str(recipe.file), 2)

@@ -75,6 +75,12 @@ def test_the_command_line_goes_before_the_file(folder):
     assert parse_train(["Acrobot-v1", "--config=some.toml", "--num-envs=8"]).env == "Acrobot-v1"
 
 
+@pytest.mark.parametrize("name", ["my_env.py:make", "mine.toml"])
+def test_files_are_found_from_anywhere_else_later(name, folder):
+    (folder / "mine.toml").write_text('summary = "mine"\nenv = "my_env.py:make"\n')
+    assert parse_train([name]).env == f"{folder.resolve()}/{name}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -161,7 +161,8 @@ def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -
 def absolute(name: str) -> str:
     """A name whose file, if it is one, is found from anywhere."""
     path, colon, attribute = name.partition(":")
-    return f"{Path(path).resolve()}{colon}{attribute}" if path.endswith(".py") else name
+    is_file = path.endswith((".py", ".toml"))
+    return f"{Path(path).resolve()}{colon}{attribute}" if is_file else name
 
 
 # -- train and resume -------------------------------------------------------------------------

@@ -78,7 +78,7 @@ class Recipe:
     def installed(self) -> bool:
         """Whether it can be made."""
         if self.python:
-            return (self.folder / "installed").exists()
+            return (self.folder / "installed").exists() and self.interpreter.exists()
         return all(importlib.util.find_spec(name) is not None for name in self.imports)
 
 
