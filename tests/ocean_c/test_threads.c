@@ -59,6 +59,7 @@ static double run(int num_threads, int64_t batch, int steps) {
         int64_t block;
         while (shoal_engine_wait(e, step % 3 != 0, 100000000, &block) == SHOAL_NOT_YET) {
         }
+        sum += (double)e->num_ended[block] * (double)(1 + step % 5);
         for (int64_t i = 0; i < batch; i++) {
             sum += e->rows.rewards[block * batch + i] * (double)(1 + (first + i) % 7);
             for (int k = 0; k < CELLS; k += 11)

@@ -120,8 +120,6 @@ cdef extern from "c/engine.h" nogil:
         uint8_t* action_masks
         uint8_t* finals
         float* logs
-    ctypedef struct shoal_job:
-        uint32_t num_ended
     ctypedef struct shoal_engine:
         const shoal_table* table
         double* params
@@ -138,10 +136,10 @@ cdef extern from "c/engine.h" nogil:
         uint8_t* gone
         shoal_rows rows
         int64_t batch_size, num_blocks
-        shoal_job* jobs
-        uint64_t posted, received
-        shoal_fault fault
         int32_t num_threads, spin_ns
+        shoal_fault fault
+        uint64_t posted, received
+        uint64_t* num_ended
     int shoal_engine_open(shoal_engine* engine)
     int64_t shoal_next_set(const uint8_t* one, const uint8_t* other, int64_t i, int64_t n)
     int shoal_engine_close(shoal_engine* engine, int64_t nanoseconds)
@@ -625,7 +623,7 @@ cdef class Engine:
 
     def num_ended(self, Py_ssize_t block):
         """How many agents' episodes have ended in a block that was received."""
-        return self.c.jobs[block].num_ended
+        return self.c.num_ended[block]
 
     def infos(self, Py_ssize_t block):
         """Log fields of the episodes that have ended in a block, as Gymnasium's vectors give infos.
@@ -645,7 +643,7 @@ cdef class Engine:
         cdef Column* columns
         cdef bint any_now = False, any_final = False
         infos = {}
-        if self.c.jobs[block].num_ended == 0 or num_logs == 0:
+        if self.c.num_ended[block] == 0 or num_logs == 0:
             return infos
         final_info = {}
         final_mask = None

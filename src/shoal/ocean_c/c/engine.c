@@ -10,7 +10,7 @@
 
 #define GUARD 256     /* bytes before and behind each array, when debugging */
 #define MOST_ROWS 256 /* of a chunk, unless one environment has more: they stay in the cache */
-#define CHUNKS_PER_THREAD 4
+#define CHUNKS_PER_THREAD 4 /* of a job, so that whoever is early can help the others */
 #define MOST_ENVS (INT64_C(1) << 31)
 
 /* These loops gain from wide registers; the loader chooses. (Not everywhere is there a loader.) */
@@ -458,41 +458,51 @@ static uint32_t run(shoal_engine *e, shoal_scratch *t, int32_t op, int64_t env, 
 /* -- jobs ----------------------------------------------------------------------------------------
  */
 
-static void run_chunk(shoal_engine *e, shoal_scratch *t, shoal_job *job, int64_t number) {
-    int64_t first = number * job->chunk, end = first + job->chunk;
+/* One chunk of the job that `share` is of; returns how many agents' episodes have ended. */
+static uint32_t run_chunk(shoal_engine *e, shoal_scratch *t, const shoal_job *job,
+                          const shoal_share *share, int64_t number) {
+    int64_t first = number * e->chunk, end = first + e->chunk;
     uint32_t num_ended = 0;
-    end = end < job->count ? end : job->count;
-    if (!job->envs) {
-        num_ended = run(e, t, job->op, first, job->first_place + first, end - first);
-    } else {
-        while (first < end) { /* environments that follow each other go together */
-            const int32_t op = job->ops ? job->ops[first] : job->op;
-            int64_t next = first + 1;
-            while (next < end && job->envs[next] == job->envs[next - 1] + 1 &&
-                   (!job->ops || job->ops[next] == op))
-                next++;
-            num_ended += run(e, t, op, job->envs[first], job->first_place + first, next - first);
-            first = next;
-        }
+    end = end < e->batch_size ? end : e->batch_size;
+    if (!share->envs)
+        return run(e, t, share->op, first, job->first_place + first, end - first);
+    while (first < end) { /* environments that follow each other go together */
+        const int32_t op = share->ops ? share->ops[first] : share->op;
+        int64_t next = first + 1;
+        while (next < end && share->envs[next] == share->envs[next - 1] + 1 &&
+               (!share->ops || share->ops[next] == op))
+            next++;
+        num_ended += run(e, t, op, share->envs[first], job->first_place + first, next - first);
+        first = next;
     }
-    if (num_ended)
-        atomic_fetch_add_explicit(&job->num_ended, num_ended, memory_order_relaxed);
+    return num_ended;
 }
 
-/* Take chunks of a job until none is left. */
-static void work(shoal_engine *e, shoal_scratch *t, shoal_job *job) {
-    for (;;) {
-        const uint64_t ticket = atomic_fetch_add_explicit(&job->ticket, 1, memory_order_acquire);
-        const uint32_t chunks = (uint32_t)(ticket >> 32), number = (uint32_t)ticket;
-        if (number >= chunks)
-            return;
-        run_chunk(e, t, job, number);
-        /* The last one wakes the caller, if that sleeps. */
-        if (atomic_fetch_add(&job->done, 1) + 1 == chunks && atomic_load(&e->waiting)) {
-            pthread_mutex_lock(&e->mutex);
-            pthread_cond_signal(&e->finished);
-            pthread_mutex_unlock(&e->mutex);
+/* Take chunks of a job until none is left: those of thread `me`, then the others'. */
+static void work(shoal_engine *e, int32_t me, shoal_job *job) {
+    const int32_t parties = e->num_threads + 1;
+    shoal_share *mine = &job->shares[me];
+    uint64_t taken = 0, num_ended = 0;
+    for (int32_t i = 0; i < parties; i++) {
+        shoal_share *share = &job->shares[(me + i) % parties];
+        uint64_t ticket = atomic_load_explicit(&share->ticket, memory_order_relaxed);
+        while ((uint32_t)ticket < ticket >> 32) {
+            ticket = atomic_fetch_add_explicit(&share->ticket, 1, memory_order_acquire);
+            if ((uint32_t)ticket >= ticket >> 32)
+                break;
+            num_ended += run_chunk(e, &e->scratch[me], job, mine, (uint32_t)ticket);
+            taken++;
+            ticket++;
         }
+    }
+    if (!taken)
+        return;
+    mine->num_ended += num_ended;
+    atomic_fetch_add(&mine->done, taken);
+    if (atomic_load(&e->waiting)) {
+        pthread_mutex_lock(&e->mutex);
+        pthread_cond_signal(&e->finished);
+        pthread_mutex_unlock(&e->mutex);
     }
 }
 
@@ -504,18 +514,19 @@ typedef struct {
 static void *thread_main(void *argument) {
     thread_start start = *(thread_start *)argument;
     shoal_engine *e = start.engine;
-    uint64_t seen = 0;
+    const uint64_t num_blocks = (uint64_t)e->num_blocks;
     free(argument);
-    for (;;) {
+    for (uint64_t next = 1;;) { /* the number of the job that is worked on next */
+        shoal_job *job = &e->jobs[(next - 1) % num_blocks];
+        _Atomic uint64_t *number = &job->shares[start.number].number;
         const int64_t until = clock_ns() + e->spin_ns;
         uint64_t posted;
-        for (int i = 1; (posted = atomic_load(&e->epoch)) == seen && !atomic_load(&e->closed);
-             i++) {
+        for (int i = 1; (posted = atomic_load(number)) < next && !atomic_load(&e->closed); i++) {
             pause_core();
             if (i % 64 == 0 && clock_ns() > until) {
                 pthread_mutex_lock(&e->mutex);
                 atomic_fetch_add(&e->sleepers, 1);
-                while (atomic_load(&e->epoch) == seen && !atomic_load(&e->closed))
+                while (atomic_load(number) < next && !atomic_load(&e->closed))
                     pthread_cond_wait(&e->wake, &e->mutex);
                 atomic_fetch_sub(&e->sleepers, 1);
                 pthread_mutex_unlock(&e->mutex);
@@ -525,35 +536,35 @@ static void *thread_main(void *argument) {
             atomic_fetch_sub(&e->alive, 1);
             return NULL;
         }
-        for (; seen < posted; seen++) /* older jobs are all taken, or their slots are new */
-            if (posted - seen <= (uint64_t)e->num_blocks)
-                work(e, &e->scratch[start.number], &e->jobs[seen % (uint64_t)e->num_blocks]);
+        work(e, start.number, job);
+        /* If the slot has come to a later job, those up to the one before it there are done. */
+        next = posted > next ? posted - num_blocks + 1 : next + 1;
     }
 }
 
 void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const int32_t *ops) {
-    const int64_t block = (int64_t)(e->posted % (uint64_t)e->num_blocks);
-    const int64_t parties = e->num_threads + 1;
-    shoal_job *job = &e->jobs[block];
-    int64_t most = MOST_ROWS / e->agents, chunk = e->batch_size;
-    if (parties > 1)
-        chunk = (e->batch_size + parties * CHUNKS_PER_THREAD - 1) / (parties * CHUNKS_PER_THREAD);
-    most = most < 1 ? 1 : most;
-    chunk = chunk < 1 ? 1 : chunk > most ? most : chunk;
-    job->op = op;
-    job->first_place = block * e->batch_size;
-    job->count = e->batch_size;
-    job->chunk = chunk;
-    job->num_chunks = (uint32_t)((e->batch_size + chunk - 1) / chunk);
-    job->envs = envs ? (int64_t *)memcpy(job->env_list, envs, (size_t)e->batch_size * 8) : NULL;
-    job->ops = ops ? (int32_t *)memcpy(job->op_list, ops, (size_t)e->batch_size * 4) : NULL;
-    atomic_store_explicit(&job->done, 0, memory_order_relaxed);
-    atomic_store_explicit(&job->num_ended, 0, memory_order_relaxed);
-    e->posted++;
+    shoal_job *job = &e->jobs[e->posted++ % (uint64_t)e->num_blocks];
+    const uint64_t parties = (uint64_t)e->num_threads + 1, chunks = (uint64_t)e->num_chunks;
+    if (envs)
+        memcpy(job->env_list, envs, (size_t)e->batch_size * sizeof *envs);
+    if (ops)
+        memcpy(job->op_list, ops, (size_t)e->batch_size * sizeof *ops);
+    for (uint64_t i = 0; i < parties; i++) {
+        shoal_share *share = &job->shares[i];
+        share->op = op;
+        share->envs = envs ? job->env_list : NULL;
+        share->ops = ops ? job->op_list : NULL;
+    }
     if (e->num_threads == 0)
         return;
-    atomic_store_explicit(&job->ticket, (uint64_t)job->num_chunks << 32, memory_order_release);
-    atomic_fetch_add(&e->epoch, 1);
+    for (uint64_t i = 0; i < parties; i++) {
+        shoal_share *share = &job->shares[i];
+        atomic_store_explicit(&share->ticket,
+                              (chunks * (i + 1) / parties << 32) | chunks * i / parties,
+                              memory_order_release);
+        atomic_store_explicit(&share->number, e->posted, memory_order_release);
+    }
+    atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load(&e->sleepers)) {
         pthread_mutex_lock(&e->mutex);
         pthread_cond_broadcast(&e->wake);
@@ -561,19 +572,29 @@ void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const i
     }
 }
 
+/* Whether all chunks of the job that is received next are done. */
+static int is_over(const shoal_engine *e, const shoal_job *job) {
+    const uint64_t jobs = e->received / (uint64_t)e->num_blocks + 1; /* of this slot */
+    uint64_t done = 0;
+    for (int32_t i = 0; i <= e->num_threads; i++)
+        done += atomic_load(&job->shares[i].done);
+    return done == jobs * (uint64_t)e->num_chunks;
+}
+
 int shoal_engine_wait(shoal_engine *e, int help, int64_t nanoseconds, int64_t *block) {
-    shoal_job *job = &e->jobs[e->received % (uint64_t)e->num_blocks];
-    shoal_scratch *mine = &e->scratch[e->num_threads];
+    const int64_t slot = (int64_t)(e->received % (uint64_t)e->num_blocks);
+    shoal_job *job = &e->jobs[slot];
+    uint64_t all_ended = 0;
     if (e->num_threads == 0) {
-        for (uint32_t i = 0; i < job->num_chunks; i++)
-            run_chunk(e, mine, job, i);
+        for (int64_t i = 0; i < e->num_chunks; i++)
+            job->shares->num_ended += run_chunk(e, e->scratch, job, job->shares, i);
     } else {
+        if (help)
+            work(e, e->num_threads, job);
         int64_t now = clock_ns();
         const int64_t until = now + nanoseconds, spin_until = now + e->spin_ns;
         int late = 0;
-        if (help)
-            work(e, mine, job);
-        for (int i = 1; atomic_load(&job->done) != job->num_chunks && !late; i++) {
+        for (int i = 1; !is_over(e, job) && !late; i++) {
             pause_core();
             if (i % 64 || (now = clock_ns()) < spin_until)
                 continue;
@@ -584,15 +605,20 @@ int shoal_engine_wait(shoal_engine *e, int help, int64_t nanoseconds, int64_t *b
             time.tv_nsec = (long)(now % 1000000000);
             pthread_mutex_lock(&e->mutex);
             atomic_store(&e->waiting, 1);
-            while (atomic_load(&job->done) != job->num_chunks && !late)
+            while (!is_over(e, job) && !late)
                 late = pthread_cond_timedwait(&e->finished, &e->mutex, &time) == ETIMEDOUT;
             atomic_store(&e->waiting, 0);
             pthread_mutex_unlock(&e->mutex);
         }
-        if (atomic_load(&job->done) != job->num_chunks)
+        if (!is_over(e, job))
             return SHOAL_NOT_YET;
     }
-    *block = (int64_t)(e->received++ % (uint64_t)e->num_blocks);
+    for (int32_t i = 0; i <= e->num_threads; i++)
+        all_ended += job->shares[i].num_ended;
+    e->num_ended[slot] = all_ended - e->all_ended[slot];
+    e->all_ended[slot] = all_ended;
+    e->received++;
+    *block = slot;
     return atomic_load(&e->faulty) ? SHOAL_FAULTY : SHOAL_DONE;
 }
 
@@ -631,10 +657,17 @@ static int start_thread(shoal_engine *e, int32_t number) {
 int shoal_engine_open(shoal_engine *e) {
     const size_t n = (size_t)e->num_envs, rows = n * (size_t)e->agents;
     const size_t most = (size_t)(e->agents > MOST_ROWS ? e->agents : MOST_ROWS);
+    const int64_t parties = e->num_threads + 1;
+    int64_t most_envs = MOST_ROWS / e->agents, wanted = e->num_threads ? CHUNKS_PER_THREAD : 1;
     part parts[NUM_PARTS];
     int error = 0;
     if (e->num_envs >= MOST_ENVS)
         return EINVAL;
+    most_envs = most_envs < 1 ? 1 : most_envs;
+    wanted *= parties;
+    e->chunk = (e->batch_size + wanted - 1) / wanted;
+    e->chunk = e->chunk > most_envs ? most_envs : e->chunk;
+    e->num_chunks = (e->batch_size + e->chunk - 1) / e->chunk;
     e->states = (char *)zeros(n, (size_t)e->state_stride, &error);
     e->steps = (int32_t *)zeros(n, sizeof *e->steps, &error);
     e->pending = (uint8_t *)zeros(n, 1, &error);
@@ -643,10 +676,15 @@ int shoal_engine_open(shoal_engine *e) {
     e->lengths = (int32_t *)zeros(rows, sizeof *e->lengths, &error);
     e->gone = (uint8_t *)zeros(rows, 1, &error);
     e->jobs = (shoal_job *)zeros((size_t)e->num_blocks, sizeof *e->jobs, &error);
+    e->all_ended = (uint64_t *)zeros((size_t)e->num_blocks, sizeof *e->all_ended, &error);
+    e->num_ended = (uint64_t *)zeros((size_t)e->num_blocks, sizeof *e->num_ended, &error);
     e->scratch = (shoal_scratch *)zeros((size_t)e->num_threads + 1, sizeof *e->scratch, &error);
     e->threads = (pthread_t *)zeros((size_t)e->num_threads + 1, sizeof *e->threads, &error);
     if (!error) {
         for (int64_t i = 0; i < e->num_blocks; i++) {
+            e->jobs[i].shares =
+                (shoal_share *)zeros((size_t)e->num_threads + 1, sizeof(shoal_share), &error);
+            e->jobs[i].first_place = i * e->batch_size;
             e->jobs[i].env_list = (int64_t *)zeros((size_t)e->batch_size, 8, &error);
             e->jobs[i].op_list = (int32_t *)zeros((size_t)e->batch_size, 4, &error);
         }
@@ -691,6 +729,7 @@ int shoal_engine_close(shoal_engine *e, int64_t nanoseconds) {
     for (int32_t i = 0; i < e->started; i++)
         pthread_join(e->threads[i], NULL);
     for (int64_t i = 0; e->jobs && i < e->num_blocks; i++) {
+        free(e->jobs[i].shares);
         free(e->jobs[i].env_list);
         free(e->jobs[i].op_list);
     }
@@ -702,8 +741,8 @@ int shoal_engine_close(shoal_engine *e, int64_t nanoseconds) {
         free(e->scratch[i].guarded);
         free(e->scratch[i].first);
     }
-    void *all[] = {e->states,  e->steps, e->pending, e->place,   e->returns,
-                   e->lengths, e->gone,  e->jobs,    e->scratch, e->threads};
+    void *all[] = {e->states, e->steps, e->pending, e->place,     e->returns,   e->lengths,
+                   e->gone,   e->jobs,  e->scratch, e->all_ended, e->num_ended, e->threads};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     pthread_mutex_destroy(&e->mutex);

@@ -7,15 +7,24 @@
  * - An environment is in at most one job that is not finished; a block belongs to at most one.
  *   So no two threads ever touch the same environment, the same rows or the same counters, and
  *   nothing that is stepped depends on which thread does it.
- * - A job is cut into chunks. `ticket` holds how many there are, and the next one: adding 1 takes a
- *   chunk, or tells that none is left. It is stored last when a job is posted (release) and added
- * to with acquire, so whoever takes a chunk sees the job it belongs to, even if it has come to the
- *   slot for an earlier one.
- * - `done` counts finished chunks (release); who reads that all are done (acquire) sees the
- * results.
+ * - A job is cut into chunks, and each thread (the caller is one) has a share of them: always the
+ *   same environments, which so stay in the cache of its core. `ticket` holds the end of a share
+ *   and its next chunk: adding 1 takes a chunk, or tells that none is left. Whoever has finished
+ *   its own share takes chunks of the others'.
+ * - Tickets are stored after all of a job has been written (release) and added to with acquire, so
+ *   whoever takes a chunk sees the job that it belongs to, even if it has come to the slot for an
+ *   earlier one. A share's `number` is stored after its ticket (release): its thread, which looks
+ *   out for the number (acquire), finds the ticket.
+ * - `done` counts the chunks that a thread has finished in a slot, over all jobs, and only that
+ *   thread writes it (release). Each job of a slot has `num_chunks`, so a job is over when the sum
+ *   is a multiple known beforehand; who reads that (acquire) sees the results.
  * - A slot of the ring is used again only when its job has been received: all its chunks are done.
+ * - What one thread writes in every batch shares no cache line with what another one reads or
+ *   writes then: handing over a line takes as long as stepping 40 small environments. Hence the
+ *   padding.
  * - A sleeper announces itself (`sleepers`, `waiting`) before it looks for the last time; whoever
- *   changes what it looks at looks for sleepers after that (all seq_cst): no wake-up is lost.
+ *   changes what it looks at looks for sleepers after that (all seq_cst, or a fence that is): no
+ *   wake-up is lost.
  * - With num_threads == 0 there are no threads, and no atomic operation is contended: jobs run in
  *   the caller, when it waits for them.
  */
@@ -57,18 +66,25 @@ typedef struct {
     float *logs; /* num_logs for each row; valid where an episode has ended */
 } shoal_rows;
 
+/* What a thread needs of a job. The poster writes the first half, the thread itself the second. */
 typedef struct {
-    _Atomic uint64_t ticket; /* chunks << 32 | next chunk */
-    char pad[56];
-    _Atomic uint32_t done;
-    _Atomic uint32_t num_ended; /* agents */
-    char pad2[56];
-    int64_t first_place, count, chunk;
-    int64_t *envs, *env_list; /* NULL: 0, 1, 2, ...; room for a list */
-    int32_t *ops, *op_list;   /* NULL: all `op`; room for a list */
+    _Atomic uint64_t number; /* of the job, from 1 on */
+    _Atomic uint64_t ticket; /* end << 32 | next chunk */
+    const int64_t *envs;     /* NULL: 0, 1, 2, ... */
+    const int32_t *ops;      /* NULL: all `op` */
     int32_t op;
-    uint32_t num_chunks;
-} shoal_job;
+    char pad[128 - 36];
+    _Atomic uint64_t done; /* chunks */
+    uint64_t num_ended;    /* agents, in these chunks */
+    char pad2[128 - 16];
+} shoal_share;
+
+typedef struct {
+    shoal_share *shares; /* one for each thread; the last is the caller's */
+    int64_t *env_list;   /* room for lists */
+    int32_t *op_list;
+    int64_t first_place;
+} shoal_job; /* one for each block */
 
 /* What one thread needs for itself. */
 typedef struct {
@@ -100,10 +116,8 @@ typedef struct shoal_engine {
     shoal_rows rows;
     /* Jobs. */
     int64_t batch_size, num_blocks;
-    shoal_job *jobs; /* one for each block */
-    uint64_t posted, received;
-    shoal_fault fault;
-    _Atomic int32_t faulty;
+    int64_t chunk, num_chunks; /* of each job; chunk: environments */
+    shoal_job *jobs;
     /* Threads. */
     int32_t num_threads, spin_ns;
     int32_t started;
@@ -111,10 +125,14 @@ typedef struct shoal_engine {
     pthread_t *threads;
     pthread_mutex_t mutex;
     pthread_cond_t wake, finished;
+    _Atomic int32_t sleepers, waiting, closed, alive, faulty; /* seldom written */
+    shoal_fault fault;
+    /* The caller's. */
     char pad[128];
-    _Atomic uint64_t epoch; /* how many jobs have been posted */
-    char pad2[120];
-    _Atomic int32_t sleepers, waiting, closed, alive;
+    uint64_t posted, received;
+    uint64_t *all_ended; /* of each block, over all its jobs: agents */
+    uint64_t *num_ended; /* of each block, in the job that was received last: agents */
+    char pad2[128];
 } shoal_engine;
 
 /* Allocate everything for the numbers given in `engine`, which is zero otherwise, and start the
