@@ -76,12 +76,12 @@ static void preset(const shoal_batch *b, int64_t count) {
     memset(b->acting, 1, rows);
 }
 
-static void call(const shoal_engine *e, const shoal_batch *b, int32_t op, int64_t count) {
-    preset(b, count);
+static void call(const shoal_engine *e, const shoal_batch *b, int32_t op, int64_t first,
+                 int64_t count) {
     if (op == SHOAL_STEP) {
-        e->table->step_many(b, 0, count);
+        e->table->step_many(b, first, count);
     } else {
-        shoal_io io = shoal_io_of(b, 0);
+        shoal_io io = shoal_io_of(b, first);
         e->table->reset(b->states, &io);
     }
 }
@@ -152,7 +152,8 @@ static void call_guarded(shoal_engine *e, shoal_scratch *t, const shoal_batch *b
         own.acting = (uint8_t *)t->guarded + parts[7].at;
         own.states = t->guarded + parts[STATE_PART].at;
         memcpy(own.states, b->states, (size_t)e->state_size);
-        call(e, &own, op, 1);
+        preset(&own, 1);
+        call(e, &own, op, 0, 1);
         int64_t inside = 0;
         for (int i = 0; i <= NUM_PARTS; i++) { /* what lies between the arrays */
             int64_t end = i < NUM_PARTS ? parts[i].at : total;
@@ -185,14 +186,14 @@ static void call_guarded(shoal_engine *e, shoal_scratch *t, const shoal_batch *b
         memcpy(parts[i].real, t->first + parts[i].at, (size_t)parts[i].size);
 }
 
-/* Call `count` environments from `env` on. */
+/* Call `count` environments of a batch from the one at `first` on; it begins with `env`. */
 static void call_many(shoal_engine *e, shoal_scratch *t, const shoal_batch *b, int32_t op,
-                      int64_t env, int64_t count) {
+                      int64_t env, int64_t first, int64_t count) {
     if (!e->debug) {
-        call(e, b, op, count);
+        call(e, b, op, first, count);
         return;
     }
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = first; i < first + count; i++) {
         shoal_batch one = *b;
         one.states += i * b->state_stride;
         one.actions += i * b->action_stride;
@@ -218,12 +219,15 @@ static void reset_env(shoal_engine *e, shoal_scratch *t, int64_t env, int64_t pl
     const int64_t n = e->agents, own = env * n, row = place * n;
     const shoal_rows *r = &e->rows;
     shoal_batch b = batch_at(e, t, env, place);
-    b.rewards = t->spare_rewards;
-    b.terminated = t->spare;
-    b.truncated = t->spare + n;
-    b.respawned = t->spare + 2 * n;
-    b.masks = t->spare + 3 * n;
-    call_many(e, t, &b, SHOAL_RESET, env, 1);
+    b.rewards = (float *)(void *)t->spare;
+    b.terminated = t->spare + 4 * n;
+    b.truncated = t->spare + 5 * n;
+    b.respawned = t->spare + 6 * n;
+    b.masks = t->spare + 7 * n;
+    b.acting = t->spare + 8 * n;
+    memset(t->spare, 0, (size_t)(7 * n)); /* as `preset` */
+    memset(t->spare + 7 * n, 1, (size_t)(2 * n));
+    call_many(e, t, &b, SHOAL_RESET, env, 0, 1);
     e->steps[env] = 0;
     e->pending[env] = 0;
     for (int64_t a = 0; a < n; a++) {
@@ -272,6 +276,12 @@ static void log_agent(shoal_engine *e, int64_t env, int64_t agent, int64_t row) 
 /* -- steps ---------------------------------------------------------------------------------------
  */
 
+/* The first of `count` environments from `env` on, counted from `at`, that is to be reset before it
+ * steps; `count` if there is none. */
+static int64_t next_due(const shoal_engine *e, int64_t env, int64_t at, int64_t count) {
+    return shoal_next_set(e->pending + env, e->pending + env, at, count);
+}
+
 /* Rewards, returns, lengths and time limits of environments with one agent. Returns whether any
  * episode has ended. */
 WIDE static int count_singles(int64_t count, int32_t max_steps, const float *restrict given,
@@ -305,17 +315,21 @@ WIDE static int count_singles(int64_t count, int32_t max_steps, const float *res
     return any;
 }
 
+/* Finish a step of environments with one agent; `due` is the first that is reset instead. */
 static uint32_t finish_singles(shoal_engine *e, shoal_scratch *t, int64_t env, int64_t place,
-                               int64_t count) {
+                               int64_t count, int64_t due) {
     const shoal_rows *r = &e->rows;
     const int32_t max_steps = e->max_steps ? (int32_t)e->max_steps : INT32_MAX;
     uint32_t num_ended = 0;
     if (e->mode == SHOAL_SAME_STEP)
         memset(r->finals + place, 0, (size_t)count);
-    if (!count_singles(count, max_steps, t->rewards, r->rewards + place, e->returns + env,
-                       r->episode_returns + place, e->lengths + env, r->episode_lengths + place,
-                       e->steps + env, r->terminations + place, r->truncations + place,
-                       r->acting + place))
+    const int any_ended = count_singles(
+        count, max_steps, t->rewards, r->rewards + place, e->returns + env,
+        r->episode_returns + place, e->lengths + env, r->episode_lengths + place, e->steps + env,
+        r->terminations + place, r->truncations + place, r->acting + place);
+    for (; due < count; due = next_due(e, env, due + 1, count)) /* which undoes what was counted */
+        reset_env(e, t, env + due, place + due, 0, 0);
+    if (!any_ended)
         return 0;
     const uint8_t *terminated = r->terminations + place, *truncated = r->truncations + place;
     for (int64_t i = shoal_next_set(terminated, truncated, 0, count); i < count;
@@ -390,21 +404,29 @@ WIDE static void clip(float *restrict actions, int64_t rows, int64_t size,
         }
 }
 
-/* Step `count` environments whose episodes are under way, from `env` on. */
+/* Step `count` environments from `env` on; those whose episodes are over are reset instead. */
 static uint32_t step_run(shoal_engine *e, shoal_scratch *t, int64_t env, int64_t place,
                          int64_t count) {
-    shoal_batch b = batch_at(e, t, env, place);
+    const shoal_batch b = batch_at(e, t, env, place);
+    const int64_t first_due = next_due(e, env, 0, count);
     uint32_t num_ended = 0;
     if (e->action_low)
         clip((float *)(void *)(e->rows.actions + env * e->agents * e->action_size),
              count * e->agents, e->action_size / (int64_t)sizeof(float), e->action_low,
              e->action_high);
-    call_many(e, t, &b, SHOAL_STEP, env, count);
+    preset(&b, count);
+    for (int64_t at = 0, due = first_due; at < count;
+         at = due + 1, due = next_due(e, env, at, count))
+        if (due > at)
+            call_many(e, t, &b, SHOAL_STEP, env, at, due - at);
     if (e->agents == 1)
-        return finish_singles(e, t, env, place, count);
+        return finish_singles(e, t, env, place, count, first_due);
     for (int64_t i = 0; i < count; i++)
-        num_ended += finish_agents(e, t, env + i, place + i, t->rewards + i * e->agents,
-                                   t->respawned + i * e->agents);
+        if (e->pending[env + i])
+            reset_env(e, t, env + i, place + i, 0, 0);
+        else
+            num_ended += finish_agents(e, t, env + i, place + i, t->rewards + i * e->agents,
+                                       t->respawned + i * e->agents);
     return num_ended;
 }
 
@@ -433,16 +455,7 @@ static uint32_t run(shoal_engine *e, shoal_scratch *t, int32_t op, int64_t env, 
                     int64_t count) {
     uint32_t num_ended = 0;
     if (op == SHOAL_STEP) {
-        for (int64_t at = 0; at < count;) {
-            const uint8_t *due =
-                (const uint8_t *)memchr(e->pending + env + at, 1, (size_t)(count - at));
-            const int64_t end = due ? due - (e->pending + env) : count;
-            if (end > at)
-                num_ended += step_run(e, t, env + at, place + at, end - at);
-            if (due)
-                reset_env(e, t, env + end, place + end, 0, 0);
-            at = end + 1;
-        }
+        num_ended = step_run(e, t, env, place, count);
     } else {
         for (int64_t i = 0; i < count; i++)
             if (op == SHOAL_RESET)
@@ -693,8 +706,7 @@ int shoal_engine_open(shoal_engine *e) {
             const size_t guarded = e->debug ? (size_t)lay_parts(e, NULL, parts) : 0;
             t->rewards = (float *)zeros(most, sizeof(float), &error);
             t->respawned = (uint8_t *)zeros(most, 1, &error);
-            t->spare_rewards = (float *)zeros((size_t)e->agents, sizeof(float), &error);
-            t->spare = (uint8_t *)zeros((size_t)e->agents, 4, &error);
+            t->spare = (uint8_t *)zeros((size_t)e->agents, sizeof(float) + 5, &error);
             t->guarded = (char *)zeros(guarded, 1, &error);
             t->first = (char *)zeros(guarded, 1, &error);
         }
@@ -736,7 +748,6 @@ int shoal_engine_close(shoal_engine *e, int64_t nanoseconds) {
     for (int32_t i = 0; e->scratch && i <= e->num_threads; i++) {
         free(e->scratch[i].rewards);
         free(e->scratch[i].respawned);
-        free(e->scratch[i].spare_rewards);
         free(e->scratch[i].spare);
         free(e->scratch[i].guarded);
         free(e->scratch[i].first);

@@ -90,10 +90,9 @@ typedef struct {
 typedef struct {
     float *rewards;     /* rows of a chunk */
     uint8_t *respawned; /* rows of a chunk */
-    float *spare_rewards;
-    uint8_t *spare; /* four arrays of one environment's rows, for a reset within a step */
-    char *guarded;  /* debugging: one environment's arrays and state, with guards between */
-    char *first;    /* debugging: what the first of two runs gave */
+    uint8_t *spare;     /* all but observations of one environment's rows, for a reset */
+    char *guarded;      /* debugging: one environment's arrays and state, with guards between */
+    char *first;        /* debugging: what the first of two runs gave */
 } shoal_scratch;
 
 typedef struct shoal_engine {
@@ -158,10 +157,14 @@ static inline int64_t shoal_next_set(const uint8_t *one, const uint8_t *other, i
             uint64_t a, b;
             memcpy(&a, one + i, 8);
             memcpy(&b, other + i, 8);
-            if (!(a | b)) {
-                i += 8;
-                continue;
-            }
+            if ((a |= b))
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+                return i + __builtin_clzll(a) / 8;
+#else
+                return i + __builtin_ctzll(a) / 8;
+#endif
+            i += 8;
+            continue;
         }
         if (one[i] | other[i])
             return i;
