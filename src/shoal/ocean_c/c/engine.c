@@ -2,11 +2,11 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "../../c/clock.h"
 #include "engine.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define GUARD 256     /* bytes before and behind each array, when debugging */
 #define MOST_ROWS 256 /* of a chunk, unless one environment has more: they stay in the cache */
@@ -20,20 +20,6 @@
 #else
 #define WIDE
 #endif
-
-static int64_t clock_ns(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
-}
-
-static void pause_core(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("isb" ::: "memory");
-#endif
-}
 
 /* -- calling the environment ---------------------------------------------------------------------
  */

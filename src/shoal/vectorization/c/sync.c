@@ -2,6 +2,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* sched_getcpu, syscall */
 #endif
+#include "../../c/clock.h"
 #include "sync.h"
 
 #include <errno.h>
@@ -12,7 +13,6 @@
 #include <string.h>
 #include <sys/types.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Without futexes (macOS, or where asked for) a sleeper polls its word; wake-ups send nothing. */
@@ -67,17 +67,7 @@ using namespace std;
 /* ---- time, sleeping, waking ------------------------------------------------------------------ */
 
 int64_t shoal_clock(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
-}
-
-static void pause_core(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("isb" ::: "memory");
-#endif
+    return clock_ns();
 }
 
 /* The core that the caller runs on; -1 where there is no way to know. */
