@@ -216,6 +216,7 @@ def window(monkeypatch):
             pass
 
         def show(self, pixels, frames_per_second):
+            assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8
             shown.append(int(pixels[0, 0, 0]))
             self.closed = len(shown) == 12
 
@@ -238,12 +239,21 @@ def test_pictures_of_old_gym_are_shown_in_a_window_until_it_is_closed(env, windo
 
 
 class Blank(Old):
-    picture = np.zeros((8, 8), np.uint8)
+    picture = np.zeros(8, np.uint8)
+
+
+@pytest.mark.filterwarnings("ignore:.*(old gym interface|seed|options)")
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (8, 8, 4)], ids=str)
+def test_pictures_may_be_grey_or_have_an_opacity(shape, window):
+    made = Old()
+    made.picture = np.zeros(shape, np.uint8)
+    evaluate(None, lambda: made, 1, render=True)
+    assert window == [30, 20, 10, 0, "closed"]
 
 
 @pytest.mark.filterwarnings("ignore:.*(old gym interface|seed|options)")
 def test_what_renders_no_pictures_says_what_it_renders_instead():
-    said = r"its render modes are \['human', 'rgb_array'\] \(.*got shape \(8, 8\)\)"
+    said = r"its render modes are \['human', 'rgb_array'\] \(.*got shape \(8,\)\)"
     with pytest.raises(ConfigError, match=said):
         evaluate(None, Blank, 1, render=True)
 

@@ -72,6 +72,8 @@ def install(recipe: Recipe, system: bool = False, say: Callable[[str], None] = p
     try:
         with locked(recipe, say):
             take_steps(recipe, system, say)
+    except BrokenPipeError:  # whoever reads what is said has left
+        raise
     except OSError as error:
         where, why = error.filename or recipe.folder, error.strerror or error
         raise InstallError(

@@ -283,12 +283,16 @@ def picture(vector: Any) -> np.ndarray:
     """What environment 0 shows: uint8, (height, width, 3).
 
     Raises:
-        ConfigError: that is no picture.
+        ConfigError: that is no picture, neither in colours nor in greys.
     """
-    found = vector.render(0)
-    if isinstance(found, np.ndarray) and found.ndim == 3 and found.shape[2] == 3:
-        return found.astype(np.uint8, copy=False)
-    got = f"shape {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+    rendered = vector.render(0)
+    found = np.asarray(rendered)
+    if found.ndim == 2:
+        found = found[:, :, None]
+    if found.ndim == 3 and found.shape[2] in (1, 3, 4):
+        colours = found[:, :, :3]
+        return np.broadcast_to(colours, (*found.shape[:2], 3)).astype(np.uint8, copy=False)
+    got = f"shape {found.shape}" if found.ndim else type(rendered).__name__
     raise ConfigError(f"render: expected a picture of shape (height, width, 3), got {got}")
 
 
