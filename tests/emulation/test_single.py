@@ -425,6 +425,9 @@ class KeywordWrapper:
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)
 
+    def render(self, *args, **kwargs):
+        return self.env.render(*args, **kwargs)
+
     @property
     def unwrapped(self):
         return self.env
@@ -475,6 +478,9 @@ def test_an_environment_without_any_seeding_says_so():
         env.reset(seed=1, options={"level": 3})
     said = " ".join(str(each.message) for each in told)
     assert "can't be seeded" in said and "takes no options; they are ignored" in said
+    with pytest.warns(UserWarning) as told:
+        shoal.emulate(NoSeed()).reset(options={})
+    assert not any("options" in str(each.message) for each in told)
 
 
 class NewStyle(OldEnv):

@@ -227,7 +227,7 @@ def window(monkeypatch):
     return shown
 
 
-@pytest.mark.filterwarnings("ignore:.*(old gym interface|seed|options)")
+@pytest.mark.filterwarnings("ignore:.*(old gym interface|seed)")
 @pytest.mark.parametrize("env", [Old, Asked])
 def test_pictures_of_old_gym_are_shown_in_a_window_until_it_is_closed(env, window):
     evaluate(None, env, 1, render=True)
@@ -242,7 +242,7 @@ class Blank(Old):
     picture = np.zeros(8, np.uint8)
 
 
-@pytest.mark.filterwarnings("ignore:.*(old gym interface|seed|options)")
+@pytest.mark.filterwarnings("ignore:.*(old gym interface|seed)")
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (8, 8, 4)], ids=str)
 def test_pictures_may_be_grey_or_have_an_opacity(shape, window):
     made = Old()
@@ -251,7 +251,7 @@ def test_pictures_may_be_grey_or_have_an_opacity(shape, window):
     assert window == [30, 20, 10, 0, "closed"]
 
 
-@pytest.mark.filterwarnings("ignore:.*(old gym interface|seed|options)")
+@pytest.mark.filterwarnings("ignore:.*(old gym interface|seed)")
 def test_what_renders_no_pictures_says_what_it_renders_instead():
     said = r"its render modes are \['human', 'rgb_array'\] \(.*got shape \(8,\)\)"
     with pytest.raises(ConfigError, match=said):

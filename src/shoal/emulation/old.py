@@ -78,7 +78,10 @@ class OldEnv:
         return observation, reward, bool(done) and not truncated, truncated, info
 
     def render(self) -> Any:
-        if "mode" in inspect.signature(unwrapped(self.env).render).parameters:
+        parameters = inspect.signature(self.env.render).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # a wrapper that passes it on
+            parameters = inspect.signature(unwrapped(self.env).render).parameters
+        if "mode" in parameters:
             return self.env.render(mode=self.render_mode or "rgb_array")
         return self.env.render()
 
@@ -135,7 +138,7 @@ class OldReset:
                 self.env.seed(seed)
             else:
                 self.tell("can't be seeded: neither reset(seed=) nor a seed() method")
-        if options is not None and "options" not in self.takes:
+        if options and "options" not in self.takes:
             self.tell("reset() takes no options; they are ignored")
         return self.env.reset(**known)
 
