@@ -1,0 +1,29 @@
+"""Makes networks of NASim; runs in the environment's own interpreter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["create"]
+
+
+def create(benchmark: str = "tiny", **settings: Any) -> Any:
+    """One of NASim's networks, with flat observations and actions."""
+    import nasim
+
+    return Counted(nasim.make_benchmark(benchmark, **settings))
+
+
+class Counted:
+    """Gives the environment Python's integers as actions, since it knows no others."""
+
+    def __init__(self, env: Any):
+        self.env = env
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "env":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+    def step(self, action: Any) -> Any:
+        return self.env.step(int(action))
