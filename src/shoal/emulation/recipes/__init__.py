@@ -3,7 +3,8 @@
 Keys of a recipe:
 
 - ``summary``: one line.
-- ``env``: what makes it, as for `shoal.vectorize`; ``file.py:function`` lies beside the recipe.
+- ``env``: what makes it, as for `shoal.vectorize`; ``file.py:function`` lies beside the recipe, and
+  the file has no library's name, since other libraries would find it under that.
 - ``kwargs``: arguments for that.
 - ``emulation``: ``max_len``, ``max_agents``, ``pad``, as for `shoal.vectorize`.
 - ``install``: arguments of ``pip install``, a list for each call, one after the other; paths begin
