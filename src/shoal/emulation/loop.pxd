@@ -78,6 +78,7 @@ cdef class MaskWriter:
     cdef object layout
     cdef Py_ssize_t num_masked
     cdef int write(self, PyObject* mask, uint8_t* to) except -1
+    cdef bint _write_parts(self, mask, uint8_t* to) except -1
 
 
 cdef PyObject* find(mapping, key) except? NULL

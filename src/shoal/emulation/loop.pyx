@@ -363,20 +363,43 @@ cdef class MaskWriter:
         self.num_masked = layout.num_masked
 
     cdef int write(self, PyObject* mask, uint8_t* to) except -1:
-        cdef Py_ssize_t i
-        cdef const int8_t* entries
         if mask == NULL or <object>mask is None:
             memset(to, 1, self.num_masked)
             return 0
         value = <object>mask
-        if type(value) is not cnp.ndarray or cnp.PyArray_ITEMSIZE(value) != 1 or (
-            cnp.PyArray_SIZE(value) != self.num_masked or not cnp.PyArray_IS_C_CONTIGUOUS(value)
-        ):
-            value = action_rules.flat_mask(self.layout, value)
-        entries = <const int8_t*>address(value)
-        for i in range(self.num_masked):
-            to[i] = entries[i] != 0
+        if not (copy_mask(value, self.num_masked, to) or self._write_parts(value, to)):
+            copy_mask(action_rules.flat_mask(self.layout, value), self.num_masked, to)
         return 0
+
+    cdef bint _write_parts(self, mask, uint8_t* to) except -1:
+        """Write a mask that is nested as the actions are, if all its parts can be copied."""
+        cdef Py_ssize_t count
+        cdef PyObject* found
+        for keys, _, count in self.layout.mask_parts:
+            part = mask
+            for key in keys:
+                found = find(part, key)
+                if found == NULL:
+                    return False
+                part = <object>found
+            if not copy_mask(part, count, to):
+                return False
+            to += count
+        return True
+
+
+cdef bint copy_mask(mask, Py_ssize_t count, uint8_t* to) noexcept:
+    """Write a mask of `count` entries, if it is a contiguous array of bytes."""
+    cdef Py_ssize_t i
+    cdef const int8_t* entries
+    if type(mask) is not cnp.ndarray or cnp.PyArray_ITEMSIZE(mask) != 1 or (
+        cnp.PyArray_SIZE(mask) != count or not cnp.PyArray_IS_C_CONTIGUOUS(mask)
+    ):
+        return False
+    entries = <const int8_t*>cnp.PyArray_BYTES(mask)
+    for i in range(count):
+        to[i] = entries[i] != 0
+    return True
 
 
 cdef class Driver:

@@ -6,7 +6,7 @@ while packing, unless a value has to be cast. Rare kinds of spaces (Text, Sequen
 and all error messages go through the functions of `pack_numpy.py`, so that both packers agree.
 """
 
-from cpython.dict cimport PyDict_Check, PyDict_New, PyDict_SetItem
+from cpython.dict cimport PyDict_New, PyDict_SetItem
 from cpython.list cimport PyList_GET_ITEM
 from cpython.long cimport PyLong_Check
 from cpython.object cimport PyObject
@@ -60,14 +60,21 @@ cdef extern from "numpy/arrayscalars.h":
     ctypedef struct NumpyScalar "PyDoubleScalarObject":
         double obval
 
-cdef extern from "Python.h":
-    ctypedef struct MappingMethods "PyMappingMethods":
-        void* mp_subscript
-    ctypedef struct Type "PyTypeObject":
-        MappingMethods* tp_as_mapping
-        object (*tp_alloc)(Type* type, Py_ssize_t items)
-    Type* type_of "Py_TYPE"(PyObject* value)
-    Type PyDict_Type
+cdef extern from *:
+    """
+    #ifdef Py_LIMITED_API /* it hides what is in classes: the subclasses of dict take longer */
+    #define LOOKS_UP_AS_DICT(value) PyDict_CheckExact(value)
+    #define NEW_SCALAR(type) PyType_GenericAlloc((PyTypeObject *)(type), 0)
+    #else
+    #define LOOKS_UP_AS_DICT(value) \
+      (PyDict_Check(value) && Py_TYPE(value)->tp_as_mapping->mp_subscript == \
+                                  PyDict_Type.tp_as_mapping->mp_subscript)
+    #define NEW_SCALAR(type) ((PyTypeObject *)(type))->tp_alloc((PyTypeObject *)(type), 0)
+    #endif
+    """
+    bint looks_up_as_dict "LOOKS_UP_AS_DICT"(PyObject* value)
+    object new_scalar "NEW_SCALAR"(PyObject* type)
+    void* type_of "Py_TYPE"(PyObject* value)
 
 cdef enum:
     ARRAY, SCALAR, DICT, TUPLE, ONEOF, TEXT, SEQUENCE, GRAPH
@@ -212,7 +219,8 @@ cdef class Packer:
             return self._pack_cast(node, value, at)
         held = <object>value  # foreign code may run below, and drop its last other reference
         if node.kind == DICT:
-            plain = is_plain_dict(value)
+            # What a class does about missing keys (``__missing__``) is no concern of `lookup`.
+            plain = looks_up_as_dict(value)
             for i in range(node.num_children):
                 child = &node.children[i]
                 part = lookup(value, child.key, &child.hint) if plain else NULL
@@ -313,7 +321,7 @@ cdef class Packer:
             memcpy(cnp.PyArray_BYTES(array), at, node.nbytes)
             return array
         if node.kind == SCALAR:
-            scalar = (<Type*>node.scalar_type).tp_alloc(<Type*>node.scalar_type, 0)
+            scalar = new_scalar(node.scalar_type)
             memcpy(&(<NumpyScalar*>scalar).obval, at, node.nbytes)
             return scalar
         if node.kind == DICT:
@@ -386,16 +394,6 @@ cdef inline bint fits(Node* node, PyObject* value) noexcept:
     return PyArray_IS_C_CONTIGUOUS(array) and PyArray_ISNOTSWAPPED(array)
 
 
-cdef inline bint is_plain_dict(PyObject* value) noexcept:
-    """Whether `value` is a dict whose class does not look up items in a way of its own.
-
-    What a class does about missing keys (``__missing__``) is no concern of this.
-    """
-    return PyDict_Check(<object>value) and (
-        type_of(value).tp_as_mapping.mp_subscript == PyDict_Type.tp_as_mapping.mp_subscript
-    )
-
-
 cdef inline void copy_long(char* at, PyObject* array, Py_ssize_t nbytes) noexcept:
     cdef object held = <object>array  # another thread may drop its last other reference
     cdef char* source = PyArray_BYTES(<PyArrayObject*>array)
@@ -407,7 +405,7 @@ cdef bint store_scalar(Node* node, PyObject* value, char* at) except -1:
     """Store a NumPy scalar of the leaf's dtype, or a Python int that the dtype holds."""
     cdef long long number
     cdef int overflow
-    if <PyObject*>type_of(value) == node.scalar_type:
+    if type_of(value) == <void*>node.scalar_type:
         memcpy(at, &(<NumpyScalar*>value).obval, node.nbytes)
         return True
     if not PyLong_Check(<object>value):

@@ -1,5 +1,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
+cimport numpy as cnp
+
 
 cdef extern from "c/sync.h" nogil:
     ctypedef struct shoal_config:
@@ -17,7 +19,7 @@ cdef extern from "c/sync.h" nogil:
 cdef class Parent:
     cdef shoal_parent c
     cdef shoal_config config
-    cdef unsigned char[::1] memory
+    cdef cnp.ndarray memory     # of bytes; None once released
     cdef bint waiting
     cdef readonly str mode
     cdef int check(self) except -1
@@ -28,7 +30,7 @@ cdef class Worker:
     """For compiled loops: these work without the interpreter, and must not run after `release`."""
 
     cdef shoal_worker c
-    cdef unsigned char[::1] memory
+    cdef cnp.ndarray memory     # of bytes; None once released
     cdef readonly int op            # of the entry that `next` took
     cdef readonly Py_ssize_t env    # of that entry; a command's argument
     cdef uint64_t entry

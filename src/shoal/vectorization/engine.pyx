@@ -11,7 +11,13 @@ import tempfile
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 
+cimport numpy as cnp
+
+import numpy as np
+
 from shoal.errors import ClosedError, WorkerDied
+
+cnp.import_array()
 
 __all__ = [
     "Parent",
@@ -152,10 +158,9 @@ cdef class Parent:
             num_workers, num_envs, batch_size, mode, num_blocks, cores, epoch
         )
         self.mode = mode
-        self.memory = memory
-        check_memory(self.memory, shoal_size(&self.config))
-        shoal_init(&self.memory[0], &self.config)
-        shoal_parent_attach(&self.c, &self.memory[0])
+        self.memory = checked_memory(memory, shoal_size(&self.config))
+        shoal_init(cnp.PyArray_DATA(self.memory), &self.config)
+        shoal_parent_attach(&self.c, cnp.PyArray_DATA(self.memory))
 
     @property
     def culprit(self) -> int:
@@ -190,7 +195,7 @@ cdef class Parent:
         self.check_worker(worker)
         shoal_set_peer(&self.c, worker, pid, pidfd)
 
-    def post(self, const int64_t[::1] env_ids, uint32_t op=0) -> None:
+    def post(self, env_ids: np.ndarray, uint32_t op=0) -> None:
         """Give each of these environments (int64) to its worker, with this op (below COMMAND).
 
         An environment that has been posted must be received before it is posted again. Nothing is
@@ -201,8 +206,8 @@ cdef class Parent:
             WorkerDied: it is one of a dead worker.
         """
         self._check_op(op)
-        if env_ids.shape[0]:
-            self._posted(shoal_post(&self.c, &env_ids[0], env_ids.shape[0], op))
+        if len(env_ids):
+            self._posted(shoal_post(&self.c, int64s(env_ids), len(env_ids), op))
 
     def post_all(self, uint32_t op=0) -> None:
         """`post` for every environment."""
@@ -294,16 +299,16 @@ cdef class Parent:
                 return -result
             PyErr_CheckSignals()
 
-    def block_envs(self, uint32_t block, int64_t[::1] env_ids) -> None:
-        """Write the environment in each slot of a received block to `env_ids`."""
+    def block_envs(self, uint32_t block, env_ids: np.ndarray) -> None:
+        """Write the environment in each slot of a received block to `env_ids` (int64)."""
         self.check()
-        if block >= self.config.num_blocks or env_ids.shape[0] != self.config.batch_size:
+        if block >= self.config.num_blocks or len(env_ids) != self.config.batch_size:
             raise ValueError(
                 f"expected a block below {self.config.num_blocks} and room for"
                 f" {self.config.batch_size} environments, got block {block} and room for"
-                f" {env_ids.shape[0]}"
+                f" {len(env_ids)}"
             )
-        shoal_block_envs(&self.c, block, &env_ids[0])
+        shoal_block_envs(&self.c, block, int64s(env_ids))
 
     def current_env(self, Py_ssize_t worker) -> int | None:
         """The environment that the worker is at, to name one that is stuck."""
@@ -322,10 +327,9 @@ cdef class Parent:
         For each of them, get its `place_of`, write what the user shall see there, and
         `complete_for` it; then `revive` the worker.
         """
-        cdef int64_t[::1] envs
         self.check_worker(worker)
-        envs = memoryview(bytearray(8 * self.config.num_envs)).cast("q")
-        return list(envs[:shoal_outstanding(&self.c, worker, &envs[0])])
+        envs = np.empty(self.config.num_envs, np.int64)
+        return envs[:shoal_outstanding(&self.c, worker, int64s(envs))].tolist()
 
     def place_of(self, uint32_t env) -> int:
         """The place (``block * batch_size + slot``) of an outstanding environment's result."""
@@ -389,12 +393,11 @@ cdef class Worker:
     """
 
     def __cinit__(self, memory, uint32_t worker):
-        self.memory = memory
-        check_memory(self.memory, sizeof(shoal_config))
-        config = <shoal_config*>&self.memory[0]
-        if worker >= config.num_workers or shoal_size(config) > <size_t>self.memory.shape[0]:
+        self.memory = checked_memory(memory, sizeof(shoal_config))
+        config = <shoal_config*>cnp.PyArray_DATA(self.memory)
+        if worker >= config.num_workers or shoal_size(config) > <size_t>len(self.memory):
             raise ValueError(f"expected memory of a parent with worker {worker}")
-        shoal_worker_attach(&self.c, &self.memory[0], worker)
+        shoal_worker_attach(&self.c, cnp.PyArray_DATA(self.memory), worker)
 
     cdef int wait(self) noexcept nogil:
         return shoal_wait_work(&self.c)
@@ -464,13 +467,24 @@ cdef class Worker:
         self.memory = None
 
 
-cdef int check_memory(unsigned char[::1] memory, size_t nbytes) except -1:
-    if <size_t>memory.shape[0] < nbytes or <uintptr_t>&memory[0] % 128:
+cdef cnp.ndarray checked_memory(memory, size_t nbytes):
+    """A writeable buffer as an array of bytes, which keeps it alive."""
+    cdef cnp.ndarray array = np.frombuffer(memory, np.uint8)
+    cdef uintptr_t start = <uintptr_t>cnp.PyArray_DATA(array)
+    if not cnp.PyArray_ISWRITEABLE(array):
+        raise BufferError("expected writeable memory")
+    if <size_t>len(array) < nbytes or start % 128:
         raise ValueError(
-            f"expected {nbytes} bytes on a 128-byte boundary, got {memory.shape[0]} at"
-            f" {<uintptr_t>&memory[0]:#x}"
+            f"expected {nbytes} bytes on a 128-byte boundary, got {len(array)} at {start:#x}"
         )
-    return 0
+    return array
+
+
+cdef int64_t* int64s(cnp.ndarray array) except NULL:
+    """The elements of an array, which must be int64 and contiguous."""
+    if cnp.PyArray_TYPE(array) != cnp.NPY_INT64 or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        raise ValueError(f"expected a contiguous array of int64, got {array.dtype}")
+    return <int64_t*>cnp.PyArray_DATA(array)
 
 
 def create_memory(nbytes: int) -> int:

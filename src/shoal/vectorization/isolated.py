@@ -2,8 +2,9 @@
 
 It runs the code of all workers (`worker.py`, `envs.py`, the layouts), with these differences:
 messages are JSON (`json_messages`), environments are looked up by name there and emulated without
-Gymnasium (`emulation/bare.py`); and unless this package's compiled modules load there, which are
-those of one version of Python, their twins take their places.
+Gymnasium (`emulation/bare.py`); and where this package's compiled modules don't load (there are
+those for this package's own version of Python, and those by the stable ABI), their twins take their
+places.
 
 Of this package's own folder only this package can be imported (`processes.ISOLATED_COMMAND`): the
 path stays the interpreter's own, so that the environment gets the packages it was made for.
@@ -14,7 +15,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import NoReturn
+
+from shoal.vectorization import memory_mmap
 
 __all__ = ["TWINS", "run", "use_twins"]
 
@@ -24,13 +28,14 @@ TWINS = {
     "shoal.emulation.multi_loop": "shoal.emulation.multi_loop_numpy",
     "shoal.vectorization.engine": "shoal.vectorization.engine_ctypes",
     "shoal.vectorization.info": "shoal.vectorization.info_numpy",
-    "shoal.vectorization.memory": "shoal.vectorization.memory_mmap",
     "shoal.vectorization.stepper": "shoal.vectorization.stepper_numpy",
 }
 
 
 def run(socket_fd: int, arena_fd: int, outbox_fd: int, parent: int, thread_stays: bool) -> NoReturn:
     """The whole life of a worker; see `worker.run_worker`."""
+    # What is particular about the compiled memory matters to parents alone.
+    sys.modules["shoal.vectorization.memory"] = memory_mmap
     if os.environ.get("SHOAL_COMPILED") == "0" or not compiled_modules_load():
         use_twins()
     from shoal.emulation.bare import bare
@@ -44,8 +49,11 @@ def run(socket_fd: int, arena_fd: int, outbox_fd: int, parent: int, thread_stays
 def compiled_modules_load() -> bool:
     """Whether this package's compiled modules can be used here."""
     try:
-        for name in ("shoal.emulation.pack", *TWINS):
-            importlib.import_module(name)
+        with warnings.catch_warnings():
+            # The modules by the stable ABI say that Python 3.8 is older than they are: see stable_abi.h.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            for name in ("shoal.emulation.pack", *TWINS):
+                importlib.import_module(name)
     except (ImportError, RuntimeError):  # of another Python, or for a newer NumPy
         return False
     return True

@@ -17,6 +17,7 @@ import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -79,6 +80,15 @@ cdef int64_t nanoseconds() noexcept nogil:
     return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
+cdef struct Env:
+    # What is remembered of one environment.
+    int64_t steps       # since it was told to reset
+    int64_t failures    # in a row
+    int64_t good        # steps since the last failure
+    bint lost           # its next result carries nothing
+    bint owing          # its next step only says that an episode has been lost
+
+
 cdef class Stepper:
     """Runs the environments of one group, and writes to one arena.
 
@@ -103,9 +113,9 @@ cdef class Stepper:
     cdef int worker
     cdef bint restart, profile
     cdef object buffers
-    cdef int64_t[::1] counters, steps, failures, good
-    cdef uint8_t[::1] lost, owing
+    cdef int64_t* counters
     cdef list seeds
+    cdef Env* envs
 
     def __cinit__(self, group, arena, int worker, bint restart, bint profile):
         self.group = group
@@ -118,20 +128,22 @@ cdef class Stepper:
         self.rows = &(<Buffers>arena.buffers).rows
         self.agents = arena.agents_per_env
         self.first = group.first
-        self.counters = arena.arrays["counters"][worker]
+        counters = arena.arrays["counters"][worker]
+        self.counters = <int64_t*>cnp.PyArray_DATA(counters)
         self.infos = []
         n = len(group.envs)
         self.seeds = [None] * n
-        self.steps = np.zeros(n, np.int64)
-        self.failures = np.zeros(n, np.int64)
-        self.good = np.zeros(n, np.int64)  # steps since the last failure
-        self.lost = np.zeros(n, np.uint8)  # its next result carries nothing
-        self.owing = np.zeros(n, np.uint8)
+        self.envs = <Env*>calloc(n + 1, sizeof(Env))
+        if self.envs == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.envs)
 
     def owe(self, envs):
         """Let the next step of these environments only say that an episode has been lost."""
         for env in envs:
-            self.owing[env - self.first] = True
+            self.envs[env - self.first].owing = True
 
     def run_all(self, ops, dict requests, Py_ssize_t first_place):
         """One operation on every environment, to consecutive places.
@@ -170,26 +182,26 @@ cdef class Stepper:
         """Let the environment act; `deliver` writes what came of it."""
         cdef Py_ssize_t i = env - self.first
         cdef int64_t start = nanoseconds() if self.profile else 0
-        if self.owing[i]:
-            self.owing[i] = False
+        if self.envs[i].owing:
+            self.envs[i].owing = False
             if op != OP_RESET:
-                self.lost[i] = True
+                self.envs[i].lost = True
                 return 0
         try:
             if op == OP_STEP or op == OP_GIVEN:
                 if op == OP_GIVEN:
                     self.loop.give(i, requests[env])
                 self.loop.advance(i, self.rows, env * self.agents)
-                self.steps[i] += 1
-                self.good[i] += 1
+                self.envs[i].steps += 1
+                self.envs[i].good += 1
             elif op == OP_RESET:
                 seed, options = requests[env]
                 self.seeds[i] = seed
-                self.steps[i] = -1
+                self.envs[i].steps = -1
                 self.loop.begin(i, seed, options)
-                self.steps[i] = 0
+                self.envs[i].steps = 0
         except Exception as error:
-            self.steps[i] += 1
+            self.envs[i].steps += 1
             self._failed(i, error)
         if self.profile:
             self.counters[0] += nanoseconds() - start
@@ -199,7 +211,7 @@ cdef class Stepper:
         """Write what the environment holds into its rows of `place`."""
         cdef Py_ssize_t i = env - self.first
         cdef int64_t start = nanoseconds() if self.profile else 0
-        if not self.lost[i]:
+        if not self.envs[i].lost:
             try:
                 self.loop.deliver(i, self.rows, place * self.agents)
                 if op == OP_KEEP:  # its transition has been delivered before
@@ -208,9 +220,9 @@ cdef class Stepper:
                     self._keep_infos(i, place)
             except Exception as error:
                 self._failed(i, error)
-        if self.lost[i]:
+        if self.envs[i].lost:
             lose_rows(self.rows, place * self.agents, self.agents)
-            self.lost[i] = False
+            self.envs[i].lost = False
         if self.profile:
             self.counters[1] += nanoseconds() - start
         return 0
@@ -234,29 +246,29 @@ cdef class Stepper:
 
     cdef int _failed(self, Py_ssize_t i, error) except -1:
         """The environment raised `error`: its rows are lost, and it is recreated or reported."""
-        self.lost[i] = True
+        self.envs[i].lost = True
         row = (self.first + i) * self.agents
         action = self.arena.arrays["actions"][row : row + self.agents]
         add_note(
             error,
             f"raised by environment {self.first + i} (seed {self.seeds[i]}, step "
-            f"{self.steps[i]} since it was told to reset, last action {action.tolist()})",
+            f"{self.envs[i].steps} since it was told to reset, last action {action.tolist()})",
         )
-        self.failures[i] = self.failures[i] + 1 if self.good[i] < GOOD_STEPS else 1
-        self.good[i] = 0
+        self.envs[i].failures = self.envs[i].failures + 1 if self.envs[i].good < GOOD_STEPS else 1
+        self.envs[i].good = 0
         while self.restart:
-            if self.failures[i] >= MOST_FAILURES:
+            if self.envs[i].failures >= MOST_FAILURES:
                 add_note(error, TOO_MANY)
                 break
             try:
                 self.group.recreate(i)
                 self.counters[3] += 1
-                self.steps[i] = 0
+                self.envs[i].steps = 0
                 return 0
             except Exception as another:
                 add_note(another, f"raised while environment {self.first + i} was created again")
                 error = another
-                self.failures[i] += 1
+                self.envs[i].failures += 1
         if self.failure is None:
             self.failure = error
         return 0
@@ -401,7 +413,7 @@ cdef class EpisodeLog:
     cdef Py_ssize_t episodes, agents_per_env
     cdef double returns, seconds
     cdef int64_t lengths
-    cdef double[::1] begun      # of each agent's episode: when
+    cdef cnp.ndarray begun      # of each agent's episode: when (float64)
     cdef dict metrics           # name: [sum, count]
 
     def __cinit__(self, Py_ssize_t num_agents, Py_ssize_t agents_per_env):
@@ -411,16 +423,17 @@ cdef class EpisodeLog:
 
     def restart(self, agents):
         """These agents begin an episode now."""
-        np.asarray(self.begun)[agents] = time.perf_counter()
+        self.begun[agents] = time.perf_counter()
 
-    cdef int add(self, dict block, const int64_t[::1] env_ids) except -1:
+    cdef int add(self, dict block, const int64_t* env_ids, Py_ssize_t num_envs) except -1:
         """Count the episodes that have ended in these rows: those of `env_ids`, in order."""
+        cdef double* begun = <double*>cnp.PyArray_DATA(self.begun)
         cdef const uint8_t* terminated = data(block, "terminations")
         cdef const uint8_t* truncated = data(block, "truncations")
         cdef const uint8_t* masks = data(block, "masks")
         cdef const double* returns = <const double*>data(block, "episode_returns")
         cdef const int64_t* lengths = <const int64_t*>data(block, "episode_lengths")
-        cdef Py_ssize_t n = env_ids.shape[0] * self.agents_per_env
+        cdef Py_ssize_t n = num_envs * self.agents_per_env
         cdef Py_ssize_t agent, row = next_set(terminated, truncated, 0, n)
         cdef double now = time.perf_counter()
         while row < n:
@@ -430,8 +443,8 @@ cdef class EpisodeLog:
                 self.episodes += 1
                 self.returns += returns[row]
                 self.lengths += lengths[row]
-                self.seconds += now - self.begun[agent]
-                self.begun[agent] = now
+                self.seconds += now - begun[agent]
+                begun[agent] = now
             row = next_set(terminated, truncated, row + 1, n)
         return 0
 
@@ -502,11 +515,12 @@ cdef const uint8_t* data(dict block, str name):
     return <const uint8_t*>cnp.PyArray_BYTES(block[name])
 
 
-def collect(dict block, const int64_t[::1] env_ids, EpisodeLog log):
+def collect(dict block, cnp.ndarray env_ids, EpisodeLog log):
     """What the caller of `recv` gets for his own, copies of a block's small arrays; and count.
 
     Args:
         block: the rows of `env_ids`, in order.
+        env_ids: contiguous int64.
         log: is told of the episodes that have ended.
 
     Returns:
@@ -516,7 +530,7 @@ def collect(dict block, const int64_t[::1] env_ids, EpisodeLog log):
     cdef Py_ssize_t n = cnp.PyArray_DIM(terminations, 0)
     cdef bint ended = next_set(data(block, "terminations"), data(block, "truncations"), 0, n) < n
     if ended:
-        log.add(block, env_ids)
+        log.add(block, <const int64_t*>cnp.PyArray_DATA(env_ids), len(env_ids))
     return (
         cnp.PyArray_NewCopy(block["rewards"], cnp.NPY_CORDER),
         cnp.PyArray_NewCopy(terminations, cnp.NPY_CORDER),
