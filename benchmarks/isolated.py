@@ -1,11 +1,22 @@
-"""Workers under another interpreter beside those under this one, on NetHack's observations.
+"""Workers under another interpreter, beside those under this one and beside no workers at all.
 
-    python benchmarks/isolated.py [--python OTHER ...]
+    python benchmarks/isolated.py [--python OTHER ...] [--only dungeon nmmo]
 
-Each interpreter named needs NumPy and Gymnasium. Without any, Shoal's compiled modules are kept
-from loading in this one (``SHOAL_COMPILED=0``), as they are in one of another version.
+`dungeon`: NetHack's observations, with steps that take no time and steps as long as NetHack's. Each
+interpreter named needs NumPy and Gymnasium. Without any, Shoal's compiled modules are kept from
+loading in this one (``SHOAL_COMPILED=0``), and NumPy takes their place.
 
 Bar: 0.9 × the throughput of workers under this interpreter, with steps as long as NetHack's.
+
+`nmmo`: Neural MMO 2, as its recipe installs it (``shoal env install nmmo``), with random legal
+actions. In turns, the two workers of a vector each step a copy by itself, with nothing of Shoal's
+("bare"), and the vector steps four copies.
+
+Bars: 0.9 × the agent steps per second of bare copies on as many cores; 0.1 of the environment's
+processor time for all that Shoal does in the workers.
+
+Processor time is that of this process and of the workers together. It is the better measure where
+others are at work on the machine; rates need it to themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +27,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -37,6 +49,10 @@ LEAVES = {
     "tty_colors": ((24, 80), np.int8),
     "tty_cursor": ((2,), np.uint8),
 }
+FILE = Path(__file__).resolve()
+
+
+# -- in the workers ---------------------------------------------------------------------------
 
 
 class Dungeon(gymnasium.Env):
@@ -62,24 +78,94 @@ class Dungeon(gymnasium.Env):
         return self.observation, {}
 
     def step(self, action):  # type: ignore[no-untyped-def]
-        end = time.perf_counter() + self.seconds
-        while time.perf_counter() < end:
-            pass
+        if self.seconds:
+            end = time.thread_time() + self.seconds
+            while time.thread_time() < end:
+                pass
         return self.observation, 0.0, False, False, {"end_status": 0, "is_ascended": False}
 
+    def processor(self) -> float:
+        return time.process_time()
 
-def main() -> None:
-    from _common import machine, machine_text, save, table
 
+class Watched:
+    """Adds up the processor time that an environment's own steps and resets take."""
+
+    def __init__(self, env: Any):
+        self.env, self.seconds = env, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def reset(self, **kwargs: Any) -> Any:
+        begin = time.thread_time()
+        result = self.env.reset(**kwargs)
+        self.seconds += time.thread_time() - begin
+        return result
+
+    def step(self, actions: Any) -> Any:
+        begin = time.thread_time()
+        result = self.env.step(actions)
+        self.seconds += time.thread_time() - begin
+        return result
+
+
+class Arena:
+    """Neural MMO as its recipe makes it, and another copy of it that nobody else steps."""
+
+    def __init__(self, create: str):
+        from shoal.emulation.make import creator
+
+        self.env, self.other = creator(create)(), creator(create)()
+        self.watched = self.env.env = Watched(self.env.env)
+        self.rng = np.random.default_rng(0)
+        self.observations, _ = self.other.env.reset(seed=0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def reset(self, seed: Any = None, options: Any = None) -> Any:
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, actions: Any) -> Any:
+        return self.env.step(actions)
+
+    def processor(self) -> tuple[float, float]:
+        """Processor time of this process so far, and of the environment itself."""
+        return time.process_time(), self.watched.seconds
+
+    def bare(self, steps: int) -> tuple[float, float, int]:
+        """Step the other copy: seconds and processor time of its steps, and agents' steps."""
+        wall, cpu, agents = 0.0, 0.0, 0
+        for _ in range(steps):
+            actions = {
+                agent: self.legal(observation["ActionTargets"])
+                for agent, observation in self.observations.items()
+                if agent in self.other.env.agents
+            }
+            begin, cpu_begin = time.perf_counter(), time.thread_time()
+            self.observations, *_ = self.other.env.step(actions)
+            if not self.other.env.agents:
+                self.observations, _ = self.other.env.reset()
+            wall += time.perf_counter() - begin
+            cpu += time.thread_time() - cpu_begin
+            agents += len(actions)
+        return wall, cpu, agents
+
+    def legal(self, targets: Any) -> Any:
+        """A random legal choice of each of an agent's actions."""
+        if not isinstance(targets, dict):
+            return int(self.rng.choice(np.flatnonzero(targets)))
+        return {name: self.legal(part) for name, part in targets.items()}
+
+
+# -- here -------------------------------------------------------------------------------------
+
+
+def dungeon(pythons: list[str], rounds: int, steps: int) -> list[list[str]]:
+    """Rows of the table: how fast workers under each interpreter are."""
     import shoal
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--python", nargs="*", default=[])
-    parser.add_argument("--rounds", type=int, default=15)
-    args = parser.parse_args()
-    if not args.python:
-        os.environ["SHOAL_COMPILED"] = "0"
-        args.python = [sys.executable]
     rows = []
     for microseconds in (0, 33):
         how = {
@@ -87,32 +173,136 @@ def main() -> None:
             "env_kwargs": {"seconds": microseconds / 1e6},
             "backend": "multiprocess",
         }
-        name = f"{Path(__file__).resolve()}:Dungeon"
-        vectors = [shoal.vectorize(name, 16, **how)]
-        vectors += [shoal.vectorize(name, 16, python=python, **how) for python in args.python]
+        vectors = [shoal.vectorize(f"{FILE}:Dungeon", 16, **how)]
+        vectors += [shoal.vectorize(f"{FILE}:Dungeon", 16, python=p, **how) for p in pythons]
         actions = np.zeros(16, np.int64)
-        rates: list[list[float]] = [[] for _ in vectors]
+        walls: list[list[float]] = [[] for _ in vectors]
+        cpus: list[list[float]] = [[] for _ in vectors]
         for vector in vectors:
             vector.reset()
-        for _ in range(args.rounds):
-            for vector, found in zip(vectors, rates):
-                begin, steps = time.perf_counter(), 0
-                while time.perf_counter() < begin + 0.3:
+        for _ in range(rounds):
+            for vector, wall, cpu in zip(vectors, walls, cpus):
+                before = vector.call_on([0, 15], "processor")
+                begin, cpu_begin = time.perf_counter(), time.process_time()
+                for _ in range(steps):
                     vector.step(actions)
-                    steps += 16
-                found.append(steps / (time.perf_counter() - begin))
+                seconds, used = time.perf_counter() - begin, time.process_time() - cpu_begin
+                used += sum(vector.call_on([0, 15], "processor")) - sum(before)
+                wall.append(seconds / steps / 16)
+                cpu.append(used / steps / 16)
         for vector in vectors:
             vector.close()
-        for python, found in zip(["this interpreter", *args.python], rates):
-            factor = statistics.median(mine / base for mine, base in zip(found, rates[0]))
+        for python, wall, cpu in zip(["this", *map(version_of, pythons)], walls, cpus):
             rows.append(
-                [f"{microseconds} µs", python, f"{statistics.median(found):,.0f}", f"{factor:.2f}"]
+                [
+                    f"{microseconds} µs",
+                    python,
+                    f"{1 / statistics.median(wall):,.0f}",
+                    f"{ratio(walls[0], wall):.2f}",
+                    f"{statistics.median(cpu) * 1e6:.1f} µs",
+                    f"{ratio(cpus[0], cpu):.2f}",
+                ]
             )
-    text = table(["a step takes", "workers under", "steps per second", "factor"], rows)
-    print(text)
+    return rows
+
+
+def ratio(base: list[float], mine: list[float]) -> float:
+    """The median over the rounds of how much less `mine` takes."""
+    return statistics.median(a / b for a, b in zip(base, mine))
+
+
+def version_of(python: str) -> str:
+    """What to call an interpreter."""
+    import subprocess
+
+    code = "import sys, numpy; print('%d.%d' % sys.version_info[:2], 'NumPy', numpy.__version__)"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    compiled = " without compiled code" * (os.environ.get("SHOAL_COMPILED") == "0")
+    return f"Python {found.stdout.strip()}{compiled}"
+
+
+def nmmo(rounds: int, steps: int) -> list[list[str]]:
+    """Rows of the table of Neural MMO; none if it isn't installed."""
+    import shoal
+    from shoal.emulation.actions import RandomActions
+    from shoal.emulation.recipes import find
+
+    recipe = find("nmmo")
+    if recipe is None or not recipe.interpreter.exists():
+        return []
+    vector = shoal.vectorize(
+        f"{FILE}:Arena",
+        4,
+        backend="multiprocess",
+        num_workers=2,
+        python=str(recipe.interpreter),
+        env_kwargs={"create": f"{recipe.file.with_suffix('.py')}:create"},
+        seed=0,
+    )
+    layout = vector.action_layout
+    rows = {"actions": layout.flat.zeros(vector.num_agents)}
+    choose = RandomActions(layout, seed=0)
+    vector.reset(seed=0)
+    bare_rates, rates, factors, parts, bare_costs, costs = [], [], [], [], [], []
+    for _ in range(rounds):
+        bare = vector.call_on([0, 2], "bare", 2 * steps)
+        before = np.array(vector.call("processor"))
+        wall = cpu = 0.0
+        alive = 0
+        for _ in range(steps):
+            rows["action_masks"] = vector.action_masks
+            choose(rows)
+            begin, cpu_begin = time.perf_counter(), time.process_time()
+            vector.send(rows["actions"])
+            batch = vector.recv()
+            wall += time.perf_counter() - begin
+            cpu += time.process_time() - cpu_begin
+            alive += int(batch.masks.sum())
+        used = np.array(vector.call("processor")) - before
+        workers, own = used[[0, 2], 0].sum(), used[:, 1].sum()
+        bare_rates.append(sum(agents / seconds for seconds, _, agents in bare))
+        rates.append(alive / wall)
+        factors.append(rates[-1] / bare_rates[-1])
+        parts.append((workers - own) / own)
+        bare_costs.append(sum(cost for _, cost, _ in bare) / sum(n for *_, n in bare))
+        costs.append((workers + cpu) / alive)
+    vector.close()
+
+    middle = statistics.median
+    bare_rate, rate, bare_cost = middle(bare_rates), middle(rates), middle(bare_costs) * 1e6
+    ours = f"{middle(factors):.2f}", f"{middle(costs) * 1e6:.0f} µs", f"{middle(parts):.1%}"
+    return [
+        ["two bare", f"{bare_rate:,.0f}", "1.00", f"{bare_cost:.0f} µs", ""],
+        ["four in two workers", f"{rate:,.0f}", *ours],
+    ]
+
+
+def main() -> None:
+    from _common import machine, machine_text, save, table
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", default=["dungeon", "nmmo"])
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
+    if not args.python:
+        os.environ["SHOAL_COMPILED"] = "0"
+        args.python = [sys.executable]
     about = machine("numpy", "gymnasium")
-    heading = f"# Workers under another interpreter\n\n{machine_text(about)}\n\n"
-    save("isolated", heading + text, {"machine": about, "rows": rows})
+    text = f"# Workers under another interpreter\n\n{machine_text(about)}\n"
+    data: dict[str, Any] = {"machine": about}
+    if "dungeon" in args.only:
+        head = ["a step takes", "workers under", "steps per second", "factor"]
+        head += ["processor time per step", "factor"]
+        data["dungeon"] = dungeon(args.python, args.rounds, 200)
+        text += f"\n{table(head, data['dungeon'])}\n"
+    os.environ.pop("SHOAL_COMPILED", None)
+    if "nmmo" in args.only and (found := nmmo(args.rounds, 30)):
+        head = ["Neural MMO", "agent steps per second", "factor", "processor time per agent step"]
+        data["nmmo"] = found
+        text += f"\n{table([*head, 'workers beside the environment'], found)}\n"
+    print(text)
+    save("isolated", text, data)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Gymnasium knows all spaces from 1.0 on, and Python 3.9 up to 1.1.
 MODERN = ["numpy<2.1", "gymnasium==1.1.1", "pettingzoo==1.25.0"]
+OLDEST = ["numpy<1.25", "gymnasium==1.1.1", "pettingzoo==1.24.3"]
 OLD_GYM = ["numpy<1.24", "gym==0.21.0", "pettingzoo==1.14.0"]
 
 
@@ -63,6 +64,14 @@ def old_python():
     return python
 
 
+def oldest_python():
+    """Python 3.8 with Gymnasium 1.1 and NumPy 1; skips the test if it can't be had."""
+    python, why = make_venv("oldest", ("3.8",), tuple(OLDEST))
+    if python is None:
+        pytest.skip(why)
+    return python
+
+
 def old_gym_python():
     """Python 3.8 or 3.9 with gym 0.21, PettingZoo 1.14 and NumPy 1; skips the test else."""
     python, why = make_venv("old-gym", ("3.8", "3.9"), tuple(OLD_GYM))
@@ -71,15 +80,20 @@ def old_gym_python():
     return python
 
 
-@functools.cache
-def plain_python():
-    """This interpreter, but for our compiled modules: their twins take their places."""
+def plain_python(python=sys.executable):
+    """An interpreter, but for our compiled modules: their twins take their places."""
     folder = ROOT / ".venv-others"
     folder.mkdir(parents=True, exist_ok=True)
-    script = folder / "plain"
-    script.write_text(f'#!/bin/sh\nSHOAL_COMPILED=0 exec {sys.executable} "$@"\n')
+    script = folder / f"plain-{Path(python).parents[1].name}"
+    script.write_text(f'#!/bin/sh\nSHOAL_COMPILED=0 exec {python} "$@"\n')
     script.chmod(0o755)
     return str(script)
 
 
-PYTHONS = {"compiled": lambda: sys.executable, "plain": plain_python, "old": old_python}
+PYTHONS = {
+    "compiled": lambda: sys.executable,
+    "plain": plain_python,
+    "old": old_python,
+    "oldest": oldest_python,
+    "old, plain": lambda: plain_python(old_python()),
+}

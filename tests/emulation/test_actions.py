@@ -1,5 +1,7 @@
 """Actions: what is sampled arrives in the environment's own space, and what is wrong is refused."""
 
+import functools
+
 import gymnasium
 import numpy as np
 import pytest
@@ -324,6 +326,21 @@ def test_masks_count_every_category_of_every_discrete_leaf():
 MASKED = spaces.Dict(
     {"a": spaces.Discrete(3), "b": spaces.MultiDiscrete([2, 3]), "c": spaces.MultiBinary(2)}
 )
+
+
+class Choosy(gymnasium.Env):
+    """Has this mask in its info."""
+
+    observation_space = spaces.Discrete(1)
+    action_space = MASKED
+
+    def __init__(self, mask):
+        self.mask = mask
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {"action_mask": self.mask}
+
+
 # What each part of the nested mask makes of the flat one: a 3, b 2 + 3, c 2 × 2 entries.
 A, B, C = [1, 0, 1], [0, 1, 1, 0, 0], [1, 0, 1, 1]
 
@@ -342,11 +359,24 @@ A, B, C = [1, 0, 1], [0, 1, 1, 0, 0], [1, 0, 1, 1]
         ),
         ({"a": None, "b": None, "c": np.array([1, 2])}, [1] * 8 + [0, 1, 1, 1]),
         ({"a": [True, False, True], "b": np.array(B, bool), "c": None}, A + B + [1] * 4),
+        (
+            {"a": np.array(A) != 0, "b": -np.array(B, np.int8), "c": np.array(C, np.uint8)},
+            A + B + C,
+        ),
+        (
+            {"a": np.array(A, np.int8), "b": np.array(B), "c": np.repeat(np.int8(C), 2)[::2]},
+            A + B + C,
+        ),
     ],
 )
 def test_masks_in_every_form(mask, expected):
+    expected = [bool(entry) for entry in expected]
     layout = ActionLayout.from_space(MASKED)
-    assert flat_mask(layout, mask).tolist() == [bool(entry) for entry in expected]
+    assert flat_mask(layout, mask).tolist() == expected
+    # The compiled loop reads some forms by itself.
+    vector = shoal.vectorize(functools.partial(Choosy, mask), 1, backend="serial")
+    vector.reset()
+    assert vector.action_masks[0].tolist() == expected
 
 
 def test_a_nested_mask_agrees_with_gymnasiums_sampling():

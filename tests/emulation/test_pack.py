@@ -1,7 +1,9 @@
 """Both packers: exact round trips, identical bytes, and refusal of what doesn't fit."""
 
 import gc
+import importlib.util
 from collections import OrderedDict, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,13 +11,25 @@ from gymnasium import spaces
 from gymnasium.spaces import GraphInstance
 from hypothesis import given, settings
 
+from shoal.emulation import pack
 from shoal.emulation.layout import Layout
 from shoal.emulation.pack import Packer
 from shoal.emulation.pack_numpy import NumpyPacker
 from shoal.errors import LayoutError
 from tests.emulation.space_list import SPACES, arrays, bounds, box, full, merge, same, values
 
-PACKERS = [NumpyPacker, Packer]
+
+def stable_packer():
+    """The packer that workers under other interpreters load: compiled by the stable ABI."""
+    path = Path(pack.__file__).with_name("pack.abi3.so")
+    spec = importlib.util.spec_from_file_location("shoal.emulation.pack", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.Packer is not Packer
+    return module.Packer
+
+
+PACKERS = [NumpyPacker, Packer, stable_packer()]
 both = pytest.mark.parametrize("packer_class", PACKERS)
 by_space = pytest.mark.parametrize("name", SPACES)
 draw_1000 = settings(max_examples=1000, deadline=None, database=None, derandomize=True)
@@ -55,20 +69,19 @@ def test_the_list_covers_every_kind_and_dtype():
 def test_unpack_inverts_pack_and_packers_agree(name):
     space, max_len = SPACES[name]
     layout = Layout.from_space(space, max_len=max_len)
-    plain, compiled = NumpyPacker(layout), Packer(layout)
+    packers = [packer_class(layout) for packer_class in PACKERS]
     nothing = arrays(space, None, max_len)
 
     @draw_1000
     @given(values(space, max_len))
     def check(value):
-        row, other = garbage(layout), garbage(layout, 0x5A)
-        plain.pack(value, row)
-        compiled.pack(value, other)
-        assert row.tobytes() == other.tobytes()
-        assert same(plain.unpack(row), value)
-        assert same(compiled.unpack(row), value)
+        rows = [garbage(layout, 0x5A + i) for i, _ in enumerate(packers)]
+        for row, packer in zip(rows, packers):
+            packer.pack(value, row)
+            assert row.tobytes() == rows[0].tobytes()
+            assert same(packer.unpack(row), value)
         # The bytes mean what the documentation says, by a reference that knows no layouts.
-        assert same(layout.view(row[None]), merge([arrays(space, value, max_len)], nothing))
+        assert same(layout.view(rows[0][None]), merge([arrays(space, value, max_len)], nothing))
 
     check()
 
@@ -80,18 +93,16 @@ def test_float32_form_inverts_and_packers_agree(name, one_hot):
     if one_hot and not one_hot_fits(SPACES[name]):
         return  # a one-hot row of gigabytes
     layout = Layout.from_space(space, "float32", one_hot=one_hot, max_len=max_len)
-    plain, compiled = NumpyPacker(layout), Packer(layout)
+    packers = [packer_class(layout) for packer_class in PACKERS]
 
     @draw_100
     @given(values(space, max_len))
     def check(value):
-        row, other = garbage(layout), garbage(layout, 0x5A)
-        plain.pack(value, row)
-        compiled.pack(value, other)
-        assert row.tobytes() == other.tobytes()
-        expected = through_float32(space, value, one_hot)
-        assert same(plain.unpack(row), expected)
-        assert same(compiled.unpack(row), expected)
+        rows = [garbage(layout, 0x5A + i) for i, _ in enumerate(packers)]
+        for row, packer in zip(rows, packers):
+            packer.pack(value, row)
+            assert row.tobytes() == rows[0].tobytes()
+            assert same(packer.unpack(row), through_float32(space, value, one_hot))
 
     with np.errstate(
         over="ignore", invalid="ignore"

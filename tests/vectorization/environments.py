@@ -118,11 +118,11 @@ class Crowd(ParallelEnv):
         self.np_random = np.random.default_rng()
         self.agents = []
 
-    @functools.cache  # noqa: B019
+    @functools.lru_cache(maxsize=None)  # noqa: B019, UP033  (for Python 3.8)
     def observation_space(self, agent):
         return spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
-    @functools.cache  # noqa: B019
+    @functools.lru_cache(maxsize=None)  # noqa: B019, UP033  (for Python 3.8)
     def action_space(self, agent):
         return spaces.Discrete(3)
 

@@ -88,6 +88,17 @@ class Talkative(Faulty):
         return (*result[:4], {"blob": bytes([int(action)]) * self.nbytes})
 
 
+class OtherSpaces(Faulty):
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+
+    def _observation(self):
+        return np.zeros(3, np.float32)
+
+
+class OtherBounds(Faulty):
+    action_space = gymnasium.spaces.Discrete(7)
+
+
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 

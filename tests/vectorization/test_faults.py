@@ -29,7 +29,7 @@ from shoal.errors import (
 from shoal.vectorization import vectorize
 from tests.other_python import old_python, plain_python
 from tests.vectorization import faulty
-from tests.vectorization.faulty import Faulty, Talkative
+from tests.vectorization.faulty import Faulty, OtherSpaces, Talkative
 
 ROOT = Path(__file__).parents[2]
 METHODS = ["fork", "forkserver", "spawn", "old"]  # the last: under an older Python
@@ -198,8 +198,9 @@ def test_exceptions_that_resist_pickling_keep_their_type(deed, type_name, text, 
         assert "KeyError: 'the door is locked'" in notes(caught.value)
 
 
-def test_an_exception_without_words():
-    vector = make(2, {0: ("step", faulty.raise_unprintable, 1)}, 1)
+@pytest.mark.parametrize("method", [None, "old"])
+def test_an_exception_without_words(method):
+    vector = make(2, {0: ("step", faulty.raise_unprintable, 1)}, 1, start_method=method)
     vector.reset()
     with pytest.raises(EmulationError, match=r"Unprintable: \(can't be printed\)"):
         step(vector)
@@ -248,34 +249,31 @@ def test_creators_that_cannot_be_sent_are_refused_at_once():
     assert "picklable" in notes(caught.value)
 
 
-class OtherSpaces(Faulty):
-    observation_space = faulty.gymnasium.spaces.Box(-1, 1, (3,), np.float32)
-
-    def _observation(self):
-        return np.zeros(3, np.float32)
-
-
-class OtherBounds(Faulty):
-    action_space = faulty.gymnasium.spaces.Discrete(7)
-
-
-@pytest.mark.parametrize("backend", ["serial", "multiprocess"])
+@pytest.mark.parametrize("backend", ["serial", "multiprocess", "old"])
 @pytest.mark.parametrize(("num_envs", "index"), [(2, 1), (4, 3)])
 @pytest.mark.parametrize(
     ("other", "said"),
     [
         (OtherSpaces, r"obs float32\[3\] instead of obs float32\[2\]"),
-        (OtherBounds, r"action int64\[\] from 0 to 6 instead of action int64\[\] from 0 to 99"),
+        (
+            faulty.OtherBounds,
+            r"action int64\[\] from 0 to 6 instead of action int64\[\] from 0 to 99",
+        ),
     ],
 )
 def test_spaces_that_differ_are_one_clear_error(backend, num_envs, index, other, said):
     functions = [Faulty] * num_envs
     functions[index] = other
-    kwargs = {} if backend == "serial" else {"num_workers": 2}
+    kwargs = {"backend": backend}
+    if backend == "old":
+        kwargs = {"backend": "multiprocess", "python": old_python()}
+        functions = [f"{faulty.__file__}:{function.__name__}" for function in functions]
+    if backend != "serial":
+        kwargs["num_workers"] = 2
     with pytest.raises(
         EmulationError, match=f"{index} is another than that of environment [02]: {said}"
     ):
-        vectorize(functions, backend=backend, **kwargs)
+        vectorize(functions, **kwargs)
 
 
 # -- deaths ---------------------------------------------------------------------------------------
@@ -307,10 +305,12 @@ def test_a_death_names_exit_code_and_environments(method, where, deed, said):
         assert "at environment 4" in str(caught.value)
 
 
-@pytest.mark.parametrize("backend", ["multiprocess", "pool"])
+@pytest.mark.parametrize(
+    ("backend", "method"), [("multiprocess", None), ("pool", None), ("pool", "old")]
+)
 @pytest.mark.parametrize("moment", ["before", "after", "between"])
-def test_a_worker_killed_around_a_step(backend, moment):
-    vector = make(4, {}, backend=backend, batch_size=4)
+def test_a_worker_killed_around_a_step(backend, method, moment):
+    vector = make(4, {}, backend=backend, batch_size=4, start_method=method)
     vector.reset()
     step(vector, 3)
     pid = pids(vector)[3]
@@ -485,7 +485,7 @@ def read_until(ours, text):
     ("method", "moment"),
     [
         *[("forkserver", moment) for moment in ("stepping", "waiting", "calling", "starting")],
-        *[(method, moment) for method in ("fork", "spawn") for moment in ("stepping", "starting")],
+        *[(m, moment) for m in ("fork", "spawn", "old") for moment in ("stepping", "starting")],
     ],
 )
 def test_ctrl_c_is_one_keyboard_interrupt(method, moment):
@@ -534,9 +534,12 @@ def test_an_interrupted_recv_can_be_called_again():
 # -- what never returns ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("deed", [faulty.sleep_for_ever, faulty.spin_for_ever])
-def test_a_step_that_never_returns_is_named_and_closed(deed):
-    vector = make(4, {2: ("step", deed, 1)}, timeout=0.5)
+@pytest.mark.parametrize(
+    ("deed", "method"),
+    [(faulty.sleep_for_ever, None), (faulty.spin_for_ever, None), (faulty.spin_for_ever, "old")],
+)
+def test_a_step_that_never_returns_is_named_and_closed(deed, method):
+    vector = make(4, {2: ("step", deed, 1)}, timeout=0.5, start_method=method)
     vector.reset()
     workers = set(pids(vector))
     vector.send(np.zeros(4, np.int64))
@@ -559,43 +562,51 @@ def test_a_late_batch_can_still_be_had():
     vector.close()
 
 
-def test_a_call_that_never_returns_ends_with_the_timeout():
-    vector = make(4, {1: ("call", faulty.sleep_for_ever, 1)}, timeout=0.5)
+@pytest.mark.parametrize("method", [None, "old"])
+def test_a_call_that_never_returns_ends_with_the_timeout(method):
+    vector = make(4, {1: ("call", faulty.sleep_for_ever, 1)}, timeout=0.5, start_method=method)
     with pytest.raises(StepTimeoutError, match="worker 0, which has environments 0 to 1"):
         pids(vector)
     with pytest.raises(ClosedError, match="earlier error: StepTimeoutError"):
         vector.reset()
 
 
-def test_a_reset_that_never_returns_ends_with_the_timeout():
-    vector = make(4, {3: ("reset", faulty.sleep_for_ever, 1)}, timeout=0.5)
+@pytest.mark.parametrize("method", [None, "old"])
+def test_a_reset_that_never_returns_ends_with_the_timeout(method):
+    vector = make(4, {3: ("reset", faulty.sleep_for_ever, 1)}, timeout=0.5, start_method=method)
     with pytest.raises(StepTimeoutError, match=r"environments \[3\] have not returned"):
         vector.reset()
     vector.close()
 
 
-def test_a_close_that_never_returns_is_cut_short():
-    vector = make(4, {3: ("close", faulty.sleep_for_ever, 1)})
+@pytest.mark.parametrize("method", [None, "old"])
+def test_a_close_that_never_returns_is_cut_short(method):
+    vector = make(4, {3: ("close", faulty.sleep_for_ever, 1)}, start_method=method)
     workers = set(pids(vector))
     vector.close()
     assert not any(map(is_running, workers))
 
 
-def test_one_failing_worker_is_heard_while_another_starts_for_ever():
+@pytest.mark.parametrize("method", [None, "old"])
+def test_one_failing_worker_is_heard_while_another_starts_for_ever(method):
     faults = {0: ("init", faulty.sleep_for_ever, 1), 1: ("init", faulty.fail, 1)}
     with pytest.raises(KeyError):
-        make(2, faults)
+        make(2, faults, start_method=method)
 
 
-def test_large_messages_pass():
+@pytest.mark.parametrize("method", [None, pytest.param("old", marks=pytest.mark.slow)])
+def test_large_messages_pass(method):
     size = 50_000_000
     blob = b"x" * size
-    vector = make(2, {})
+    vector = make(2, {}, start_method=method)
     vector.reset(options={"blob": blob})
     assert vector.call("option_size") == (size, size)
     assert vector.call("called", blob) == (blob, blob)
     vector.close()
-    vector = vectorize(Talkative, 2, backend="multiprocess", num_workers=2)
+    how = {"env": Talkative}
+    if method == "old":
+        how = {"env": f"{faulty.__file__}:Talkative", "python": old_python()}
+    vector = vectorize(num_envs=2, backend="multiprocess", num_workers=2, **how)
     vector.reset()
     for _ in range(3):
         *_, infos = vector.step(np.array([65, 66]))
@@ -604,8 +615,9 @@ def test_large_messages_pass():
     vector.close()
 
 
-def test_options_that_cannot_be_sent_are_refused_before_anything_is_told():
-    vector = make(2, {})
+@pytest.mark.parametrize("method", [None, "old"])
+def test_options_that_cannot_be_sent_are_refused_before_anything_is_told(method):
+    vector = make(2, {}, start_method=method)
     with pytest.raises(TypeError):
         vector.reset(options={"lock": threading.Lock()})
     vector.reset(seed=0)
@@ -675,7 +687,7 @@ def test_restart_replaces_a_worker_that_dies(method, where, tmp_path):
     vector.close()
 
 
-@pytest.mark.parametrize("method", [None, "plain"])
+@pytest.mark.parametrize("method", [None, "plain", "old"])
 @pytest.mark.parametrize("autoreset", ["next_step", "same_step", "disabled"])
 def test_environments_that_were_done_before_the_death_say_so_in_their_next_row(autoreset, method):
     vector = make(4, {}, on_error="restart", autoreset=autoreset, start_method=method)
@@ -699,8 +711,9 @@ def test_environments_that_were_done_before_the_death_say_so_in_their_next_row(a
     vector.close()
 
 
-def test_a_worker_that_died_between_steps_is_replaced_before_a_call():
-    vector = make(4, {}, on_error="restart")
+@pytest.mark.parametrize("method", [None, "old"])
+def test_a_worker_that_died_between_steps_is_replaced_before_a_call(method):
+    vector = make(4, {}, on_error="restart", start_method=method)
     vector.reset()
     before = pids(vector)
     os.kill(before[0], signal.SIGKILL)
@@ -725,10 +738,11 @@ def test_options_of_automatic_resets_survive_a_restart(method):
     vector.close()
 
 
-@pytest.mark.parametrize("backend", ["serial", "multiprocess"])
+@pytest.mark.parametrize("backend", ["serial", "multiprocess", "old"])
 @pytest.mark.parametrize("where", ["reset", "step"])
 def test_restarting_exceptions_has_an_end(backend, where):
-    vector = make(2, {1: (where, faulty.fail, 1)}, backend=backend, on_error="restart")
+    how = {"start_method": "old"} if backend == "old" else {"backend": backend}
+    vector = make(2, {1: (where, faulty.fail, 1)}, on_error="restart", **how)
     with pytest.raises(KeyError) as caught:
         vector.reset()
         step(vector, 100)
@@ -738,7 +752,7 @@ def test_restarting_exceptions_has_an_end(backend, where):
 
 
 @pytest.mark.parametrize("where", ["reset", "step"])
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "forkserver", "old"])
 @pytest.mark.filterwarnings("ignore:worker:RuntimeWarning")
 def test_restarting_deaths_has_an_end(where, method):
     vector = make(2, {1: (where, faulty.kill, 1)}, on_error="restart", start_method=method)
@@ -748,10 +762,12 @@ def test_restarting_deaths_has_an_end(where, method):
     assert "on_error='restart' gave up: 5 failures in a row" in notes(caught.value)
 
 
+@pytest.mark.parametrize("method", [None, "old"])
 @pytest.mark.filterwarnings("ignore:worker:RuntimeWarning")
-def test_restarting_has_an_end_in_a_pool_whose_others_go_on():
+def test_restarting_has_an_end_in_a_pool_whose_others_go_on(method):
     faults = {3: ("step", faulty.kill, 1)}
-    vector = make(4, faults, 4, backend="pool", batch_size=1, on_error="restart")
+    how = {"backend": "pool", "batch_size": 1, "start_method": method}
+    vector = make(4, faults, 4, on_error="restart", **how)
     vector.async_reset()
     with pytest.raises(WorkerDied, match="environment 3") as caught:
         while True:
@@ -824,16 +840,17 @@ def test_a_restart_does_not_keep_the_others_from_working(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["multiprocess", "pool"])
+@pytest.mark.parametrize("backend", ["multiprocess", "pool", "old"])
 @pytest.mark.filterwarnings("ignore:worker:RuntimeWarning")
 def test_100_000_steps_with_a_death_in_every_1_000(backend):
     """Sixteen workers; each lost environment says so once, and nothing else goes wrong."""
     rng = np.random.default_rng(0)
     size = 16 if backend == "multiprocess" else 8
-    functions = [functools.partial(Faulty, length=37)] * 16
-    vector = vectorize(
-        functions, backend=backend, num_workers=16, batch_size=size, on_error="restart"
-    )
+    how = {"env": [functools.partial(Faulty, length=37)] * 16, "backend": backend}
+    if backend == "old":
+        create = Creator(f"{faulty.__file__}:by_name", {"length": 37})
+        how = {"env": [create] * 16, "backend": "pool", "python": old_python()}
+    vector = vectorize(num_workers=16, batch_size=size, on_error="restart", **how)
     vector.async_reset(seed=0)
     expected = [None] * 16  # what the next observation must be, unless the environment is lost
     deaths = lost = 0
@@ -886,7 +903,13 @@ def test_garbage_collection_closes(method):
 @linux_only
 @pytest.mark.parametrize(
     ("method", "ending"),
-    [("fork", ""), ("forkserver", "1 / 0"), ("spawn", "sys.exit(0)"), ("forkserver", "Thread")],
+    [
+        ("fork", ""),
+        ("forkserver", "1 / 0"),
+        ("spawn", "sys.exit(0)"),
+        ("forkserver", "Thread"),
+        ("old", "1 / 0"),
+    ],
 )
 def test_the_end_of_the_interpreter_closes(method, ending):
     code = f"""

@@ -12,7 +12,7 @@ import pytest
 import shoal
 from shoal.errors import EmulationError, InterpreterError, UnknownEnvError
 from shoal.vectorization import json_messages
-from tests.other_python import old_gym_python, old_python, plain_python
+from tests.other_python import old_gym_python, old_python, oldest_python, plain_python
 from tests.vectorization import faulty
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +130,47 @@ def create():
         [True, False, False],
     ]
     assert vector.episode_lengths.tolist() == [3, 0, 0]
+    vector.close()
+
+
+@pytest.mark.parametrize(
+    ("python", "suffix"),
+    [
+        (old_python, ".abi3.so"),
+        (oldest_python, ".abi3.so"),
+        (old_gym_python, ".abi3.so"),
+        (plain_python, "_numpy.py"),
+        (lambda: plain_python(oldest_python()), "_numpy.py"),
+    ],
+    ids=["3.9", "3.8", "gym", "plain", "plain 3.8"],
+)
+def test_workers_run_compiled_code_unless_they_are_told_not_to(python, suffix, tmp_path):
+    code = """
+import sys
+try:
+    from gymnasium.spaces import Discrete
+except ImportError:
+    from gym.spaces import Discrete
+
+class Env:
+    observation_space = action_space = Discrete(2)
+
+    def reset(self):
+        return 0
+
+    def step(self, action):
+        return 0, 0.0, False, {}
+
+    def files(self):
+        names = ["emulation.loop", "emulation.multi_loop", "vectorization.info"]
+        return [sys.modules[f"shoal.{name}"].__file__ for name in names]
+
+def create():
+    return Env()
+"""
+    name = write(tmp_path / "which.py", code)
+    vector = shoal.vectorize(name, 1, python=python())
+    assert all(file.endswith(suffix) for file in vector.call("files")[0])
     vector.close()
 
 

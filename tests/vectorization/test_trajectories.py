@@ -29,6 +29,8 @@ BACKENDS = {
     "compiled": {"backend": "multiprocess", "num_workers": 2, "python": "compiled"},
     "plain": {"backend": "multiprocess", "num_workers": 2, "python": "plain"},
     "old": {"backend": "multiprocess", "num_workers": 2, "python": "old"},
+    "oldest": {"backend": "multiprocess", "num_workers": 2, "python": "oldest"},
+    "old, plain": {"backend": "multiprocess", "num_workers": 2, "python": "old, plain"},
     "old, pool": {"backend": "pool", "num_workers": 3, "batch_size": 2, "python": "old"},
     "pool, fixed": {"backend": "pool", "num_workers": 2, "batch_size": 3, "order": "fixed"},
 }
@@ -193,13 +195,22 @@ GYMNASIUM = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", GYMNASIUM)
-@pytest.mark.parametrize("backend", ["serial", "multiprocess"])
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        *[(backend, name) for backend in ("serial", "multiprocess") for name in GYMNASIUM],
+        *[("old", name) for name in ("CartPole-v1", "Blackjack-v1")],  # the same in any Gymnasium
+    ],
+)
 def test_equals_gymnasiums_vector(backend, name, mode):
     create = functools.partial(gymnasium.make, name, **GYMNASIUM[name])
     theirs = SyncVectorEnv([create] * NUM_ENVS, autoreset_mode=AutoresetMode[mode.upper()])
-    workers = {} if backend == "serial" else {"num_workers": 2, "start_method": "fork"}
-    ours = shoal.vectorize(create, NUM_ENVS, backend=backend, autoreset=mode, **workers)
+    how = {"env": create, "backend": backend}
+    if backend == "multiprocess":
+        how |= {"num_workers": 2, "start_method": "fork"}
+    if backend == "old":
+        how = {"env": name, "num_workers": 2, "python": PYTHONS["old"](), "backend": "multiprocess"}
+    ours = shoal.vectorize(num_envs=NUM_ENVS, autoreset=mode, **how)
     assert ours.metadata == theirs.metadata
 
     def observation(mine, other):

@@ -50,7 +50,7 @@ def compiled_modules_load() -> bool:
     """Whether this package's compiled modules can be used here."""
     try:
         with warnings.catch_warnings():
-            # The modules by the stable ABI say that Python 3.8 is older than they are: see stable_abi.h.
+            # Those by the stable ABI say that Python 3.8 is older than they are (stable_abi.h).
             warnings.simplefilter("ignore", RuntimeWarning)
             for name in ("shoal.emulation.pack", *TWINS):
                 importlib.import_module(name)
