@@ -11,8 +11,8 @@
 #define PyFloat_AS_DOUBLE PyFloat_AsDouble
 #define PyList_GET_ITEM PyList_GetItem
 #define PyList_GET_SIZE PyList_Size
-#define PyObject_CallMethodOneArg(self, name, argument) \
-  PyObject_CallMethodObjArgs(self, name, argument, NULL)
+#define PyObject_CallMethodOneArg(self, name, argument)                                            \
+    PyObject_CallMethodObjArgs(self, name, argument, NULL)
 #define PyTuple_GET_ITEM PyTuple_GetItem
 #define PyTuple_GET_SIZE PyTuple_Size
 #define PyTuple_SET_ITEM PyTuple_SetItem
@@ -20,8 +20,8 @@
 /* Every Python has it, though its stable ABI only from 3.10 on. */
 PyAPI_FUNC(const char *) PyUnicode_AsUTF8AndSize(PyObject *text, Py_ssize_t *nbytes);
 
-/* What Python 3.8 lacks, which understands the rest. Workers have one interpreter, so Cython needn't
- * ask which one it is; and it makes no function that has to know its class. */
+/* What Python 3.8 lacks, which understands the rest. Workers have one interpreter, so Cython
+ * needn't ask which one it is; and it makes no function that has to know its class. */
 #define PyInterpreterState_Get() NULL
 #define PyInterpreterState_GetID(state) 0
 #define Py_EnterRecursiveCall(where) 0

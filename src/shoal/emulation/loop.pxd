@@ -76,6 +76,7 @@ cdef class Decoder:
 cdef class MaskWriter:
     # Action masks, in whichever form environments give them, as rows of bools.
     cdef object layout
+    cdef list parts
     cdef Py_ssize_t num_masked
     cdef int write(self, PyObject* mask, uint8_t* to) except -1
     cdef bint _write_parts(self, mask, uint8_t* to) except -1

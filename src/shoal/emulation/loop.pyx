@@ -361,6 +361,7 @@ cdef class MaskWriter:
     def __cinit__(self, layout):
         self.layout = layout
         self.num_masked = layout.num_masked
+        self.parts = layout.mask_parts if self.num_masked else []  # together not longer than that
 
     cdef int write(self, PyObject* mask, uint8_t* to) except -1:
         if mask == NULL or <object>mask is None:
@@ -375,7 +376,7 @@ cdef class MaskWriter:
         """Write a mask that is nested as the actions are, if all its parts can be copied."""
         cdef Py_ssize_t count
         cdef PyObject* found
-        for keys, _, count in self.layout.mask_parts:
+        for keys, _, count in self.parts:
             part = mask
             for key in keys:
                 found = find(part, key)

@@ -72,6 +72,7 @@ cdef extern from *:
     #define NEW_SCALAR(type) ((PyTypeObject *)(type))->tp_alloc((PyTypeObject *)(type), 0)
     #endif
     """
+    # A dict whose class doesn't look up items in a way of its own.
     bint looks_up_as_dict "LOOKS_UP_AS_DICT"(PyObject* value)
     object new_scalar "NEW_SCALAR"(PyObject* type)
     void* type_of "Py_TYPE"(PyObject* value)
