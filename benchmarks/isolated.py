@@ -1,6 +1,6 @@
 """Workers under another interpreter, beside those under this one and beside no workers at all.
 
-    python benchmarks/isolated.py [--python OTHER ...] [--only dungeon nmmo]
+    python benchmarks/isolated.py [--python OTHER ...] [--only dungeon nmmo] [--busy]
 
 `dungeon`: NetHack's observations, with steps that take no time and steps as long as NetHack's. Each
 interpreter named needs NumPy and Gymnasium. Without any, Shoal's compiled modules are kept from
@@ -12,11 +12,11 @@ Bar: 0.9 × the throughput of workers under this interpreter, with steps as long
 actions. In turns, the two workers of a vector each step a copy by itself, with nothing of Shoal's
 ("bare"), and the vector steps four copies.
 
-Bars: 0.9 × the agent steps per second of bare copies on as many cores; 0.1 of the environment's
-processor time for all that Shoal does in the workers.
+Bars: 0.9 × the agent steps per second of bare copies on as many cores; emulation adds no more than
+0.1 of the time that the environment takes by itself.
 
-Processor time is that of this process and of the workers together. It is the better measure where
-others are at work on the machine; rates need it to themselves.
+Processor time is that of this process and of the workers together. Rates need a machine without
+other work; with ``--busy`` they are left out.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,7 @@ class Dungeon(gymnasium.Env):
 
 
 class Watched:
-    """Adds up the processor time that an environment's own steps and resets take."""
+    """Adds up the seconds that an environment's own steps and resets take."""
 
     def __init__(self, env: Any):
         self.env, self.seconds = env, 0.0
@@ -98,28 +100,28 @@ class Watched:
         return getattr(self.env, name)
 
     def reset(self, **kwargs: Any) -> Any:
-        begin = time.thread_time()
-        result = self.env.reset(**kwargs)
-        self.seconds += time.thread_time() - begin
-        return result
+        return self.watch(self.env.reset, **kwargs)
 
     def step(self, actions: Any) -> Any:
-        begin = time.thread_time()
-        result = self.env.step(actions)
-        self.seconds += time.thread_time() - begin
+        return self.watch(self.env.step, actions)
+
+    def watch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        result = function(*args, **kwargs)
+        self.seconds += time.perf_counter() - begin
         return result
 
 
-class Arena:
+class NeuralMMO:
     """Neural MMO as its recipe makes it, and another copy of it that nobody else steps."""
 
     def __init__(self, create: str):
         from shoal.emulation.make import creator
 
-        self.env, self.other = creator(create)(), creator(create)()
+        self.create = creator(create)
+        self.env, self.other = self.create(), None
         self.watched = self.env.env = Watched(self.env.env)
         self.rng = np.random.default_rng(0)
-        self.observations, _ = self.other.env.reset(seed=0)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.env, name)
@@ -131,22 +133,24 @@ class Arena:
         return self.env.step(actions)
 
     def processor(self) -> tuple[float, float]:
-        """Processor time of this process so far, and of the environment itself."""
+        """Processor time of this process so far, and the seconds of the environment's own steps."""
         return time.process_time(), self.watched.seconds
 
     def bare(self, steps: int) -> tuple[float, float, int]:
         """Step the other copy: seconds and processor time of its steps, and agents' steps."""
         wall, cpu, agents = 0.0, 0.0, 0
+        if self.other is None:
+            self.other = self.create().env
+            self.observations, _ = self.other.reset(seed=0)
         for _ in range(steps):
             actions = {
-                agent: self.legal(observation["ActionTargets"])
-                for agent, observation in self.observations.items()
-                if agent in self.other.env.agents
+                agent: self.legal(self.observations[agent]["ActionTargets"])
+                for agent in self.other.agents
             }
             begin, cpu_begin = time.perf_counter(), time.thread_time()
-            self.observations, *_ = self.other.env.step(actions)
-            if not self.other.env.agents:
-                self.observations, _ = self.other.env.reset()
+            self.observations, *_ = self.other.step(actions)
+            if not self.other.agents:
+                self.observations, _ = self.other.reset()
             wall += time.perf_counter() - begin
             cpu += time.thread_time() - cpu_begin
             agents += len(actions)
@@ -192,15 +196,15 @@ def dungeon(pythons: list[str], rounds: int, steps: int) -> list[list[str]]:
                 cpu.append(used / steps / 16)
         for vector in vectors:
             vector.close()
-        for python, wall, cpu in zip(["this", *map(version_of, pythons)], walls, cpus):
+        for python, wall, cpu in zip(["this one", *map(version_of, pythons)], walls, cpus):
             rows.append(
                 [
                     f"{microseconds} µs",
                     python,
-                    f"{1 / statistics.median(wall):,.0f}",
-                    f"{ratio(walls[0], wall):.2f}",
                     f"{statistics.median(cpu) * 1e6:.1f} µs",
                     f"{ratio(cpus[0], cpu):.2f}",
+                    f"{1 / statistics.median(wall):,.0f}",
+                    f"{ratio(walls[0], wall):.2f}",
                 ]
             )
     return rows
@@ -213,12 +217,13 @@ def ratio(base: list[float], mine: list[float]) -> float:
 
 def version_of(python: str) -> str:
     """What to call an interpreter."""
-    import subprocess
-
-    code = "import sys, numpy; print('%d.%d' % sys.version_info[:2], 'NumPy', numpy.__version__)"
-    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-    compiled = " without compiled code" * (os.environ.get("SHOAL_COMPILED") == "0")
-    return f"Python {found.stdout.strip()}{compiled}"
+    code = (
+        "import os, sys, numpy; print('Python %d.%d, NumPy' % sys.version_info[:2], "
+        "numpy.__version__, 'alone' * (os.environ.get('SHOAL_COMPILED') == '0'))"
+    )
+    return subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def nmmo(rounds: int, steps: int) -> list[list[str]]:
@@ -231,13 +236,14 @@ def nmmo(rounds: int, steps: int) -> list[list[str]]:
     if recipe is None or not recipe.interpreter.exists():
         return []
     vector = shoal.vectorize(
-        f"{FILE}:Arena",
+        f"{FILE}:NeuralMMO",
         4,
         backend="multiprocess",
         num_workers=2,
         python=str(recipe.interpreter),
         env_kwargs={"create": f"{recipe.file.with_suffix('.py')}:create"},
         seed=0,
+        profile=True,
     )
     layout = vector.action_layout
     rows = {"actions": layout.flat.zeros(vector.num_agents)}
@@ -247,6 +253,8 @@ def nmmo(rounds: int, steps: int) -> list[list[str]]:
     for _ in range(rounds):
         bare = vector.call_on([0, 2], "bare", 2 * steps)
         before = np.array(vector.call("processor"))
+        vector.profile()
+        since = time.perf_counter()
         wall = cpu = 0.0
         alive = 0
         for _ in range(steps):
@@ -258,22 +266,24 @@ def nmmo(rounds: int, steps: int) -> list[list[str]]:
             wall += time.perf_counter() - begin
             cpu += time.process_time() - cpu_begin
             alive += int(batch.masks.sum())
+        shares, elapsed = vector.profile(), time.perf_counter() - since
         used = np.array(vector.call("processor")) - before
         workers, own = used[[0, 2], 0].sum(), used[:, 1].sum()
         bare_rates.append(sum(agents / seconds for seconds, _, agents in bare))
         rates.append(alive / wall)
         factors.append(rates[-1] / bare_rates[-1])
-        parts.append((workers - own) / own)
+        parts.append((shares["environment"] + shares["packing"]) * 2 * elapsed / own - 1)
         bare_costs.append(sum(cost for _, cost, _ in bare) / sum(n for *_, n in bare))
         costs.append((workers + cpu) / alive)
     vector.close()
 
     middle = statistics.median
-    bare_rate, rate, bare_cost = middle(bare_rates), middle(rates), middle(bare_costs) * 1e6
-    ours = f"{middle(factors):.2f}", f"{middle(costs) * 1e6:.0f} µs", f"{middle(parts):.1%}"
+    cost, bare_cost = (f"{middle(values) * 1e6:.0f} µs" for values in (costs, bare_costs))
+    rate, bare_rate = (f"{middle(values):,.0f}" for values in (rates, bare_rates))
+    saved, factor = f"{ratio(bare_costs, costs):.2f}", f"{middle(factors):.2f}"
     return [
-        ["two bare", f"{bare_rate:,.0f}", "1.00", f"{bare_cost:.0f} µs", ""],
-        ["four in two workers", f"{rate:,.0f}", *ours],
+        ["two bare", "", bare_cost, "1.00", bare_rate, "1.00"],
+        ["four in two workers", f"{middle(parts):.1%}", cost, saved, rate, factor],
     ]
 
 
@@ -284,6 +294,7 @@ def main() -> None:
     parser.add_argument("--python", nargs="*", default=[])
     parser.add_argument("--only", nargs="*", default=["dungeon", "nmmo"])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--busy", action="store_true")
     args = parser.parse_args()
     if not args.python:
         os.environ["SHOAL_COMPILED"] = "0"
@@ -291,16 +302,18 @@ def main() -> None:
     about = machine("numpy", "gymnasium")
     text = f"# Workers under another interpreter\n\n{machine_text(about)}\n"
     data: dict[str, Any] = {"machine": about}
+    columns = -2 if args.busy else None  # the last two are rates
     if "dungeon" in args.only:
-        head = ["a step takes", "workers under", "steps per second", "factor"]
-        head += ["processor time per step", "factor"]
-        data["dungeon"] = dungeon(args.python, args.rounds, 200)
+        head = ["a step takes", "workers under", "processor time per step", "factor"]
+        rows = [[*head, "steps per second", "factor"], *dungeon(args.python, args.rounds, 200)]
+        head, *data["dungeon"] = (row[:columns] for row in rows)
         text += f"\n{table(head, data['dungeon'])}\n"
     os.environ.pop("SHOAL_COMPILED", None)
     if "nmmo" in args.only and (found := nmmo(args.rounds, 30)):
-        head = ["Neural MMO", "agent steps per second", "factor", "processor time per agent step"]
-        data["nmmo"] = found
-        text += f"\n{table([*head, 'workers beside the environment'], found)}\n"
+        head = ["Neural MMO", "emulation adds", "processor time per agent step", "factor"]
+        rows = [[*head, "agent steps per second", "factor"], *found]
+        head, *data["nmmo"] = (row[:columns] for row in rows)
+        text += f"\n{table(head, data['nmmo'])}\n"
     print(text)
     save("isolated", text, data)
 
