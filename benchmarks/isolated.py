@@ -218,8 +218,8 @@ def ratio(base: list[float], mine: list[float]) -> float:
 def version_of(python: str) -> str:
     """What to call an interpreter."""
     code = (
-        "import os, sys, numpy; print('Python %d.%d, NumPy' % sys.version_info[:2], "
-        "numpy.__version__, 'alone' * (os.environ.get('SHOAL_COMPILED') == '0'))"
+        "import os, sys, numpy; print('Python %d.%d' % sys.version_info[:2] + ', NumPy ' + "
+        "numpy.__version__ + ', SHOAL_COMPILED=0' * (os.environ.get('SHOAL_COMPILED') == '0'))"
     )
     return subprocess.run(
         [python, "-c", code], capture_output=True, text=True, check=True
@@ -305,7 +305,7 @@ def main() -> None:
     columns = -2 if args.busy else None  # the last two are rates
     if "dungeon" in args.only:
         head = ["a step takes", "workers under", "processor time per step", "factor"]
-        rows = [[*head, "steps per second", "factor"], *dungeon(args.python, args.rounds, 200)]
+        rows = [[*head, "steps per second", "factor"], *dungeon(args.python, args.rounds, 100)]
         head, *data["dungeon"] = (row[:columns] for row in rows)
         text += f"\n{table(head, data['dungeon'])}\n"
     os.environ.pop("SHOAL_COMPILED", None)

@@ -362,7 +362,7 @@ def test_rows_of_garbage_unpack_alike_or_raise(name):
                 results.append(packer_class(layout).unpack(row))
             except LayoutError as error:
                 results.append(str(error))
-        assert same(*results)
+        assert all(same(each, results[0]) for each in results)
 
 
 @both
