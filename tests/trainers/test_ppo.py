@@ -546,20 +546,6 @@ def test_recurrent_chunks_equal_single_steps():
     torch.testing.assert_close(last, state)
 
 
-def test_a_fresh_lstm_forgets_slowly():
-    """Of its cell, sigmoid(1) is left after each step in which it sees nothing."""
-    policy = Recurrent(collect("CartPole-v1", config())[2])
-    state = torch.stack([torch.zeros(3, policy.num_features), torch.ones(3, policy.num_features)])
-    state[1, 0] = 0
-    with torch.no_grad():
-        for name, parameter in policy.lstm.named_parameters():
-            parameter.mul_("bias" in name)
-        features = torch.randn(3, 5, policy.num_features)
-        _, (_, cell) = policy.recur(features, state, torch.zeros(3, 5, dtype=torch.bool))
-    left = torch.tensor([0.0, 1.0, 1.0]) * torch.sigmoid(torch.tensor(1.0)) ** 5
-    torch.testing.assert_close(cell, left[:, None].expand_as(cell))
-
-
 @pytest.mark.parametrize("num_envs, horizon", [(8, 128), (128, 128), (512, 32), (4096, 8)])
 def test_the_default_horizon_falls_with_the_number_of_agents(num_envs, horizon):
     (rollout,), _, _ = collect("cartpole", config(num_envs=num_envs, horizon=None), backend="auto")

@@ -309,10 +309,6 @@ class Recurrent(nn.Module):
                 nn.init.orthogonal_(parameter, 1.0)
             else:
                 nn.init.zeros_(parameter)
-        # The forget gate, second of four, begins open, so that what was seen long ago still has a
-        # gradient (Jozefowicz, Zaremba and Sutskever, 2015).
-        size = self.num_features
-        nn.init.ones_(self.lstm.bias_ih_l0[size : 2 * size])
 
     def encode(self, observations: Tensor) -> Tensor:
         return self.policy.encode(observations)
