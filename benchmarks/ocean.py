@@ -2,19 +2,23 @@
 
     python benchmarks/ocean.py [--only NAME ...] [--quick]
 
-Each environment is stepped in four ways: by the engine (one thread, then two), and by
-`Vector.step`, which checks actions, counts episodes and returns what Gymnasium wants, with both
-kinds of autoreset. All of them are in place in the arena, and copying the actions there counts. A
-new environment that has no line in `CASES` is measured with 1,024 copies against the common goal.
+Each environment is stepped by the engine and by `Vector.step`, which checks actions, counts
+episodes and returns what Gymnasium wants, with both kinds of autoreset; and by both of them on two
+threads. All of them are in place in the arena, and copying the actions there counts. A new
+environment that has no line in `CASES` is measured with 1,024 copies against the common goal. With
+``--only`` the others keep the figures that were saved last.
 
 How much two threads could gain at most is measured as well: two processes that share nothing, each
-with copies of its own, at the same time.
+with copies of its own, at the same time. And how long it takes to hand work to another core and to
+get it back, which a batch that takes no longer itself can't gain from: a hypervisor may move cores
+apart and together again while this runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import multiprocessing
 import statistics
 import sys
@@ -24,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from _common import machine, machine_text, rounds, save, table
+from _common import RESULTS, machine, machine_text, rounds, save, table
 
 import shoal
 from shoal.ocean_c.find import own_names
@@ -193,7 +197,9 @@ def measure(name: str, case: Case, count: int) -> dict[str, list[float]]:
         }
         beside = {
             "one thread": by_engine(make(), repeat),
-            "two threads": by_engine(make(num_workers=min(2, case.num_envs)), repeat),
+            "two threads": by_engine(make(num_workers=2), repeat),
+            "Vector.step, one thread": by_vector(make(), repeat),
+            "Vector.step, two threads": by_vector(make(num_workers=2), repeat),
         }
         for peer, create in case.peers.items():
             try:
@@ -209,53 +215,94 @@ def measure(name: str, case: Case, count: int) -> dict[str, list[float]]:
     return {way: [1 / each for each in times] for way, times in found.items()}
 
 
+def hand_over(count: int) -> float:
+    """Microseconds by which two environments on two threads take longer than both on one."""
+    one, two = (shoal.vectorize("stochastic", 2, seed=0, num_workers=n) for n in (1, 2))
+    one.reset(), two.reset()
+    found = rounds({"one": by_engine(one, 1000), "two": by_engine(two, 1000)}, 0.005, count)
+    one.close(), two.close()
+    return 2 * (statistics.median(found["two"]) - statistics.median(found["one"]))
+
+
+def gain(found: dict[str, list[float]], more: str, less: str) -> float:
+    """How many times as fast one way is as another, round by round."""
+    return statistics.median(a / b for a, b in zip(found[more], found[less], strict=True))
+
+
+def row(name: str, result: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    case, rates = CASES.get(name, Case()), result["rates"]
+    met = rates["engine"] >= case.goal
+    scaled = result["two threads"] >= TWO_THREADS or result["agents"] < 1024
+    return [
+        name,
+        f"{case.num_envs:,}",
+        f"{result['agents']:,}",
+        f"{rates['engine']:.1f} M/s",
+        f"≥ {case.goal:g}{'' if met else ', missed'}",
+        f"× {result['two threads']:.2f}{'' if scaled else ', missed'}",
+        f"× {rates['two processes'] / rates['one thread']:.2f}",
+        f"{result['hand-over']:.1f} µs",
+        f"{rates['Vector.step']:.1f}",
+        f"{rates['Vector.step, same-step']:.1f}",
+        f"× {result['Vector.step, two threads']:.2f}",
+        f"{rates['EnvPool']:.2f}" if "EnvPool" in rates else "",
+        f"{rates['Gymnasium']:.2f}" if "Gymnasium" in rates else "",
+        case.note,
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=own_names())
     parser.add_argument("--quick", action="store_true", help="fewer rounds; nothing is saved")
     args = parser.parse_args()
-    names = args.only or own_names()
     about = machine("numpy", "gymnasium", "envpool")
     print(machine_text(about), flush=True)
-    head = ["environment", "copies", "agents", "engine", "goal", "2 threads", "2 processes"]
-    head += ["Vector.step", "same-step", "EnvPool", "Gymnasium", "note"]
-    rows, data = [], {}
-    for name in names:
+    head = [
+        "environment",
+        "copies",
+        "agents",
+        "engine",
+        "goal",
+        "2 threads",
+        "2 processes",
+        "hand-over",
+    ]
+    head += ["Vector.step", "same-step", "2 threads", "EnvPool", "Gymnasium", "note"]
+    results: dict[str, Any] = {}
+    saved = RESULTS / "ocean.json"
+    if args.only and not args.quick and saved.exists():
+        results = json.loads(saved.read_text())["environments"]
+    for name in args.only or own_names():
         case = CASES.get(name, Case())
         found = measure(name, case, 7 if args.quick else 31)
-        rates = {way: statistics.median(each) for way, each in found.items()}
-        pairs = zip(found["two threads"], found["one thread"], strict=True)
-        factor = statistics.median([two / one for two, one in pairs])
         vector = shoal.vectorize(name, case.num_envs, env_kwargs=case.params)
-        agents = vector.num_agents
+        results[name] = {
+            "rates": {way: statistics.median(each) for way, each in found.items()},
+            "rounds": found,
+            "agents": vector.num_agents,
+            "hand-over": hand_over(7 if args.quick else 31),
+            "two threads": gain(found, "two threads", "one thread"),
+            "Vector.step, two threads": gain(
+                found, "Vector.step, two threads", "Vector.step, one thread"
+            ),
+        }
         vector.close()
-        met = rates["engine"] >= case.goal
-        scaled = factor >= TWO_THREADS or agents < 1024
-        rows.append(
-            [
-                name,
-                f"{case.num_envs:,}",
-                f"{agents:,}",
-                f"{rates['engine']:.1f} M/s",
-                f"≥ {case.goal:g}{'' if met else ', missed'}",
-                f"× {factor:.2f}{'' if scaled else ', missed'}",
-                f"× {rates['two processes'] / rates['one thread']:.2f}",
-                f"{rates['Vector.step']:.1f}",
-                f"{rates['Vector.step, same-step']:.1f}",
-                f"{rates['EnvPool']:.2f}" if "EnvPool" in rates else "",
-                f"{rates['Gymnasium']:.2f}" if "Gymnasium" in rates else "",
-                case.note,
-            ]
-        )
-        data[name] = {"rates": rates, "rounds": found, "goal": case.goal, "two threads": factor}
-        print("  ".join(rows[-1]), flush=True)
+        print("  ".join(row(name, results[name])), flush=True)
+    rows = [row(name, results[name]) for name in own_names() if name in results]
     text = "# Compiled environments\n\n" + machine_text(about) + "\n\n"
-    text += "Million agent steps per second, medians of 31 rounds; random actions.\n\n"
+    text += (
+        "Million agent steps per second of one thread, medians of 31 rounds; random actions. How "
+        "many times as fast two threads are, of the engine and (behind it) of `Vector.step`, and "
+        "two processes that share nothing; and by how much two environments take longer on two "
+        "threads than on one, which tells how far apart the cores were.\n\n"
+    )
     text += table(head, rows)
     print(f"\n{text}")
-    if not args.quick and not args.only:
-        save("ocean", text, {"machine": about, "environments": data})
-    missed = [row[0] for row in rows if "missed" in row[4] + row[5]]
+    if not args.quick:
+        save("ocean", text, {"machine": about, "environments": results})
+    missed = [each[0] for each in rows if "missed" in each[4] + each[5]]
     if missed:
         print(f"goals missed by: {', '.join(missed)}", file=sys.stderr)
 
