@@ -51,10 +51,11 @@ class Policy(nn.Module):
         self.cells = nn.Embedding(codes, width)
         self.message = Message() if "message" in leaves else None
         num_in = side * side * width + 6 * len(self.goals) + 27 + 3
-        if self.map == "glyphs":
-            num_in += 20  # see paths
+        if self.map == "glyphs":  # most of thousands are rare: none may begin as loud as the rest
+            nn.init.normal_(self.cells.weight, std=0.1)
         self.first = linear(num_in + MESSAGE * (self.message is not None), config.hidden_size)
-        self.second = linear(config.hidden_size, config.hidden_size)
+        num_paths = 20 * (self.map == "glyphs")
+        self.second = linear(config.hidden_size + num_paths, config.hidden_size)
         self.head = ActionHead(config.hidden_size, action_layout)
         self.value = linear(config.hidden_size, 1, gain=1)
 
@@ -66,11 +67,12 @@ class Policy(nn.Module):
         goals = way_to([is_any(cells, codes) for codes in self.goals], x, y)
         scaled = stats.sign() * stats.abs().log1p() / 4
         parts = [near, goals, scaled, seen["misc"].float()]
-        if self.map == "glyphs":
-            parts.append(paths(cells, x, y))
         if self.message is not None:
             parts.append(self.message(seen["message"]))
-        return torch.relu(self.second(torch.relu(self.first(torch.cat(parts, 1)))))
+        parts = [torch.relu(self.first(torch.cat(parts, 1)))]
+        if self.map == "glyphs":  # after the first layer, where a thousand others would drown them
+            parts.append(paths(cells, x, y))
+        return torch.relu(self.second(torch.cat(parts, 1)))
 
     def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(features), self.value(features).squeeze(1)
