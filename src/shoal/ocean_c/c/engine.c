@@ -2,8 +2,8 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "../../c/clock.h"
 #include "engine.h"
+#include "../../c/clock.h"
 
 #include <errno.h>
 #include <stdlib.h>
