@@ -21,7 +21,7 @@ from shoal.trainers.curve import smooth
 
 # Of each environment: what counts (in an evaluation, in training), episodes, what it is called.
 CASES = {
-    "nmmo": ("life", "episode/length", 8, "mean life of an agent, in ticks"),
+    "nmmo": ("life", "episode/length", 4, "mean life of an agent, in ticks"),
     "nethack_scout": ("return", "episode/return", 50, "cells of the dungeon seen in a game"),
 }
 

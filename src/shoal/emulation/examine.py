@@ -73,7 +73,9 @@ def show_overhead(env: Any, emulation: Mapping[str, Any], seed: int) -> str:
     from shoal.emulation.overhead import measure_overhead
 
     if EnvLoop.__module__ == "shoal.emulation.loop_numpy":
-        return "emulation overhead: not measured, for the environment's Python loads no compiled code"
+        return (
+            "emulation overhead: not measured, for the environment's Python loads no compiled code"
+        )
     try:
         found = measure_overhead(emulated(env, emulation), seed)
     except ImportError:  # the actions are drawn by Gymnasium
