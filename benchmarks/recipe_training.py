@@ -1,4 +1,4 @@
-"""What `shoal train` learns in half an hour where a recipe says how: Neural MMO 2 and NetHack.
+"""What `shoal train` learns in half an hour where a recipe says how: Neural MMO 2.
 
     python benchmarks/recipe_training.py [--only NAME ...] [--seeds N] [--runs-dir FOLDER]
 
@@ -10,6 +10,7 @@ again, so that what was interrupted goes on where it was.
 import argparse
 import json
 import statistics
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from shoal.trainers.curve import smooth
 # Of each environment: what counts (in an evaluation, in training), episodes, what it is called.
 CASES = {
     "nmmo": ("life", "episode/length", 4, "mean life of an agent, in ticks"),
-    "nethack_scout": ("return", "episode/return", 50, "cells of the dungeon seen in a game"),
 }
 
 
@@ -33,6 +33,7 @@ def measure(name: str, seed: int, folder: Path) -> dict[str, Any]:
     if not (folder / run / "checkpoints").exists():
         shoal("train", name, "--seed", str(seed), "--name", run, "--display", "none", *place)
     history = [json.loads(line) for line in (folder / run / "metrics.jsonl").open()]
+    total = tomllib.loads((folder / run / "config.toml").read_text())["total_steps"]
     options = ["--episodes", str(episodes), "--json", "--seed", str(10_000 * seed)]
     trained = json.loads(shoal("eval", run, *place, *options))
     random = json.loads(shoal("eval", name, *options, "--runs-dir", str(folder / "none")))
@@ -41,6 +42,7 @@ def measure(name: str, seed: int, folder: Path) -> dict[str, Any]:
     return {
         "seed": seed,
         "steps": history[-1]["steps"],
+        "complete": history[-1]["steps"] >= total,
         "seconds": history[-1]["seconds"],
         "curve": [[m["steps"], m[metric]] for m in history if metric in m],
         **{
@@ -77,7 +79,7 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
         [
             name,
             str(run["seed"]),
-            f"{run['steps']:,.0f}",
+            f"{run['steps']:,.0f}{'' if run['complete'] else ' (stopped)'}",
             f"{run['seconds'] / 60:.0f}",
             *(f"{run[who]['mean']:.1f} ± {run[who]['error']:.1f}" for who in ("trained", "random")),
         ]
@@ -111,7 +113,8 @@ def main() -> None:
 {machine_text(found)}
 
 `shoal train NAME` and nothing else. Steps are counted over all agents. Minutes are of training
-alone; two runs shared the two cores. Trained and random policy played the same episodes.
+alone; two or three runs shared the two cores with each other and with other work. Trained and
+random policy played the same episodes.
 
 {notes}
 

@@ -1,6 +1,5 @@
 """The policies of NetHack's and Neural MMO's recipes see what they should, and nothing else."""
 
-from collections import deque
 from pathlib import Path
 
 import gymnasium
@@ -68,87 +67,6 @@ def test_the_way_to_the_nearest():
     there[0, [1, 5, 8]] = True
     side, near, any_ = nethack.nearest(there, torch.tensor([6, 0])).T
     assert side.tolist() == [-1, 0] and near.tolist() == [0.5, 0] and any_.tolist() == [1, 0]
-
-
-def around(cell):
-    row, column = cell
-    for i in range(row - 1, row + 2):
-        for j in range(column - 1, column + 2):
-            if (i, j) != cell and 0 <= i < 21 and 0 <= j < 79:
-                yield i, j
-
-
-def plain_paths(glyphs, x, y):
-    """`nethack.paths` of one map, cell by cell."""
-
-    def is_in(cell, ends):
-        return ends[0] <= glyphs[cell] <= ends[1]
-
-    cells = list(np.ndindex(glyphs.shape))
-    doors = {cell for cell in cells if is_in(cell, nethack.DOORWAYS)}
-    floors = {cell for cell in cells if is_in(cell, nethack.FLOORS)}
-    corridors = {cell for cell in cells if is_in(cell, nethack.CORRIDORS)}
-    dark = {cell for cell in cells if glyphs[cell] == nethack.STONE}
-    free = doors | floors | {cell for cell in cells if glyphs[cell] < nethack.STONE}
-    down = {cell for cell in cells if glyphs[cell] in nethack.MAPS["glyphs"][2][0]}
-    unknown = set()
-    for cell in cells:
-        beside = [other for other in around(cell) if other in free]
-        ends = all(max(abs(a[0] - b[0]), abs(a[1] - b[1])) < 2 for a in beside for b in beside)
-        borders = any(other in dark for other in around(cell))
-        leads = any(other in corridors for other in around(cell))
-        if (
-            (cell in corridors and ends)
-            or (cell in floors - corridors and borders)
-            or (cell in doors and borders and not leads)
-        ):
-            unknown.add(cell)
-    made = []
-    for goal in (down, unknown):
-        steps = dict.fromkeys(goal & free, 0)
-        waiting = deque(steps)
-        while waiting:
-            cell = waiting.popleft()
-            for other in around(cell):
-                across = other[0] != cell[0] and other[1] != cell[1]
-                if other not in free or other in steps or (across and {cell, other} & doors):
-                    continue
-                steps[other] = steps[cell] + 1
-                waiting.append(other)
-        near = np.zeros((3, 3))
-        for i, j in around((y, x)):
-            if steps.get((i, j), nethack.FAR) < nethack.FAR:
-                near[j - x + 1, i - y + 1] = 1 - steps[i, j] / nethack.FAR
-        best = near.max()
-        made += [*((near == best) & (best > 0)).ravel().astype(float), best]
-    return made
-
-
-def test_paths_are_the_shortest_ones(game):
-    layout, _, rows = game
-    seen = layout.view(rows[::10])
-    x, y = seen["blstats"][:, 0], seen["blstats"][:, 1]
-    found = nethack.paths(seen["glyphs"], x, y)
-    expected = [
-        plain_paths(glyphs, int(x), int(y))
-        for glyphs, x, y in zip(seen["glyphs"].numpy(), x.tolist(), y.tolist())
-    ]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
-    assert (found[:, 19] > 0).float().mean() > 0.5 and (found[:, 9] > 0).any()
-
-
-def test_paths_on_a_map_of_chance():
-    """Every code anywhere, and oneself too: at the edges of the map, in doors, in the dark."""
-    rng = np.random.default_rng(3)
-    codes = np.array([nethack.STONE, 2361, 2372, 2374, 2378, 2380, 2383, 300, 2316])
-    glyphs = rng.choice(codes, (60, 21, 79), p=[0.3, 0.3, 0.05, 0.05, 0.1, 0.15, 0.01, 0.02, 0.02])
-    x, y = rng.integers(0, 79, 60), rng.integers(0, 21, 60)
-    x[:4], y[:4] = [0, 78, 0, 78], [0, 0, 20, 20]
-    found = nethack.paths(
-        torch.from_numpy(glyphs.astype(np.int16)), torch.from_numpy(x), torch.from_numpy(y)
-    )
-    expected = [plain_paths(*each) for each in zip(glyphs, x.tolist(), y.tolist())]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
 
 
 def test_a_message_is_the_mean_of_its_trigrams():

@@ -20,11 +20,6 @@ MAPS = {
     "glyphs": (5977, 16, ((2383, 2385), (2316,))),
     "chars": (256, 8, ((ord(">"),), (ord("$"),))),
 }
-STONE = 2359  # what has not been seen, and solid rock; objects and monsters are before it
-DOORWAYS = (2371, 2375)  # first and last: without a door, open doors, closed ones
-FLOORS = (2378, 2390)  # of rooms and corridors, stairs, altars, fountains and the like
-CORRIDORS = (2380, 2381)
-FAR = 48  # steps that are looked ahead
 TRIGRAMS = 4096  # places that the message's groups of three letters share
 MESSAGE = 32  # numbers that stand for a message
 
@@ -54,8 +49,7 @@ class Policy(nn.Module):
         if self.map == "glyphs":  # most of thousands are rare: none may begin as loud as the rest
             nn.init.normal_(self.cells.weight, std=0.1)
         self.first = linear(num_in + MESSAGE * (self.message is not None), config.hidden_size)
-        num_paths = 20 * (self.map == "glyphs")
-        self.second = linear(config.hidden_size + num_paths, config.hidden_size)
+        self.second = linear(config.hidden_size, config.hidden_size)
         self.head = ActionHead(config.hidden_size, action_layout)
         self.value = linear(config.hidden_size, 1, gain=1)
 
@@ -69,10 +63,7 @@ class Policy(nn.Module):
         parts = [near, goals, scaled, seen["misc"].float()]
         if self.message is not None:
             parts.append(self.message(seen["message"]))
-        parts = [torch.relu(self.first(torch.cat(parts, 1)))]
-        if self.map == "glyphs":  # after the first layer, where a thousand others would drown them
-            parts.append(paths(cells, x, y))
-        return torch.relu(self.second(torch.cat(parts, 1)))
+        return torch.relu(self.second(torch.relu(self.first(torch.cat(parts, 1)))))
 
     def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(features), self.value(features).squeeze(1)
@@ -112,95 +103,6 @@ def crop(cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
     columns = (x[:, None] + offsets)[:, None, :]
     each = torch.arange(len(cells), device=cells.device)[:, None, None]
     return padded[each, rows, columns]
-
-
-def paths(glyphs: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The first steps of the shortest paths down, and to where the map is not known yet.
-
-    That is at ends of corridors, at doorways that lead to nothing seen, and where a floor borders
-    on the dark. A column of the map is one number, whose bits are its cells: a step of the search
-    is then a few operations on whole columns.
-
-    Args:
-        glyphs: int16 ``(n, 21, columns)``.
-        x, y: int64 ``(n,)``: where one is.
-
-    Returns:
-        float32 ``(n, 20)``: see `first_steps`.
-    """
-    down, stone = is_any(glyphs, MAPS["glyphs"][2][0]), glyphs == STONE
-    doors, floors = between(glyphs, DOORWAYS), between(glyphs, FLOORS)
-    corridors = between(glyphs, CORRIDORS)
-    masks = [down, stone, doors, corridors, floors & ~corridors, (glyphs < STONE) | doors | floors]
-    down, dark, doors, corridors, floors, free = columns_of(torch.stack(masks))
-    no_doors = torch.full_like(doors, -1)
-    # A corridor goes on at a cell whose neighbours all lie on one side of it.
-    upright = functional.pad(free | (free << 1) | (free >> 1), (1, 1))
-    flat = functional.pad(free, (1, 1))
-    flat = flat[:, 1:-1] | flat[:, 2:] | flat[:, :-2]
-    between_two = (upright[:, 2:] & upright[:, :-2]) | ((flat << 1) & (flat >> 1))
-    by_dark, by_corridors = (grown(functional.pad(m, (1, 1)), no_doors) for m in (dark, corridors))
-    unknown = (corridors & ~between_two) | (floors & by_dark)
-    unknown = unknown | (doors & by_dark & ~by_corridors)
-    twice = [torch.cat([each, each]) for each in (free, ~doors, x, y)]
-    return torch.cat(first_steps(torch.cat([down, unknown]), *twice).chunk(2), 1)
-
-
-def first_steps(goal: Tensor, free: Tensor, no_doors: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Which of the cells around (x, y) are nearest to a goal by the shortest path.
-
-    Args:
-        goal, free, no_doors: int32 ``(n, columns)``: cells to reach, that can be walked on, that
-            can be entered and left across corners.
-        x, y: int64 ``(n,)``.
-
-    Returns:
-        float32 ``(n, 10)``: for the 3 by 3 cells, column by column, 1 where one is nearest (0
-        everywhere if no goal is within `FAR` steps), and how near it is, from 0 to 1.
-    """
-    three = x[:, None] + torch.arange(3, device=x.device)
-    # A border of nothing stands on both sides of the columns, so that neither search nor (x, y)
-    # leaves the map.
-    reached = functional.pad(goal & free, (1, 1))
-    seen = []
-    for _ in range(FAR):
-        seen.append(reached.gather(1, three))
-        reached[:, 1:-1] = grown(reached, no_doors) & free
-    rows = (y[:, None] + torch.arange(3, device=y.device))[:, None, :, None].int()
-    cells = ((torch.stack(seen, 2)[:, :, None] << 1) >> rows) & 1  # (n, 3, 3, FAR)
-    share = cells.sum(3).flatten(1) / FAR
-    share[:, 4] = 0  # oneself
-    best = share.amax(1, keepdim=True)
-    return torch.cat([((share == best) & (best > 0)).float(), best], 1)
-
-
-def grown(cells: Tensor, no_doors: Tensor) -> Tensor:
-    """Cells, and those one step from them; doors (bits that are 0 in `no_doors`) are not entered or
-    left across a corner. Bits beyond the rows may be set.
-
-    Args:
-        cells: int32 ``(n, columns + 2)``, with a border of zeros.
-        no_doors: the same without the border.
-
-    Returns:
-        int32 ``(n, columns)``.
-    """
-    upright = (cells << 1) | (cells >> 1)
-    inner = functional.pad(no_doors, (1, 1)) & cells
-    corners = (inner << 1) | (inner >> 1)
-    across = (corners[:, 2:] | corners[:, :-2]) & no_doors
-    return (cells | upright)[:, 1:-1] | cells[:, 2:] | cells[:, :-2] | across
-
-
-def columns_of(masks: Tensor) -> Tensor:
-    """Bool ``(..., rows, columns)`` as int32 ``(..., columns)``: row i is bit i."""
-    bits = 2.0 ** torch.arange(masks.shape[-2], device=masks.device)  # exact: 21 rows
-    return (bits @ masks.float()).int()
-
-
-def between(cells: Tensor, ends: tuple[int, int]) -> Tensor:
-    """Where a code from the first to the last stands."""
-    return (cells >= ends[0]) & (cells <= ends[1])
 
 
 def way_to(goals: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
