@@ -103,7 +103,10 @@ class OldEnv:
 
 
 class Wrapper:
-    """What stands for Gymnasium's class of this name where there is none."""
+    """What stands for Gymnasium's class of this name where there is none.
+
+    Recipes' own wrappers are of it too, for there it is the same under every interpreter.
+    """
 
     def __init__(self, env: Any):
         self.env = env

@@ -93,6 +93,12 @@ class Arena:
             for b in range(self.num_blocks)
         ]
 
+    def allocate(self) -> None:
+        """`attach` memory of this process alone, all zeros, on the same boundaries."""
+        memory = np.zeros(self.nbytes + ALIGN, np.uint8)  # NumPy's own begins anywhere
+        start = -memory.ctypes.data % ALIGN
+        self.attach(memory[start : start + self.nbytes])
+
     def detach(self) -> None:
         """Let go of the memory, which is released with the last array that looks into it."""
         self.memory, self.arrays, self.buffers, self.blocks = None, {}, None, []

@@ -180,7 +180,7 @@ class BatchedBackend:
             num_workers=1,
             control_nbytes=0,
         )
-        self.arena.attach(np.zeros(self.arena.nbytes, np.uint8))
+        self.arena.allocate()
         self._block = 0
         self._all = np.ones(self.num_envs, bool)
         self._over = np.zeros(self.num_envs, bool)

@@ -27,7 +27,7 @@ from shoal.ocean_c.engine import Engine
 from shoal.ocean_c.find import load
 from shoal.ocean_c.single import RENDERING
 from shoal.ocean_c.spaces import action_space, observation_offsets, observation_space
-from shoal.vectorization.arena import ALIGN, Arena
+from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import num_blocks, usable_cores
 from shoal.vectorization.info import split_infos
 from shoal.vectorization.stepper import RESET
@@ -105,9 +105,7 @@ class NativeBackend:
             num_workers=1,
             control_nbytes=0,
         )
-        memory = np.zeros(self.arena.nbytes + ALIGN, np.uint8)
-        start = -memory.ctypes.data % ALIGN
-        self.arena.attach(memory[start : start + self.arena.nbytes])
+        self.arena.allocate()
         threads = num_workers - 1 if batch_size == num_envs else num_workers
         self.engine = Engine(
             module,

@@ -60,7 +60,7 @@ class Actor:
             num_workers=1,
             control_nbytes=0,
         )
-        self.arena.attach(np.zeros(self.arena.nbytes, np.uint8))
+        self.arena.allocate()
         self.stepper = Stepper(self.group, self.arena, 0, setup["restart"], False)
         return b"\0" + self.group.description().encode()
 
@@ -148,7 +148,7 @@ class RayBackend:
             num_workers=num_workers,
             control_nbytes=0,
         )
-        self.arena.attach(np.zeros(self.arena.nbytes, np.uint8))
+        self.arena.allocate()
 
     def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
         """Send every actor its environments' next operations and actions."""

@@ -55,7 +55,7 @@ class SerialBackend:
             num_workers=1,
             control_nbytes=0,
         )
-        self.arena.attach(np.zeros(self.arena.nbytes, np.uint8))
+        self.arena.allocate()
         self.stepper = Stepper(self.group, self.arena, 0, restart, profile)
         self._block = 0
         self._posted: tuple[Any, Any] = (None, None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal.emulation.old import Wrapper
+
 __all__ = ["create"]
 
 
@@ -14,16 +16,8 @@ def create(benchmark: str = "tiny", **settings: Any) -> Any:
     return Counted(nasim.make_benchmark(benchmark, **settings))
 
 
-class Counted:
+class Counted(Wrapper):
     """Gives the environment Python's integers as actions, since it knows no others."""
-
-    def __init__(self, env: Any):
-        self.env = env
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "env":  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self.env, name)
 
     def step(self, action: Any) -> Any:
         return self.env.step(int(action))

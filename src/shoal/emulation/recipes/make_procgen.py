@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal.emulation.old import Wrapper
+
 __all__ = ["create"]
 
 
@@ -14,15 +16,7 @@ def create(game: str = "coinrun", **settings: Any) -> Any:
     return Unseeded(gym.make(f"procgen:procgen-{game}-v0", **settings))
 
 
-class Unseeded:
+class Unseeded(Wrapper):
     """Hides the method ``seed``, which takes no number; ``rand_seed=`` is for ``create``."""
 
     seed = None
-
-    def __init__(self, env: Any):
-        self.env = env
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "env":  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self.env, name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from shoal.emulation.old import Wrapper
+
 __all__ = ["create"]
 
 
@@ -24,20 +26,12 @@ def create(**settings: Any) -> Any:
     return Masked(nmmo.Env(config))
 
 
-class Masked:
+class Masked(Wrapper):
     """Calls the part ``ActionTargets`` of observations what all environments call it.
 
     Infos say of each agent's task how far it is and whether it is done; as the environment has
     them, they are of other types after a reset than after a step.
     """
-
-    def __init__(self, env: Any):
-        self.env = env
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "env":  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self.env, name)
 
     def observation_space(self, agent: Any) -> Any:
         """The space of an agent's observations."""
