@@ -1,4 +1,4 @@
-"""What `shoal train` learns in half an hour where a recipe says how: Neural MMO 2.
+"""What `shoal train` learns in half an hour where a recipe says how: Neural MMO 2 and NetHack.
 
     python benchmarks/recipe_training.py [--only NAME ...] [--seeds N] [--runs-dir FOLDER]
 
@@ -22,6 +22,7 @@ from shoal.trainers.curve import smooth
 
 # Of each environment: what counts (in an evaluation, in training), episodes, what it is called.
 CASES = {
+    "nethack": ("return", "episode/return", 100, "mean score of a game"),
     "nmmo": ("life", "episode/length", 4, "mean life of an agent, in ticks"),
 }
 

@@ -12,6 +12,7 @@ import shoal
 from shoal.emulation.actions import ActionLayout
 from shoal.emulation.layout import Layout
 from shoal.emulation.make import load_named
+from shoal.emulation.recipes import make_nethack
 from shoal.trainers import nethack, nmmo
 from shoal.trainers.command import parse_train
 from shoal.trainers.config import Config
@@ -96,6 +97,20 @@ def test_it_plays_with_glyphs_and_with_letters(game):
     policy = nethack.Policy(env.observation_layout, env.action_layout, CONFIG)
     assert policy.map == "chars" and policy.message is None
     policy.decode(policy.encode(nethack_rows(env, 3)))
+
+
+def test_ways_reach_the_actions_whatever_else_is_seen():
+    pytest.importorskip("nle")
+    env = shoal.emulate(
+        make_nethack.create(ways=True, observation_keys=("blstats", "glyphs", "misc"))
+    )
+    policy = nethack.Policy(env.observation_layout, env.action_layout, CONFIG)
+    rows = nethack_rows(env, 3)
+    features = policy.encode(rows)
+    assert features.shape == (4, policy.num_features)
+    assert torch.equal(features[:, -27:], env.observation_layout.view(rows)["ways"].flatten(1))
+    parameters, values = policy.decode(features)
+    assert parameters.shape == (4, 23) and values.shape == (4,)
 
 
 # -- Neural MMO ----------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,7 +32,8 @@ class Policy(nn.Module):
 
     Args:
         observation_layout: must have ``glyphs`` or ``chars`` (21, 79), of which glyphs are taken,
-            ``blstats`` (27,) and ``misc`` (3,), and may have ``message`` (256,).
+            ``blstats`` (27,) and ``misc`` (3,), and may have ``message`` (256,) and ``ways``
+            (3, 9), see the recipe.
         action_layout: any.
         config: `hidden_size` is used.
     """
@@ -38,20 +41,21 @@ class Policy(nn.Module):
     def __init__(self, observation_layout: Layout, action_layout: ActionLayout, config: Config):
         super().__init__()
         self.layout = observation_layout
-        self.num_features = config.hidden_size
-        leaves = {leaf.path for leaf in observation_layout.leaves}
+        leaves = {leaf.path: math.prod(leaf.shape) for leaf in observation_layout.leaves}
         self.map = "glyphs" if "glyphs" in leaves else "chars"
         codes, width, self.goals = MAPS[self.map]
         side = 2 * REACH + 1
         self.cells = nn.Embedding(codes, width)
         self.message = Message() if "message" in leaves else None
+        self.ways = leaves.get("ways", 0)
+        self.num_features = config.hidden_size + self.ways
         num_in = side * side * width + 6 * len(self.goals) + 27 + 3
         if self.map == "glyphs":  # most of thousands are rare: none may begin as loud as the rest
             nn.init.normal_(self.cells.weight, std=0.1)
         self.first = linear(num_in + MESSAGE * (self.message is not None), config.hidden_size)
-        self.second = linear(config.hidden_size, config.hidden_size)
-        self.head = ActionHead(config.hidden_size, action_layout)
-        self.value = linear(config.hidden_size, 1, gain=1)
+        self.second = linear(self.num_features, config.hidden_size)
+        self.head = ActionHead(self.num_features, action_layout)
+        self.value = linear(self.num_features, 1, gain=1)
 
     def encode(self, observations: Tensor) -> Tensor:
         seen = self.layout.view(observations)
@@ -63,7 +67,10 @@ class Policy(nn.Module):
         parts = [near, goals, scaled, seen["misc"].float()]
         if self.message is not None:
             parts.append(self.message(seen["message"]))
-        return torch.relu(self.second(torch.relu(self.first(torch.cat(parts, 1)))))
+        ways = [seen["ways"].flatten(1)] if self.ways else []
+        # Not in the first layer, where a thousand embedded numbers would drown them.
+        hidden = torch.cat([torch.relu(self.first(torch.cat(parts, 1))), *ways], 1)
+        return torch.cat([torch.relu(self.second(hidden)), *ways], 1)
 
     def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(features), self.value(features).squeeze(1)
