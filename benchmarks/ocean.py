@@ -114,14 +114,12 @@ def random_actions(vector: Any) -> list[np.ndarray]:
 def by_engine(vector: Any, repeat: int) -> Callable[[], int]:
     """Steps of the engine alone."""
     backend, actions, turn = vector._backend, random_actions(vector), 0
-    target = backend.arena.arrays["actions"]
 
     def run() -> int:
         nonlocal turn
         for _ in range(repeat):
-            np.copyto(target, actions[turn % NUM_ACTIONS])
+            backend.post(0, None, None, actions[turn % NUM_ACTIONS])
             turn += 1
-            backend.post(0, None, None)
             backend.wait(None)
         return repeat * vector.num_agents
 

@@ -53,7 +53,7 @@ static double run(int num_threads, int64_t batch, int steps) {
         envs[i] = i;
     }
     for (int64_t first = 0; first < ENVS; first += batch)
-        shoal_engine_post(e, SHOAL_RESET, envs + first, NULL);
+        shoal_engine_post(e, SHOAL_RESET, envs + first, NULL, NULL);
     for (int64_t step = 0; step < steps * (ENVS / batch); step++) {
         const int64_t first = step % (ENVS / batch) * batch;
         int64_t block;
@@ -70,7 +70,7 @@ static double run(int num_threads, int64_t batch, int steps) {
             const struct timespec nap = {0, 300000};
             nanosleep(&nap, NULL);
         }
-        shoal_engine_post(e, SHOAL_STEP, envs + first, NULL);
+        shoal_engine_post(e, SHOAL_STEP, envs + first, NULL, NULL);
     }
     /* What is still on its way is finished by the threads, or never begun; the rows stay. */
     shoal_engine_close(e, INT64_MAX);

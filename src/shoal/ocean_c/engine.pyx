@@ -145,7 +145,8 @@ cdef extern from "c/engine.h" nogil:
     int shoal_engine_close(shoal_engine* engine, int64_t nanoseconds)
     void shoal_engine_seed(shoal_engine* engine, int64_t env, uint64_t seed)
     void shoal_engine_post(
-        shoal_engine* engine, int32_t op, const int64_t* envs, const int32_t* ops
+        shoal_engine* engine, int32_t op, const int64_t* envs, const int32_t* ops,
+        const char* actions
     )
     int shoal_engine_wait(
         shoal_engine* engine, int help, int64_t nanoseconds, int64_t* block
@@ -379,6 +380,7 @@ cdef class Engine:
     cdef object low, high           # the pointers look into these
     cdef list log_names
     cdef cnp.ndarray logs
+    cdef object lent                # actions that threads may still read
     cdef dict arrays
     cdef object drawing
 
@@ -520,13 +522,16 @@ cdef class Engine:
         for i in range(self.num_envs):
             shoal_engine_seed(&self.c, i, start + <uint64_t>i)
 
-    cpdef int post(self, int op, envs=None, ops=None) except -1:
+    cpdef int post(self, int op, envs=None, ops=None, cnp.ndarray actions=None) except -1:
         """Give `batch_size` environments an operation; their results go to the next block.
 
         Args:
             op: 0 step, 1 reset, 2 deliver again.
             envs: which (int64); all by default.
             ops: one operation for each instead (int32).
+            actions: of all environments, C-contiguous, of as many bytes as the bound ones, to which
+                they are copied by the threads; by default those are in place. They must stay as
+                they are until `wait` has returned.
         """
         cdef const int64_t[::1] numbers
         cdef const int32_t[::1] each
@@ -536,18 +541,26 @@ cdef class Engine:
         if self.c.posted - self.c.received >= <uint64_t>self.num_blocks:
             raise ValueError("post: all blocks are taken; wait for one first")
         if envs is None and ops is None:
-            shoal_engine_post(&self.c, op, NULL, NULL)
+            if actions is None:
+                shoal_engine_post(&self.c, op, NULL, NULL, NULL)
+                return 0
+            if cnp.PyArray_NBYTES(actions) != self.num_envs * self.agents * self.c.action_size or (
+                not cnp.PyArray_IS_C_CONTIGUOUS(actions)
+            ):
+                raise ValueError("post: actions: expected as many bytes as bound, C-contiguous")
+            self.lent = actions
+            shoal_engine_post(&self.c, op, NULL, NULL, cnp.PyArray_BYTES(actions))
             return 0
         numbers = np.arange(self.num_envs) if envs is None else envs
         if numbers.shape[0] != self.batch_size:
             raise ValueError(f"post: expected {self.batch_size} environments")
         if ops is None:
-            shoal_engine_post(&self.c, op, &numbers[0], NULL)
+            shoal_engine_post(&self.c, op, &numbers[0], NULL, NULL)
         else:
             each = ops
             if each.shape[0] != self.batch_size:
                 raise ValueError(f"post: expected {self.batch_size} operations")
-            shoal_engine_post(&self.c, op, &numbers[0], &each[0])
+            shoal_engine_post(&self.c, op, &numbers[0], &each[0], NULL)
         return 0
 
     cpdef Py_ssize_t wait(self, timeout=None) except -2:

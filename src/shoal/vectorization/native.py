@@ -128,13 +128,23 @@ class NativeBackend:
         self._next = 0
         self._screen: Any = None
 
-    def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
-        """Give environments their next operation: one for all, or one each."""
+    def post(
+        self,
+        ops: Any,
+        env_ids: np.ndarray | None,
+        requests: dict[int, Any] | None,
+        actions: np.ndarray | None = None,
+    ) -> None:
+        """Give environments their next operation: one for all, or one each.
+
+        With `actions` all of them step with these, which stay as they are until `wait`; they need
+        not be in the arena.
+        """
         if requests is not None:
             self._prepare(ops, requests)
         if self.batch_size == self.num_envs and env_ids is None:
             if isinstance(ops, int):
-                self.engine.post(ops)
+                self.engine.post(ops, None, None, actions)
             else:
                 self.engine.post(RESET, None, np.ascontiguousarray(ops, np.int32))
             return

@@ -388,8 +388,14 @@ def serve(
             me.complete(place)
 
 
-def put_actions(cnp.ndarray target, actions, Bounds bounds):
+def put_actions(cnp.ndarray target, actions, Bounds bounds, bint copy=True):
     """Copy a batch of actions to where environments find them, if it is in order as it stands.
+
+    Args:
+        target: where they find them.
+        actions: anything.
+        bounds: of `target`.
+        copy: False only to look whether they are in order.
 
     Returns:
         False if it isn't, or if it must be converted first; nothing was copied.
@@ -403,7 +409,8 @@ def put_actions(cnp.ndarray target, actions, Bounds bounds):
     for i in range(ndim):
         if cnp.PyArray_DIM(array, i) != cnp.PyArray_DIM(target, i):
             return False
-    memcpy(cnp.PyArray_DATA(target), cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(target))
+    if copy:
+        memcpy(cnp.PyArray_DATA(target), cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(target))
     return True
 
 

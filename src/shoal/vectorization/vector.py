@@ -137,6 +137,9 @@ class Vector(VectorEnv):
         self._counters = backend.arena.arrays["counters"]
         self._profiled = time.perf_counter_ns(), self._counters.copy()
         self._bounds = self.action_layout.bounds
+        # Threads copy the actions of `step` themselves, each those of its own environments. (Those
+        # of `send` may change before they come to it.)
+        self._lends = backend.name == "native"
         self._rows = np.arange(self.num_agents).reshape(self.num_envs, self.agents_per_env)
         self._all_rows = np.arange(self.num_agents)
         self.env_ids = np.arange(self.batch_size)
@@ -184,7 +187,14 @@ class Vector(VectorEnv):
             ActionError: nothing was stepped.
         """
         self._whole("step")
-        self.send(actions)
+        if (
+            self._lends
+            and self._may_step
+            and put_actions(self._actions, actions, self._bounds, copy=False)
+        ):
+            self._post("step", STEP, None, None, actions)
+        else:
+            self.send(actions)
         return self._receive(None)[:5]
 
     def _whole(self, name: str) -> None:
@@ -578,10 +588,12 @@ class Vector(VectorEnv):
         count = self.num_agents if isinstance(rows, slice) else len(rows)
         self._actions[rows] = action_rows(self.action_layout, actions, count)
 
-    def _post(self, name: str, ops: Any, envs: np.ndarray | None, requests: Any) -> None:
+    def _post(
+        self, name: str, ops: Any, envs: np.ndarray | None, requests: Any, *lent: np.ndarray
+    ) -> None:
         self._may_step = False
         try:
-            self._backend.post(ops, envs, requests)
+            self._backend.post(ops, envs, requests, *lent)
         except (StepTimeoutError, KeyboardInterrupt) as error:
             self._end(error)  # some environments have been told, and others not
             raise

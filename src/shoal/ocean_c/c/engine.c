@@ -463,6 +463,11 @@ static uint32_t run_chunk(shoal_engine *e, shoal_scratch *t, const shoal_job *jo
     int64_t first = number * e->chunk, end = first + e->chunk;
     uint32_t num_ended = 0;
     end = end < e->batch_size ? end : e->batch_size;
+    if (share->actions) {
+        const int64_t size = e->agents * e->action_size;
+        memcpy(e->rows.actions + first * size, share->actions + first * size,
+               (size_t)((end - first) * size));
+    }
     if (!share->envs)
         return run(e, t, share->op, first, job->first_place + first, end - first);
     while (first < end) { /* environments that follow each other go together */
@@ -541,7 +546,8 @@ static void *thread_main(void *argument) {
     }
 }
 
-void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const int32_t *ops) {
+void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const int32_t *ops,
+                       const char *actions) {
     shoal_job *job = &e->jobs[e->posted++ % (uint64_t)e->num_blocks];
     const uint64_t parties = (uint64_t)e->num_threads + 1, chunks = (uint64_t)e->num_chunks;
     if (envs)
@@ -553,6 +559,7 @@ void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const i
         share->op = op;
         share->envs = envs ? job->env_list : NULL;
         share->ops = ops ? job->op_list : NULL;
+        share->actions = actions;
     }
     if (e->num_threads == 0)
         return;
@@ -590,10 +597,10 @@ int shoal_engine_wait(shoal_engine *e, int help, int64_t nanoseconds, int64_t *b
     } else {
         if (help)
             work(e, e->num_threads, job);
-        int64_t now = clock_ns();
+        int late = is_over(e, job); /* which it mostly is: no need to know the time */
+        int64_t now = late ? 0 : clock_ns();
         const int64_t until = now + nanoseconds, spin_until = now + e->spin_ns;
-        int late = 0;
-        for (int i = 1; !is_over(e, job) && !late; i++) {
+        for (int i = 1; !late && !is_over(e, job); i++) {
             pause_core();
             if (i % 64 || (now = clock_ns()) < spin_until)
                 continue;

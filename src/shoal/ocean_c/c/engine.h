@@ -72,8 +72,9 @@ typedef struct {
     _Atomic uint64_t ticket; /* end << 32 | next chunk */
     const int64_t *envs;     /* NULL: 0, 1, 2, ... */
     const int32_t *ops;      /* NULL: all `op` */
+    const char *actions;     /* of all environments; NULL: they are in the rows */
     int32_t op;
-    char pad[128 - 36];
+    char pad[128 - 44];
     _Atomic uint64_t done; /* chunks */
     uint64_t num_ended;    /* agents, in these chunks */
     char pad2[128 - 16];
@@ -142,8 +143,11 @@ int shoal_engine_open(shoal_engine *engine);
 int shoal_engine_close(shoal_engine *engine, int64_t nanoseconds);
 /* The generator of one environment. */
 void shoal_engine_seed(shoal_engine *engine, int64_t env, uint64_t seed);
-/* Post a job of `batch_size` environments to the next block. `envs`, `ops`: NULL, or copied. */
-void shoal_engine_post(shoal_engine *engine, int32_t op, const int64_t *envs, const int32_t *ops);
+/* Post a job of `batch_size` environments to the next block. `envs`, `ops`: NULL, or copied.
+ * `actions`: NULL, or those of all environments (`envs` is NULL then), which must stay until the job
+ * has been received: each thread copies those of its own environments to the rows. */
+void shoal_engine_post(shoal_engine *engine, int32_t op, const int64_t *envs, const int32_t *ops,
+                       const char *actions);
 /* Wait for the oldest job, at most about `nanoseconds`: SHOAL_DONE (its block is received),
  * SHOAL_NOT_YET, or SHOAL_FAULTY. With `help` the caller works on it too, however long that takes;
  * where there are no threads it always does. */
