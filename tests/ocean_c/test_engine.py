@@ -89,6 +89,40 @@ def test_it_steps_as_the_serial_backend_does(walk, mode, workers):
     ours.close(), theirs.close()
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_actions_may_be_used_again_after_a_step_and_at_once_after_send(walk, workers):
+    def run(step):
+        vector = shoal.vectorize(walk, 600, num_workers=workers, seed=1)
+        vector.reset()
+        rng, actions, seen = np.random.default_rng(0), np.zeros(600, np.int64), hashlib.sha256()
+        for _ in range(30):
+            actions[:] = rng.integers(vector.single_action_space.n, size=600)
+            for array in step(vector, actions):
+                seen.update(array.tobytes())
+        vector.close()
+        return seen.hexdigest()
+
+    def send(vector, actions):
+        vector.send(actions)
+        actions[:] = 0
+        return vector.recv()[:4]
+
+    given = run(lambda vector, actions: vector.step(actions)[:4])
+    assert given == run(send)
+    assert given == run(lambda vector, actions: vector.step(actions.tolist())[:4])
+    assert given != run(lambda vector, actions: vector.step(0 * actions)[:4])
+
+
+def test_actions_that_do_not_fit_are_refused_before_anything_is_stepped(walk):
+    vector = shoal.vectorize(walk, 4, num_workers=2)
+    vector.reset()
+    for actions in (np.zeros(4, np.int32)[::2], np.zeros(8, np.int64)[::2], np.zeros(5, np.int64)):
+        with pytest.raises(ValueError, match="actions"):
+            vector._backend.engine.post(0, None, None, actions)
+    assert vector.step(np.zeros(8, np.int64)[::2])[0].shape[0] == 4
+    vector.close()
+
+
 def test_disabled_autoreset_and_reset_masks(walk):
     vector = shoal.vectorize(walk, 6, autoreset="disabled", seed=0)
     vector.reset()

@@ -34,7 +34,7 @@ static double run(int num_threads, int64_t batch, int steps) {
     e->num_threads = num_threads, e->spin_ns = 2000;
     if (shoal_engine_open(e))
         abort();
-    e->rows.actions = (char *)actions;
+    e->rows.actions = batch == ENVS ? (char *)array(ENVS, 8) : (char *)actions;
     e->rows.observations = (char *)array((size_t)places, CELLS);
     e->rows.final_observations = (char *)array((size_t)places, CELLS);
     e->rows.rewards = (double *)array((size_t)places, 8);
@@ -70,7 +70,10 @@ static double run(int num_threads, int64_t batch, int steps) {
             const struct timespec nap = {0, 300000};
             nanosleep(&nap, NULL);
         }
-        shoal_engine_post(e, SHOAL_STEP, envs + first, NULL, NULL);
+        if (batch == ENVS) /* the threads themselves copy the actions to the rows */
+            shoal_engine_post(e, SHOAL_STEP, NULL, NULL, (char *)actions);
+        else
+            shoal_engine_post(e, SHOAL_STEP, envs + first, NULL, NULL);
     }
     /* What is still on its way is finished by the threads, or never begun; the rows stay. */
     shoal_engine_close(e, INT64_MAX);

@@ -144,8 +144,8 @@ int shoal_engine_close(shoal_engine *engine, int64_t nanoseconds);
 /* The generator of one environment. */
 void shoal_engine_seed(shoal_engine *engine, int64_t env, uint64_t seed);
 /* Post a job of `batch_size` environments to the next block. `envs`, `ops`: NULL, or copied.
- * `actions`: NULL, or those of all environments (`envs` is NULL then), which must stay until the job
- * has been received: each thread copies those of its own environments to the rows. */
+ * `actions`: NULL, or those of all environments (`envs` is NULL then), which must stay until the
+ * job has been received: each thread copies those of its own environments to the rows. */
 void shoal_engine_post(shoal_engine *engine, int32_t op, const int64_t *envs, const int32_t *ops,
                        const char *actions);
 /* Wait for the oldest job, at most about `nanoseconds`: SHOAL_DONE (its block is received),

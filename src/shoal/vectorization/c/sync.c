@@ -2,8 +2,8 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* sched_getcpu, syscall */
 #endif
-#include "../../c/clock.h"
 #include "sync.h"
+#include "../../c/clock.h"
 
 #include <errno.h>
 #include <limits.h>
