@@ -9,9 +9,10 @@ loading in this one (``SHOAL_COMPILED=0``), and NumPy takes their place.
 Bar: 0.9 × the throughput of workers under this interpreter, with steps as long as NetHack's.
 
 `nmmo`: Neural MMO 2, as its recipe installs it (``shoal env install nmmo``), with random legal
-actions. In turns, a vector steps four copies, and then its two workers play the same games again,
-with the same actions, by themselves and with nothing of Shoal's ("bare"). How long a step takes
-depends on how many agents live and where: so both sides step the same states.
+actions. In turns, a vector steps four copies from the beginning of their games, and then its two
+workers play the same again, with the same actions, by themselves and with nothing of Shoal's
+("bare"). How long a step takes depends on how many agents live and where: so both step the same
+states, and those where most live, as they do when they are trained.
 
 Bars: 0.9 × the agent steps per second of bare copies on as many cores; emulation adds no more than
 0.1 of the time that the environment takes by itself.
@@ -149,7 +150,7 @@ class NeuralMMO:
         wall, cpu = time.perf_counter(), time.thread_time()
         for what, argument, _ in self.played:
             if what == "step":
-                self.other.step(argument)
+                held = self.other.step(argument)
             else:
                 self.other.reset(seed=argument)
         found = time.perf_counter() - wall, time.thread_time() - cpu
@@ -244,9 +245,10 @@ def nmmo(rounds: int, steps: int) -> list[list[str]]:
     layout = vector.action_layout
     rows = {"actions": layout.flat.zeros(vector.num_agents)}
     choose = RandomActions(layout, seed=0)
-    vector.reset(seed=0)
     bare_rates, rates, factors, parts, bare_costs, costs = [], [], [], [], [], []
-    for i in range(rounds):
+    for i in range(rounds + 1):
+        vector.reset(seed=10 * i)
+        vector.call("bare")
         before = np.array(vector.call("processor"))
         vector.profile()
         since = time.perf_counter()
@@ -265,7 +267,7 @@ def nmmo(rounds: int, steps: int) -> list[list[str]]:
         used = np.array(vector.call("processor")) - before
         workers, own = used[[0, 2], 0].sum(), used[:, 1].sum()
         bare = np.array(vector.call("bare"))
-        if i == 0:  # which began with resets
+        if i == 0:  # to warm up
             continue
         bare_rates.append(alive / max(bare[:2, 0].sum(), bare[2:, 0].sum()))
         rates.append(alive / wall)
