@@ -150,7 +150,7 @@ class NeuralMMO:
         wall, cpu = time.perf_counter(), time.thread_time()
         for what, argument, _ in self.played:
             if what == "step":
-                held = self.other.step(argument)
+                self.seen = self.other.step(argument)  # as who plays holds it until the next
             else:
                 self.other.reset(seed=argument)
         found = time.perf_counter() - wall, time.thread_time() - cpu

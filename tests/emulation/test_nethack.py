@@ -179,3 +179,9 @@ def test_the_recipe_shows_ways_if_it_is_told_to():
         vector.close()
         assert paths.get("ways") == ((3, 9) if "ways" in kwargs else None)
         assert paths["glyphs"] == (21, 79)
+
+
+def test_ways_need_the_map():
+    pytest.importorskip("nle")
+    with pytest.raises(ValueError, match=r"needs glyphs and blstats, .*\['blstats', 'chars'\]"):
+        create(ways=True, observation_keys=("chars", "blstats"))

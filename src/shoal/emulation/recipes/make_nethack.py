@@ -57,13 +57,18 @@ class Ways(gymnasium.Wrapper):
 
     Args:
         env: of NLE, with ``glyphs`` and ``blstats`` among its observations.
+
+    Raises:
+        ValueError: it lacks one of them.
     """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        assert isinstance(env.observation_space, spaces.Dict)
+        parts = dict(env.observation_space.items())  # type: ignore[attr-defined]
+        if not {"glyphs", "blstats"} <= parts.keys():
+            raise ValueError(f"ways: needs glyphs and blstats, observation_keys are {list(parts)}")
         ways = spaces.Box(0, 1, (len(GOALS), 9), np.float32)
-        self.observation_space = spaces.Dict({**env.observation_space.spaces, "ways": ways})
+        self.observation_space = spaces.Dict({**parts, "ways": ways})
         self.kinds = kinds_of_glyphs()
         self.levels: dict[tuple[int, int], Level] = {}
 
