@@ -45,7 +45,7 @@ def measure(name: str, seed: int, folder: Path) -> dict[str, Any]:
         "steps": history[-1]["steps"],
         "complete": history[-1]["steps"] >= total,
         "seconds": history[-1]["seconds"],
-        "curve": [[m["steps"], m[metric]] for m in history if metric in m],
+        "curve": thinned([[m["steps"], m[metric]] for m in history if metric in m]),
         **{
             who: {
                 "mean": found[what],
@@ -54,6 +54,12 @@ def measure(name: str, seed: int, folder: Path) -> dict[str, Any]:
             for who, found in scores.items()
         },
     }
+
+
+def thinned(points: list[list[float]], most: int = 200) -> list[list[float]]:
+    """Means of so many successive points that no more than `most` are left."""
+    many = -(-len(points) // most)
+    return [np.mean(points[i : i + many], 0).tolist() for i in range(0, len(points), many)]
 
 
 def draw(results: dict[str, list[dict[str, Any]]]) -> None:
