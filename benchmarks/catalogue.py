@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,13 @@ NOTES = {
     "nethack, minihack, nle:...": NETHACK,
     "metaworld": "the seed of a reset does not reach the generator of its starts and goals; and "
     "goals that it shows are outside of its space",
+    "crafter, procgen": "they take a seed when they are made, and none at a reset",
+    "pettingzoo.butterfly.knights_archers_zombies_v11": "the time until the next zombie comes "
+    "outlives resets",
+    "nasim": "it draws from NumPy's global generator",
+    "openspiel": "shimmy makes a new generator at every reset that is given no seed",
+    "pogema": "the seed of a reset does not reach the map; that of its settings does",
+    "slimevolley": "what the opponent remembers outlives resets",
     "retro": "a process holds one emulator, so that its 4 copies run in 4 workers",
 }
 
@@ -180,7 +187,7 @@ def row(name: str, steps: int, seconds: float) -> list[str]:
     many = {"num_envs": BATCH} if interface == "batched" else {"num_envs": 4, **four}
     with contextlib.closing(shoal.vectorize(name, seed=0, **many, **how)) as vector:
         together = rate(vector, max(steps, 200 * vector.num_envs), SECONDS).partition(" ")[0]
-    about = [found_version(package), interface, observation, actions, agents, checked]
+    about = [found_version(package, recipe), interface, observation, actions, agents, checked]
     return [*about, alone, together]
 
 
@@ -246,13 +253,13 @@ def describe(space: Any) -> str:
     return f"{'×'.join(map(str, space.shape or ()))} continuous"
 
 
-def found_version(package: str) -> str:
-    """A distribution with its version: the installed one, or that which a recipe pins."""
+def found_version(package: str, recipe: recipes.Recipe | None) -> str:
+    """A distribution with its version, as it is installed here or in the recipe's environment."""
     name = package.partition("=")[0].partition(">")[0]
-    try:
-        return f"{name} {version(name)}"
-    except PackageNotFoundError:
-        return package.replace("==", " ")
+    path = sys.path
+    if recipe and recipe.python:
+        path = [str(each) for each in recipe.folder.glob("venv/lib/python*/site-packages")]
+    return next((f"{name} {each.version}" for each in distributions(name=name, path=path)), name)
 
 
 if __name__ == "__main__":

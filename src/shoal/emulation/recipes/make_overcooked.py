@@ -14,22 +14,6 @@ def create(layout: str = "cramped_room", horizon: int = 400) -> Any:
     return Kitchen(layout, horizon)
 
 
-class Box:
-    """What a layout asks of a space of numbers."""
-
-    def __init__(self, size: int):
-        self.low = np.full(size, -np.inf, np.float32)
-        self.high = np.full(size, np.inf, np.float32)
-        self.shape, self.dtype = (size,), np.dtype(np.float32)
-
-
-class Discrete:
-    """What a layout asks of a choice."""
-
-    def __init__(self, n: int):
-        self.n, self.shape, self.dtype = n, (), np.dtype(np.int64)
-
-
 class Kitchen:
     """Two cooks as agents of PettingZoo's parallel interface, each with features of its own."""
 
@@ -37,6 +21,7 @@ class Kitchen:
     metadata = {"name": "overcooked"}  # noqa: RUF012
 
     def __init__(self, layout: str, horizon: int):
+        from gym import spaces
         from overcooked_ai_py.mdp.actions import Action
         from overcooked_ai_py.mdp.overcooked_env import OvercookedEnv
         from overcooked_ai_py.mdp.overcooked_mdp import OvercookedGridworld
@@ -45,13 +30,17 @@ class Kitchen:
         self.env = OvercookedEnv.from_mdp(grid, horizon=horizon, info_level=0)
         self.choices = Action.INDEX_TO_ACTION
         self.env.reset()
-        self.spaces = Box(len(self.look()["cook_0"])), Discrete(len(self.choices))
+        seen = self.look()["cook_0"]
+        self.spaces = (
+            spaces.Box(-np.inf, np.inf, seen.shape, np.float32),
+            spaces.Discrete(len(self.choices)),
+        )
         self.agents: list = []
 
-    def observation_space(self, agent: str) -> Box:
+    def observation_space(self, agent: str) -> Any:
         return self.spaces[0]
 
-    def action_space(self, agent: str) -> Discrete:
+    def action_space(self, agent: str) -> Any:
         return self.spaces[1]
 
     def look(self) -> dict:
