@@ -126,20 +126,18 @@ class NeuralMMO:
         make = creator(create)
         self.env, self.other = make(), make().env
         self.watched = self.env.env = Watched(self.env.env)
-        self.played: list[tuple[str, Any, int]] = []  # since the other played last; agents then
+        self.played: list[tuple[str, Any]] = []  # since the other played last
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.env, name)
 
     def reset(self, seed: Any = None, options: Any = None) -> Any:
-        result = self.env.reset(seed=seed, options=options)
-        self.played.append(("reset", seed, len(self.env.agents)))
-        return result
+        self.played.append(("reset", seed))
+        return self.env.reset(seed=seed, options=options)
 
     def step(self, actions: Any) -> Any:
-        result = self.env.step(actions)
-        self.played.append(("step", actions, len(self.env.agents)))
-        return result
+        self.played.append(("step", actions))
+        return self.env.step(actions)
 
     def processor(self) -> tuple[float, float]:
         """Processor time of this process so far, and the seconds of the environment's own steps."""
@@ -148,14 +146,13 @@ class NeuralMMO:
     def bare(self) -> tuple[float, float]:
         """Let the other copy play the same: seconds and processor time of that."""
         wall, cpu = time.perf_counter(), time.thread_time()
-        for what, argument, _ in self.played:
+        for what, argument in self.played:
             if what == "step":
                 self.seen = self.other.step(argument)  # as who plays holds it until the next
             else:
                 self.other.reset(seed=argument)
         found = time.perf_counter() - wall, time.thread_time() - cpu
-        agents = self.played[-1][2]
-        assert len(self.other.agents) == agents, (len(self.other.agents), agents)
+        assert list(self.other.agents) == list(self.env.agents), "it was another game"
         self.played.clear()
         return found
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from shoal.emulation.actions import ActionLayout
 from shoal.emulation.layout import Layout
+from shoal.emulation.recipes.make_nethack import DOWN, GOLD, NUM_GLYPHS
 from shoal.trainers.config import Config
 from shoal.trainers.policies import ActionHead, linear
 
@@ -19,8 +20,8 @@ REACH = 4  # cells seen on each side of oneself
 # Of the leaf with the map: how many codes it has, numbers that stand for one, and the codes of
 # where to go: stairs or a ladder down, gold.
 MAPS = {
-    "glyphs": (5977, 16, ((2383, 2385), (2316,))),
-    "chars": (256, 8, ((ord(">"),), (ord("$"),))),
+    "glyphs": (NUM_GLYPHS, 16, (DOWN, [GOLD])),
+    "chars": (256, 8, ([ord(">")], [ord("$")])),
 }
 TRIGRAMS = 4096  # places that the message's groups of three letters share
 MESSAGE = 32  # numbers that stand for a message
@@ -94,7 +95,7 @@ class Message(nn.Module):
         return self.trigrams(codes, per_sample_weights=share)
 
 
-def is_any(cells: Tensor, codes: tuple[int, ...]) -> Tensor:
+def is_any(cells: Tensor, codes: list[int]) -> Tensor:
     """Where one of these codes stands: bool, of the same shape."""
     found = cells == codes[0]
     for code in codes[1:]:

@@ -176,7 +176,8 @@ class Vector(VectorEnv):
         """Step every environment.
 
         Args:
-            actions: one row for each agent, in `action_space`.
+            actions: one row for each agent, in `action_space`. They must stay as they are until
+                this returns, or `recv` if this was interrupted or was not in time.
 
         Returns:
             (observations, rewards, terminations, truncations, infos); rewards are float64. The

@@ -16,7 +16,8 @@ WIDTH = COLUMNS + 1  # a column of nothing keeps the ends of rows apart
 FAR = 100  # steps that are looked ahead
 PATIENCE = 30  # steps on one cell after which what lies around it is not the unknown any more
 
-# Glyphs: objects and monsters come first, then what the dungeon is made of.
+NUM_GLYPHS = 5977
+# Objects and monsters come first, then what the dungeon is made of.
 STONE = 2359  # not seen, or solid rock
 DOORWAYS = slice(2371, 2376)  # without a door, open, closed
 FLOORS = slice(2378, 2391)  # rooms, corridors, stairs, altars, fountains and the like
@@ -32,7 +33,7 @@ def create(task: str = "NetHackScore-v0", ways: bool = False, **settings: Any) -
 
 def kinds_of_glyphs() -> np.ndarray:
     """Of each glyph, as bits: free, door, dark, corridor, other floor, stairs down, gold."""
-    kinds = np.zeros(6000, np.uint8)
+    kinds = np.zeros(NUM_GLYPHS, np.uint8)
     kinds[:STONE] = 1
     kinds[DOORWAYS] = 3
     kinds[STONE] = 4
