@@ -25,7 +25,7 @@ from typing import Any
 from _common import RESULTS, machine, machine_text, save, table
 
 import shoal
-from shoal.emulation import recipes
+from shoal.registry import recipe as recipes
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 10  # of stepping 4 copies at the most
@@ -194,9 +194,9 @@ def row(name: str, steps: int, seconds: float) -> list[str]:
 def check(name: str, how: dict[str, Any], steps: int) -> tuple[str, str]:
     """The codes of the faults that checking an environment finds, and which interface it has."""
     from shoal.emulation import is_multi_agent
-    from shoal.emulation.examine import faults_of, report_from
+    from shoal.emulation.check.questions import faults_of, report_from
     from shoal.vectorization import creator
-    from shoal.vectorization.batched import find_batched
+    from shoal.vectorization.backends.batched import find_batched
 
     recipe = recipes.find(name)
     made = recipe.creator if recipe else name

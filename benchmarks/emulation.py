@@ -46,7 +46,7 @@ from gymnasium.wrappers import FlattenObservation
 import shoal
 from shoal.emulation import is_multi_agent
 from shoal.emulation.loop import SAME_STEP, Buffers, EnvLoop
-from shoal.emulation.rows import zero_rows
+from shoal.rows.fields import zero_rows
 
 NUM_ENVS = 8
 STEPS = 256  # of each copy, in one call of a variant

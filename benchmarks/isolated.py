@@ -121,7 +121,7 @@ class NeuralMMO:
     """
 
     def __init__(self, create: str):
-        from shoal.emulation.make import creator
+        from shoal.registry.names import creator
 
         make = creator(create)
         self.env, self.other = make(), make().env
@@ -223,8 +223,8 @@ def version_of(python: str) -> str:
 def nmmo(rounds: int, steps: int) -> list[list[str]]:
     """Rows of the table of Neural MMO; none if it isn't installed."""
     import shoal
-    from shoal.emulation.actions import RandomActions
-    from shoal.emulation.recipes import find
+    from shoal.rows.actions import RandomActions
+    from shoal.registry.recipe import find
 
     recipe = find("nmmo")
     if recipe is None or not recipe.interpreter.exists():

@@ -29,8 +29,8 @@ from shoal.errors import (
 
 if TYPE_CHECKING:
     from shoal.emulation import emulate as emulate
-    from shoal.emulation.check import check_env as check_env
-    from shoal.emulation.layout import Layout as Layout
+    from shoal.emulation.check.check_env import check_env as check_env
+    from shoal.rows.layout import Layout as Layout
     from shoal.vectorization import vectorize as vectorize
 
 __all__ = [
@@ -58,9 +58,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOME = {
-    "Layout": "shoal.emulation.layout",
+    "Layout": "shoal.rows.layout",
     "emulate": "shoal.emulation",
-    "check_env": "shoal.emulation.check",
+    "check_env": "shoal.emulation.check.check_env",
     "vectorize": "shoal.vectorization",
 }
 

@@ -102,7 +102,7 @@ def add_command(
 
 def emulation(args: argparse.Namespace) -> dict[str, Any]:
     """Those options that `shoal.emulate` takes, as far as they or the recipe give them."""
-    from shoal.emulation.recipes import find
+    from shoal.registry.recipe import find
 
     options = {"max_len": args.max_len, "max_agents": args.max_agents, "pad": args.pad}
     recipe = find(args.env)
@@ -115,9 +115,9 @@ def examined(args: argparse.Namespace) -> Iterator[Callable[..., Any]]:
     """A function that asks one environment: ``ask(question, ...)`` is ``question(env, ...)``.
 
     One whose recipe has an interpreter of its own is asked there, in a worker, so that questions
-    are functions that run there too (`shoal.emulation.examine`).
+    are functions that run there too (`shoal.emulation.check.questions`).
     """
-    from shoal.emulation.recipes import resolve
+    from shoal.registry.recipe import resolve
     from shoal.vectorization import creator
 
     name, kwargs = args.env, dict(args.kwargs)
@@ -162,7 +162,7 @@ def add_describe(commands: Any) -> None:
 
 
 def describe(args: argparse.Namespace) -> int:
-    from shoal.emulation.examine import layouts_of, show_layouts
+    from shoal.emulation.check.questions import layouts_of, show_layouts
 
     with examined(args) as ask:
         print(show_layouts(args.env, ask(layouts_of, emulation(args))))
@@ -179,7 +179,7 @@ def add_check(commands: Any) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
-    from shoal.emulation.examine import faults_of, report_from
+    from shoal.emulation.check.questions import faults_of, report_from
 
     with examined(args) as ask:
         report = report_from(ask(faults_of, args.steps, args.seed))
@@ -211,7 +211,7 @@ def add_run(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from shoal.emulation.examine import layouts_of, show_layouts, show_overhead
+    from shoal.emulation.check.questions import layouts_of, show_layouts, show_overhead
 
     options = emulation(args)
     with examined(args) as ask:
@@ -475,7 +475,7 @@ def add_env(commands: Any) -> None:
 
 
 def env_list(args: argparse.Namespace) -> int:
-    from shoal.emulation import recipes
+    from shoal.registry import recipe as recipes
 
     for name in recipes.names():
         recipe = recipes.find(name)
@@ -486,7 +486,7 @@ def env_list(args: argparse.Namespace) -> int:
 
 
 def named_recipe(name: str) -> Any:
-    from shoal.emulation import recipes
+    from shoal.registry import recipe as recipes
     from shoal.errors import did_you_mean
 
     recipe = recipes.find(name)
@@ -497,14 +497,14 @@ def named_recipe(name: str) -> Any:
 
 
 def env_install(args: argparse.Namespace) -> int:
-    from shoal.emulation.install import install
+    from shoal.registry.install import install
 
     install(named_recipe(args.name), args.system)
     return 0
 
 
 def env_doctor(args: argparse.Namespace) -> int:
-    from shoal.emulation.install import diagnose
+    from shoal.registry.install import diagnose
 
     found = diagnose(named_recipe(args.name))
     for well, what, text in found:

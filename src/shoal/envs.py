@@ -19,13 +19,13 @@ __all__ = ["names"]
 
 def names() -> list[str]:
     """The environments that come with Shoal."""
-    return sorted(path.stem for path in (Path(__file__).parent / "ocean_c").glob("*.c"))
+    return sorted(path.stem for path in (Path(__file__).parent / "ocean_c" / "environments").glob("*.c"))
 
 
 for _name in names():
     register(
         f"shoal/{_name.capitalize()}-v0",
         entry_point="shoal.ocean_c.single:OceanEnv",
-        vector_entry_point="shoal.vectorization.native:make_vec",
+        vector_entry_point="shoal.vectorization.backends.native:make_vec",
         kwargs={"name": _name},
     )

@@ -16,8 +16,8 @@ from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
 
 import shoal
-from shoal.emulation.check import RULES, check_env
-from shoal.emulation.old import reproducible
+from shoal.emulation.check.check_env import RULES, check_env
+from shoal.emulation.interfaces import reproducible
 from shoal.errors import EnvCheckError
 
 FAULT_STEP = 4

@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import shoal
 from shoal.emulation.loop import DISABLED, NEXT_STEP, SAME_STEP, Buffers, EnvLoop
-from shoal.emulation.rows import zero_rows
+from shoal.rows.fields import zero_rows
 from shoal.errors import EmulationError
 
 GYMNASIUM = {

@@ -25,7 +25,7 @@ from pettingzoo.test.example_envs import (
 
 import shoal
 from shoal.emulation.loop import DISABLED, NEXT_STEP, SAME_STEP, Buffers, EnvLoop
-from shoal.emulation.rows import zero_rows
+from shoal.rows.fields import zero_rows
 from shoal.errors import ActionError, EmulationError, EnvCheckError, LayoutError
 
 # -- PettingZoo's own tests -------------------------------------------------------------------
@@ -736,7 +736,7 @@ def test_every_value_of_various_agents_arrives(form, pad):
     bare = Various()
     env = shoal.emulate(bare, form, pad=pad)
     own = {
-        agent: shoal.emulation.actions.ActionLayout.from_space(s)
+        agent: shoal.rows.actions.ActionLayout.from_space(s)
         for agent, s in ODD_ACTIONS.items()
     }
     observations, _ = env.reset()
@@ -1298,7 +1298,7 @@ def test_rows_of_another_width_are_refused():
     env = shoal.emulate(Broken())
     layouts = (
         shoal.Layout.from_space(narrow[0], form="float32"),
-        shoal.emulation.actions.ActionLayout.from_space(spaces.MultiDiscrete([2, 2])),
+        shoal.rows.actions.ActionLayout.from_space(spaces.MultiDiscrete([2, 2])),
     )
     rows = zero_rows(*layouts, 2)
     driver = env.driver()

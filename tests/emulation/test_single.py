@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 import shoal
-from shoal.emulation.rows import zero_rows
+from shoal.rows.fields import zero_rows
 from shoal.errors import ActionError, EmulationError, LayoutError
 
 gymnasium.register_envs(ale_py)

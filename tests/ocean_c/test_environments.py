@@ -14,7 +14,8 @@ from shoal.ocean_c import find
 from shoal.ocean_c.engine import Module
 from shoal.vectorization import creator
 
-FOLDER = Path(find.__file__).parent
+OCEAN = Path(find.__file__).parent
+FOLDER = find.FOLDER
 NAMES = sorted(path.stem for path in FOLDER.glob("*.c"))
 EVERY = pytest.mark.parametrize("name", NAMES)
 
@@ -218,8 +219,8 @@ def test_random_actions_and_parameters_under_sanitizers(name, tmp_path):
     program = tmp_path / "drive"
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     environment = f'-DENVIRONMENT="{FOLDER / name}.c"'
-    command = ["cc", "-std=c11", "-O1", "-g", *sanitize, environment, f"-I{FOLDER}"]
-    drive = str(FOLDER / "c" / "drive.c")
+    command = ["cc", "-std=c11", "-O1", "-g", *sanitize, environment, f"-I{OCEAN}"]
+    drive = str(OCEAN / "c" / "drive.c")
     subprocess.run([*command, drive, "-lm", "-o", str(program)], check=True)
     done = subprocess.run([str(program), "10000000", "1", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

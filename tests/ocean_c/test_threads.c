@@ -3,7 +3,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* nanosleep */
 #endif
-#include "../../src/shoal/ocean_c/squared.c"
+#include "../../src/shoal/ocean_c/environments/squared.c"
 
 #include "../../src/shoal/ocean_c/c/engine.h"
 

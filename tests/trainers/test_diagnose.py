@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from shoal.emulation.layout import Layout
+from shoal.rows.layout import Layout
 from shoal.trainers.diagnose import ObservationWatch, diagnose
 
 GOOD = {

@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import distributions
 
-from shoal.emulation.actions import ActionLayout, is_discrete
+from shoal.rows.actions import ActionLayout, is_discrete
 from shoal.errors import ConfigError
 from shoal.trainers.distributions import Distribution
 

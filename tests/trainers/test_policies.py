@@ -5,8 +5,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from shoal.emulation.actions import ActionLayout
-from shoal.emulation.layout import Layout
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
 from shoal.trainers.config import Config
 from shoal.trainers.policies import DefaultPolicy
 

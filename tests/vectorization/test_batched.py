@@ -150,7 +150,7 @@ def test_batches_stay_as_they_are_though_the_environment_uses_its_tensors_again(
 
 
 def test_arrays_in_main_memory_are_handed_over_without_a_copy():
-    from shoal.vectorization.batched import to_numpy
+    from shoal.vectorization.backends.batched import to_numpy
 
     tensor = torch.arange(6.0)
     view = to_numpy(tensor)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.emulation.make import Creator
+from shoal.registry.names import Creator
 from shoal.errors import (
     ClosedError,
     EmulationError,

@@ -11,7 +11,7 @@ import pytest
 
 import shoal
 from shoal.errors import EmulationError, InterpreterError, UnknownEnvError
-from shoal.vectorization import json_messages
+from shoal.vectorization.workers import json_messages
 from tests.other_python import old_gym_python, old_python, oldest_python, plain_python
 from tests.vectorization import faulty
 

@@ -46,7 +46,7 @@ def emulate(
 
     require_environment(env)
     if debug:
-        from shoal.emulation.checked import checked
+        from shoal.emulation.check.checking_envs import checked
 
         env = checked(env)
     if is_multi_agent(env):

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shoal.emulation.actions import ActionLayout, choices, is_discrete
-from shoal.emulation.layout import Layout, box_spec, choice_spec
-from shoal.emulation.old import unwrapped
+from shoal.rows.actions import ActionLayout, choices, is_discrete
+from shoal.rows.layout import Layout, box_spec, choice_spec
+from shoal.emulation.interfaces import unwrapped
 from shoal.emulation.parallel import as_parallel, space_of
 from shoal.errors import EmulationError
 

@@ -2,7 +2,7 @@ cimport numpy as cnp
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 
-from shoal.emulation.pack cimport Packer
+from shoal.rows.pack cimport Packer
 
 
 cdef struct Rows:

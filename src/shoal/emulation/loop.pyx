@@ -34,8 +34,8 @@ cimport numpy as cnp
 
 import numpy as np
 
-from shoal.emulation import actions as action_rules
-from shoal.emulation.rows import row_fields
+from shoal.rows import actions as action_rules
+from shoal.rows.fields import row_fields
 from shoal.errors import EmulationError, LayoutError
 
 cnp.import_array()

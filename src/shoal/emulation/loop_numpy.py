@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation.actions import ActionLayout, flat_mask
-from shoal.emulation.layout import Layout
-from shoal.emulation.pack_numpy import RowPacker
+from shoal.rows.actions import ActionLayout, flat_mask
+from shoal.rows.layout import Layout
+from shoal.rows.values import RowPacker
 from shoal.errors import EmulationError
 
 __all__ = [

@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from shoal.emulation.actions import ActionLayout
+from shoal.rows.actions import ActionLayout
 from shoal.emulation.agent_spaces import AgentSpaces, agents_of, own_row
-from shoal.emulation.layout import Layout
+from shoal.rows.layout import Layout
 from shoal.emulation.loop import Buffers
 from shoal.emulation.multi_loop import MultiDriver
-from shoal.emulation.old import unwrapped
-from shoal.emulation.rows import zero_rows
+from shoal.emulation.interfaces import unwrapped
+from shoal.rows.fields import zero_rows
 from shoal.errors import ActionError, LayoutError
 
 __all__ = ["EmulatedMultiEnv", "Group"]
@@ -89,7 +89,7 @@ class EmulatedMultiEnv(ParallelEnv):
         observation_layout, action_layout: of a row. Where agents' spaces differ, a common one that
             holds each agent's own (see `shoal.emulation.agent_spaces`).
         rows: the arrays that hold the last step's results, one row for each slot: see
-            `shoal.emulation.rows.row_fields`.
+            `shoal.rows.fields.row_fields`.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from shoal.emulation.loop cimport Buffers, Decoder, Driver, MaskWriter, Rows, find
-from shoal.emulation.pack cimport Packer
+from shoal.rows.pack cimport Packer
 
 from shoal.emulation import agent_spaces as common
 from shoal.emulation.parallel import OldParallelEnv, TurnBasedEnv, as_parallel

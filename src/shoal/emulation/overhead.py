@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation.actions import RandomActions
+from shoal.rows.actions import RandomActions
 from shoal.emulation.loop import SAME_STEP, Buffers, EnvLoop
-from shoal.emulation.rows import zero_rows
+from shoal.rows.fields import zero_rows
 
 __all__ = ["Overhead", "measure_overhead"]
 

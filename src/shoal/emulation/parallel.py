@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.emulation.old import OldReset, keywords
+from shoal.emulation.interfaces import OldReset, keywords
 from shoal.errors import EmulationError
 
 __all__ = ["OldParallelEnv", "TurnBasedEnv", "as_parallel", "space_of"]

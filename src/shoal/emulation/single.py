@@ -11,11 +11,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from shoal.emulation.actions import ActionLayout
-from shoal.emulation.layout import Layout
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
 from shoal.emulation.loop import DISABLED, Buffers, EnvLoop, SingleDriver
-from shoal.emulation.old import OldEnv, reproducible, unwrapped
-from shoal.emulation.rows import zero_rows
+from shoal.emulation.interfaces import OldEnv, reproducible, unwrapped
+from shoal.rows.fields import zero_rows
 from shoal.errors import LayoutError
 
 __all__ = ["EmulatedEnv", "OldGymEnv", "SeededNetHack"]
@@ -36,7 +36,7 @@ class EmulatedEnv(gymnasium.Wrapper):
             Discrete, ...) is unchanged.
         agents_per_env: 1.
         rows: the arrays that hold the last step's results, each with one row: see
-            `shoal.emulation.rows.row_fields`. ``rows["action_masks"][0]`` tells the legal actions.
+            `shoal.rows.fields.row_fields`. ``rows["action_masks"][0]`` tells the legal actions.
     """
 
     agents_per_env = 1

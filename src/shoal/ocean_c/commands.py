@@ -39,7 +39,7 @@ def _add(
 
 def new(args: argparse.Namespace) -> int:
     path = Path(args.name).with_suffix(".c")
-    if not path.stem.isidentifier() or path.stem in {p.stem for p in HERE.glob("*.c")}:
+    if not path.stem.isidentifier() or path.stem in {p.stem for p in (HERE / "environments").glob("*.c")}:
         raise EnvModuleError(f"{path.stem!r} can't be a name of yours: take a new word")
     if path.exists():
         raise EnvModuleError(f"{path} exists already")
@@ -70,6 +70,6 @@ def _spec_or_none(module: Any) -> str:
 def perf(args: argparse.Namespace) -> int:
     from shoal.ocean_c.perf import perf
 
-    own = HERE / f"{args.file}.c"
+    own = HERE / "environments" / f"{args.file}.c"
     print(perf(own if own.is_file() else Path(args.file), args.steps))
     return 0

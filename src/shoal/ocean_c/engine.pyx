@@ -462,7 +462,7 @@ cdef class Engine:
         Args:
             arrays: C-contiguous: ``actions`` has a row for each agent of each environment, all
                 others for each agent of each of ``num_blocks * batch_size`` places; see
-                `shoal.emulation.rows.row_fields`.
+                `shoal.rows.fields.row_fields`.
 
         Raises:
             ValueError: an array is missing, or has the wrong dtype or size.

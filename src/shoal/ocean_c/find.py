@@ -11,7 +11,7 @@ from shoal.ocean_c.engine import Module
 
 __all__ = ["find", "load", "own_names"]
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "environments"
 
 
 def own_names() -> list[str]:

@@ -45,7 +45,7 @@ class OneCopy:
         ParameterError: there is no such way of rendering.
 
     Attributes:
-        rows: the arrays of `shoal.emulation.rows.row_fields`, one row for each agent.
+        rows: the arrays of `shoal.rows.fields.row_fields`, one row for each agent.
         fields: observations by field: views of the rows, or the whole rows of the only field.
     """
 

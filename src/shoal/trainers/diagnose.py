@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shoal.emulation.layout import Layout, Leaf
+from shoal.rows.layout import Layout, Leaf
 
 __all__ = ["METRICS", "ObservationWatch", "diagnose"]
 

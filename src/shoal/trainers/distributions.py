@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shoal.emulation.actions import ActionLayout, all_choices, is_discrete
+from shoal.rows.actions import ActionLayout, all_choices, is_discrete
 from shoal.errors import ConfigError
 
 __all__ = ["Actions", "Distribution"]

@@ -80,7 +80,7 @@ def _python() -> Finding:
 def _kernels() -> Finding:
     """Our own compiled modules: there is no packing and stepping in C without them."""
     try:
-        import shoal.emulation.pack
+        import shoal.rows.pack
         import shoal.vectorization.engine  # noqa: F401
     except ImportError as error:
         return Finding(False, "compiled parts", f"{error}: install Shoal again")

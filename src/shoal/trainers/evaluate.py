@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation.actions import RandomActions
-from shoal.emulation.layout import Layout
+from shoal.rows.actions import RandomActions
+from shoal.rows.layout import Layout
 from shoal.errors import CheckpointError, ConfigError
 from shoal.vectorization import vectorize
 
@@ -233,7 +233,7 @@ def policy_chooser(
 
 def check_spaces(state: Mapping[str, Any], observation: Layout, action: Layout) -> None:
     """Raise CheckpointError, naming what differs, unless a checkpoint is for these layouts."""
-    from shoal.vectorization.envs import difference
+    from shoal.vectorization.workers.group import difference
 
     for name, layout in (("observation", observation), ("action", action)):
         saved = Layout.from_json(state[f"{name}_layout"], name)

@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from shoal.emulation.actions import ActionLayout
-from shoal.emulation.layout import Layout
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
 from shoal.trainers.config import Config
 from shoal.trainers.policies import initialize, linear
 

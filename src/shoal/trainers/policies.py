@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shoal.emulation.actions import ActionLayout
-from shoal.emulation.layout import Layout, Leaf
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout, Leaf
 from shoal.trainers.config import Config
 from shoal.trainers.distributions import Distribution
 

@@ -51,7 +51,7 @@ def vectorize(
             environment, a list of such functions, or an environment made by `shoal.emulate` (which
             is copied by pickling). Functions may be lambdas and may stand in ``__main__``.
             Or an environment that steps all copies itself, or a function with a parameter
-            ``num_envs`` that makes one; see `shoal.vectorization.batched`.
+            ``num_envs`` that makes one; see `shoal.vectorization.backends.batched`.
         num_envs: how many environments; by default the length of the list, what a batched
             environment has, or 1.
         backend: ``"serial"`` (this process), ``"multiprocess"`` (workers; a batch is all
@@ -103,13 +103,13 @@ def vectorize(
     """
     from gymnasium.vector import AutoresetMode
 
-    from shoal.emulation.recipes import resolve
+    from shoal.registry.recipe import resolve
     from shoal.vectorization.auto import choose_workers
-    from shoal.vectorization.batched import BatchedBackend, find_batched, make_batched
+    from shoal.vectorization.backends.batched import BatchedBackend, find_batched, make_batched
     from shoal.vectorization.engine import usable_cores
-    from shoal.vectorization.serial import SerialBackend
+    from shoal.vectorization.backends.serial import SerialBackend
     from shoal.vectorization.vector import Vector
-    from shoal.vectorization.workers import ProcessBackend
+    from shoal.vectorization.backends.processes import ProcessBackend
 
     if isinstance(env, str) and (recipe := resolve(env)):
         env, env_kwargs = recipe.creator, {**recipe.kwargs, **(env_kwargs or {})}
@@ -178,7 +178,7 @@ def vectorize(
             raise ValueError("the native backend gives observations as they are: form='bytes'")
         if mode is None:
             raise ValueError('compiled environments can\'t reset themselves (autoreset="own")')
-        from shoal.vectorization.native import NativeBackend
+        from shoal.vectorization.backends.native import NativeBackend
 
         size, workers = batch_size or num_envs, num_workers or 1
         check_counts("native", num_envs, workers, size, order)
@@ -241,7 +241,7 @@ def vectorize(
     if backend == "serial":
         made = SerialBackend(creators, emulation, loop_mode, seed, restart, profile)
     elif backend == "ray":
-        from shoal.vectorization.ray import RayBackend
+        from shoal.vectorization.backends.ray import RayBackend
 
         made = RayBackend(creators, emulation, loop_mode, seed, restart, num_workers, timeout)
     else:
@@ -329,7 +329,7 @@ def isolated_creators(
     env: Any, num_envs: int | None, env_kwargs: Mapping[str, Any] | None
 ) -> list[Any]:
     """A `Creator` for each environment: all of `env` that another interpreter can take."""
-    from shoal.emulation.make import Creator, named
+    from shoal.registry.names import Creator, named
     from shoal.errors import InterpreterError
 
     many = isinstance(env, (list, tuple))
@@ -355,7 +355,7 @@ def isolated_creators(
 
 def check_isolated(python: str, backend: str, start_method: str | None, debug: bool) -> None:
     """Raise unless these arguments go with workers under the interpreter `python`."""
-    from shoal.vectorization.processes import check_interpreter
+    from shoal.vectorization.workers.process import check_interpreter
 
     if backend not in ("auto", "multiprocess", "pool"):
         raise ValueError(
@@ -375,15 +375,15 @@ def creator(name: str, **kwargs: Any) -> Callable[[], Any]:
     """A function without arguments that makes the environment called `name`.
 
     Args:
-        name: of a compiled environment, or as for `shoal.emulation.make.creator`.
+        name: of a compiled environment, or as for `shoal.registry.names.creator`.
         kwargs: for the environment's constructor.
     """
     if ":" not in name and find_compiled(name):
         from shoal.ocean_c.make import make
 
         return functools.partial(make, name, **kwargs)
-    from shoal.emulation import make as by_name
-    from shoal.emulation import recipes
+    from shoal.registry import names as by_name
+    from shoal.registry import recipe as recipes
     from shoal.errors import UnknownEnvError, near
 
     try:

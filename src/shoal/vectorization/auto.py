@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from shoal.emulation.actions import RandomActions
+from shoal.rows.actions import RandomActions
 from shoal.vectorization.vector import Batch, Vector
 
 __all__ = ["choose_workers", "drive"]

@@ -28,7 +28,7 @@ from shoal.vectorization.engine cimport Worker
 from shoal.vectorization.info cimport InfoWriter
 
 from shoal.vectorization.engine import COMMAND, INTERRUPTED, OK
-from shoal.vectorization.envs import add_note
+from shoal.vectorization.workers.group import add_note
 from shoal.vectorization.info import add_info, items_of
 
 cnp.import_array()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.vectorization.engine_ctypes import COMMAND, INTERRUPTED, OK, Worker
-from shoal.vectorization.envs import add_note
+from shoal.vectorization.workers.group import add_note
 
 __all__ = ["Stepper", "serve"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from shoal.emulation.actions import ActionLayout
-from shoal.emulation.layout import Layout
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
 from shoal.errors import (
     ActionError,
     ClosedError,

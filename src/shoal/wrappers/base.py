@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from shoal.emulation.layout import Layout
+from shoal.rows.layout import Layout
 from shoal.errors import CheckpointError
 from shoal.vectorization.vector import Batch
 

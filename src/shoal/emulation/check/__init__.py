@@ -1,0 +1,3 @@
+"""Checks of environments: every value against its space, and replays."""
+
+__all__ = []

@@ -1,0 +1,495 @@
+"""`check_env`: a linter for environments, that steps them with random actions.
+
+Every value on the way is verified (`shoal.emulation.check.checking_envs`). Then the beginning is replayed with
+the same seed, with another one and with another clock. `RULES` lists all that can be found.
+
+Workers under another interpreter run this too: Python 3.8 or newer, perhaps without Gymnasium.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import datetime
+import hashlib
+import inspect
+import itertools
+import pickle
+import random
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from shoal.emulation import is_multi_agent, require_environment
+from shoal.emulation.check.checking_envs import checked
+from shoal.emulation.check.findings import ORDER, RULES, Finding, Log, Report
+from shoal.rows.layout import Layout, kind_of, step
+from shoal.emulation.interfaces import is_of_gymnasium, keywords, reproducible, unwrapped
+from shoal.emulation.parallel import space_of
+from shoal.errors import EnvCheckError, LayoutError
+
+__all__ = ["RULES", "Finding", "Report", "check_env"]
+
+REPLAY_STEPS = 200
+
+if TYPE_CHECKING:
+    Sample = Callable[[Any, Any, Any], Any]
+    Play = Callable[[Any, int, Sample], Iterator[dict[str, Any]]]
+    Trajectory = list[tuple[int, int, dict[str, Any]]]
+
+
+# -- playing with random actions --------------------------------------------------------------
+
+
+def sampler(seed: int) -> Sample:
+    """A function (agent, action space, mask) -> action: the same sequence for the same seed."""
+    spaces: dict[Any, Any] = {}
+
+    def sample(agent: Any, space: Any, mask: Any) -> Any:
+        if agent not in spaces:
+            # A copy, since an environment may seed its own; a real one for a look-alike, but
+            # where there is no Gymnasium to make it of.
+            own = is_of_gymnasium(space, "Space") or "gymnasium" not in sys.modules
+            spaces[agent] = copy.deepcopy(space) if own else Layout.from_space(space).space
+            spaces[agent].seed(seed + len(spaces))
+        mask = usable_mask(spaces[agent], mask)
+        return spaces[agent].sample() if mask is None else spaces[agent].sample(mask)
+
+    return sample
+
+
+def usable_mask(space: Any, mask: Any) -> Any:
+    """An action mask as the space's ``sample`` wants it, or None."""
+    kind = kind_of(space)
+    if mask is None or kind not in ("Discrete", "MultiDiscrete"):
+        return None
+    if "mask" not in inspect.signature(space.sample).parameters:  # of gym before 0.25
+        return None
+    entries = np.concatenate([np.ravel(part) for part in mask]) if len(mask) else np.zeros(0)
+    counts = np.ravel(space.n if kind == "Discrete" else space.nvec)
+    if entries.shape != (counts.sum(),) or (kind == "MultiDiscrete" and space.nvec.ndim != 1):
+        return None
+    parts = np.split((entries != 0).astype(np.int8), np.cumsum(counts)[:-1])
+    return parts[0] if kind == "Discrete" else tuple(parts)
+
+
+def mask_in(observation: Any, info: Any) -> Any:
+    """The action mask of an agent, where its observation or info has one."""
+    for mapping in (observation, info):
+        if isinstance(mapping, dict) and mapping.get("action_mask") is not None:
+            return mapping["action_mask"]
+    return None
+
+
+# Each player yields what a reset returned ("reward" is missing), and then each step, without end.
+
+
+def play_single(env: Any, seed: int, sample: Sample) -> Iterator[dict[str, Any]]:
+    """Play a Gymnasium environment."""
+    observation, info = env.reset(seed=seed)
+    while True:
+        yield {"obs": observation}
+        over = False
+        while not over:
+            action = sample(None, env.action_space, mask_in(observation, info))
+            observation, reward, terminated, truncated, info = env.step(action)
+            yield {
+                "obs": observation,
+                "reward": reward,
+                "terminated": terminated,
+                "truncated": truncated,
+            }
+            over = bool(terminated or truncated)
+        observation, info = env.reset()
+
+
+def play_parallel(env: Any, seed: int, sample: Sample) -> Iterator[dict[str, Any]]:
+    """Play a PettingZoo parallel environment."""
+    observations, infos = env.reset(seed=seed)
+    while env.agents:
+        yield {"obs": observations, "agents": list(env.agents)}
+        over = False
+        while not over:
+            actions = {
+                agent: sample(
+                    agent,
+                    space_of(env, agent, "action_space"),
+                    mask_in(observations.get(agent), infos.get(agent)),
+                )
+                for agent in env.agents
+            }
+            observations, rewards, terminations, truncations, infos = env.step(actions)
+            yield {
+                "obs": observations,
+                "reward": rewards,
+                "terminated": terminations,
+                "truncated": truncations,
+                "agents": list(env.agents),
+            }
+            flags = [terminations.get(a) or truncations.get(a) for a in env.agents]
+            over = all(flags)  # also if nobody is left
+        observations, infos = env.reset()
+
+
+def play_turns(env: Any, seed: int, sample: Sample) -> Iterator[dict[str, Any]]:
+    """Play a PettingZoo turn-based environment."""
+    env.reset(seed=seed)
+    while env.agents:
+        yield turn(env)
+        while env.agents:
+            agent = env.agent_selection
+            action = None
+            if not (env.terminations[agent] or env.truncations[agent]):
+                mask = mask_in(env.observe(agent), env.infos.get(agent))
+                action = sample(agent, space_of(env, agent, "action_space"), mask)
+            env.step(action)
+            yield {**turn(env), "reward": dict(env.rewards)}
+        env.reset()
+
+
+def turn(env: Any) -> dict[str, Any]:
+    """What the agent to move sees."""
+    agent = env.agent_selection if env.agents else None
+    return {
+        "obs": {} if agent is None else {agent: env.observe(agent)},
+        "terminated": dict(env.terminations),
+        "truncated": dict(env.truncations),
+        "agents": [*env.agents, agent],
+    }
+
+
+# -- reproducibility --------------------------------------------------------------------------
+
+
+def trajectory(play: Play, env: Any, seed: int, steps: int) -> Trajectory:
+    """(episode, step, leaves) of each reset and step."""
+    result: Trajectory = []
+    episode = number = 0
+    for record in itertools.islice(play(env, seed, sampler(0)), steps):
+        is_reset = "reward" not in record
+        episode, number = (episode + 1, 0) if is_reset else (episode, number + 1)
+        leaves = {path: leaf for name in record for path, leaf in leaves_in(record[name], name)}
+        result.append((episode, number, leaves))
+    return result
+
+
+def leaves_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The leaves of a value by path, as something small that tells different values apart."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from leaves_in(part, path + step(key))
+    elif isinstance(value, (tuple, list)):
+        for i, part in enumerate(value):
+            yield from leaves_in(part, f"{path}[{i}]")
+    elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind != "O":
+        content = value.tobytes()
+        yield path, content if len(content) <= 64 else hashlib.blake2b(content).digest()
+    else:
+        yield path, repr(value)
+
+
+def first_difference(a: Trajectory, b: Trajectory) -> tuple[int, int, str] | None:
+    """(episode, step, path) of the first leaf that is not the same."""
+    for (episode, number, x), (_, _, y) in zip(a, b):
+        for path in {**x, **y}:
+            if x.get(path) != y.get(path):
+                return episode, number, path
+    return None if len(a) == len(b) else (*max(a, b, key=len)[min(len(a), len(b))][:2], "agents")
+
+
+def check_seeding(play: Play, env: Any, log: Log, seed: int, steps: int) -> None:
+    """Tell whether a seed reproduces, whether it matters, and whether the clock does."""
+
+    def again(seed: int = seed) -> Trajectory:
+        return trajectory(play, env, seed, steps)
+
+    first, second = again(), again()
+    difference = first_difference(first, second)
+    if difference is not None:
+        episode, number, path = difference
+        code, why = cause(env, seed, again, second)
+        since = "" if episode == 1 or number else ": reset() without a seed does not go on from it"
+        log.tell(
+            code,
+            path,
+            f"differs in a replay of reset(seed={seed}) with the same actions{since}; {why}",
+            (episode, number),
+        )
+        return
+    with another_clock(env, time.time() + 1e6, 3600.0):
+        difference = first_difference(first, again())
+    if difference is not None:
+        episode, number, path = difference
+        log.tell(
+            "clock",
+            path,
+            f"differs in a replay of reset(seed={seed}) with the same actions at another time",
+            (episode, number),
+        )
+    if first_difference(first, again(seed + 1)) is None:
+        same = f"seeds {seed} and {seed + 1} give the same {len(first)} observations"
+        states = [generator_states(env, seed + i) for i in (0, 1)]
+        stuck = [name for name in states[0] if states[0][name] == states[1].get(name)]
+        if stuck:
+            log.tell("seed-ignored", "reset", f"{same}; {named(stuck)} not seeded by them", (1, 0))
+        else:
+            log.tell("seed-no-effect", "reset", same, (1, 0))
+
+
+def cause(
+    env: Any, seed: int, again: Callable[[], Trajectory], last: Trajectory
+) -> tuple[str, str]:
+    """Why a replay differs: the code of a rule, and the evidence."""
+    if first_difference(last, again()) is None:
+        why = "the next replay is the same again, so something of the run before outlived reset()"
+        return "not-reproducible", why
+    with global_generators(0):
+        one = again()
+    with global_generators(0):
+        two = again()
+    if first_difference(one, two) is None:
+        return "rng-global", "it does not if `random` and `numpy.random` are seeded before"
+    with global_generators(0), another_clock(env, 1e9, 0.001):
+        one = again()
+    with global_generators(0), another_clock(env, 1e9, 0.001):
+        two = again()
+    if first_difference(one, two) is None:
+        return "clock", "it does not if the clock is the same as well"
+    states = [generator_states(env, seed)]
+    again()
+    states.append(generator_states(env, seed))
+    loose = [name for name in states[0] if states[0][name] != states[1].get(name)]
+    hint = ""
+    if callable(getattr(unwrapped(env), "seed", None)):
+        hint = "; the environment has a method seed() of its own: call it before each reset"
+        hint += ", as shoal.emulate does" * (reproducible(env) is not env)
+    if loose:
+        why = f"{named(loose)} in another state after each reset(seed={seed})"
+        return "rng-unseeded", why + hint
+    return "not-reproducible", (
+        "neither the global generators nor the clock explain it, so a generator inside it is "
+        f"not seeded, or something outlives reset(){hint}"
+    )
+
+
+def named(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+def generator_states(env: Any, seed: int) -> dict[str, Any]:
+    """The states of the generators that the environment holds, after a reset."""
+    env.reset(seed=seed)
+    states: dict[str, Any] = {}
+    for name, value in vars(unwrapped(env)).items():
+        if isinstance(value, random.SystemRandom):
+            states[f"self.{name}"] = object()  # it has no state; this equals no other
+        elif isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
+            states[f"self.{name}"] = pickle.dumps(value)
+    return states
+
+
+@contextlib.contextmanager
+def global_generators(seed: int) -> Iterator[None]:
+    """Seed the generators that the whole process shares, and put them back afterwards."""
+    torch = sys.modules.get("torch")
+    states = random.getstate(), np.random.get_state(), torch and torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    if torch:
+        torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        if torch:
+            torch.set_rng_state(states[2])
+
+
+@contextlib.contextmanager
+def another_clock(env: Any, start: float, tick: float) -> Iterator[None]:
+    """Let the clocks begin at `start` seconds and go on by `tick` each time they are read.
+
+    They are replaced in `time` and `datetime`, and where the packages that the environment comes
+    from have imported them by name. Clocks read by compiled code stay as they are.
+    """
+    readings = itertools.count()
+
+    def seconds() -> float:
+        return start + tick * next(readings)
+
+    def nanoseconds() -> int:
+        return int(1e9 * seconds())
+
+    class OtherDatetime(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return cls.fromtimestamp(seconds(), tz)
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            utc = datetime.timezone.utc  # noqa: UP017 (Python 3.8 has no datetime.UTC)
+            return cls.fromtimestamp(seconds(), utc).replace(tzinfo=None)
+
+        @classmethod
+        def today(cls) -> Any:
+            return cls.now()
+
+    names = ("time", "monotonic", "perf_counter", "process_time")
+    fakes: dict[int, Any] = {id(getattr(time, name)): seconds for name in names}
+    fakes.update({id(getattr(time, name + "_ns")): nanoseconds for name in names})
+    fakes[id(datetime.datetime)] = OtherDatetime
+    replaced = [
+        (module, name, value)
+        for module in (time, datetime, *modules_of(env))
+        for name, value in list(vars(module).items())
+        if id(value) in fakes
+    ]
+    for module, name, value in replaced:
+        setattr(module, name, fakes[id(value)])
+    try:
+        yield
+    finally:
+        for module, name, value in replaced:
+            setattr(module, name, value)
+
+
+def modules_of(env: Any) -> list[Any]:
+    """The loaded modules of the packages that the environment and its wrappers come from."""
+    layers = [env]
+    while (inner := getattr(layers[-1], "env", None)) is not None and inner not in layers:
+        layers.append(inner)
+    classes = [base for layer in [*layers, unwrapped(env)] for base in type(layer).__mro__]
+    packages = {base.__module__.partition(".")[0] for base in classes}
+    packages -= {*getattr(sys, "stdlib_module_names", ()), "shoal"}  # since Python 3.10
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in packages and hasattr(module, "__dict__")
+    ]
+
+
+# -- the whole check --------------------------------------------------------------------------
+
+
+def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
+    """Run an environment with random actions and report its faults, as a linter does.
+
+    Every value is verified against its space, and the interface against Gymnasium's or
+    PettingZoo's. The first 200 steps are replayed with the same seed, which must reproduce them,
+    with another seed, and with another clock.
+
+    Args:
+        env: a ``gymnasium.Env``, a PettingZoo ``ParallelEnv`` or ``AECEnv``, or an environment of
+            old ``gym``. It is reset, stepped, and left open.
+        steps: how many steps to verify; episodes follow one another.
+        seed: of the first reset; later ones have none.
+
+    Returns:
+        A `Report`: print it; ``report.ok`` says whether there are no errors.
+
+    Raises:
+        EmulationError: `env` is no environment.
+    """
+    require_environment(env)
+    log = Log()
+    name = (
+        getattr(getattr(env, "spec", None), "id", None)
+        or (getattr(env, "metadata", None) or {}).get("name")
+        or type(unwrapped(env)).__name__
+    )
+    single = sys.modules.get("shoal.emulation.single")
+    if single is not None and isinstance(env, single.SeededNetHack):
+        env = env.env  # what is asked is whether the environment itself reproduces
+    if not is_of_gymnasium(env, "Env") and keywords(env) != {"seed", "options"}:
+        log.tell("old-interface", "env", f"reset takes {keywords(env) or 'no arguments'}")
+    if not is_multi_agent(env):
+        play: Play = play_single
+        check_spaces(log, env.observation_space, env.action_space)
+    else:
+        play = play_turns if hasattr(env, "agent_iter") else play_parallel
+    try:
+        lengths = run(play, checked(env, log), log, seed, steps)
+        env = checked(env, Log())  # for the replays, whose findings are the same
+        limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+        check_ends(log, lengths, limit is not None)
+        check_seeding(play, env, log, seed, min(steps, REPLAY_STEPS))
+        if play is play_single:
+            check_step_after_end(env, log, seed, steps)
+    except EnvCheckError:
+        pass  # told already
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        log.tell(
+            "exception",
+            "step" if log.step else "reset",
+            f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})",
+        )
+    codes = list(dict.fromkeys(code for code, _ in log.found))  # in the order of appearance
+    findings = sorted(
+        log.found.values(), key=lambda f: (ORDER.index(f.severity), codes.index(f.code))
+    )
+    return Report(name, log.steps, log.episode, seed, tuple(findings))
+
+
+def check_spaces(log: Log, observation_space: Any, action_space: Any) -> None:
+    """Tell which spaces can't be laid out as they are."""
+    for name, space in (("obs", observation_space), ("action", action_space)):
+        try:
+            Layout.from_space(space, name=name)
+        except LayoutError as error:
+            where, _, message = str(error).partition(": ")
+            log.tell("space", where, message)
+
+
+def run(play: Play, env: Any, log: Log, seed: int, steps: int) -> list[int]:
+    """Play that many steps; returns the length of each episode, the last one perhaps unfinished."""
+    lengths: list[int] = []
+    for record in play(env, seed, sampler(seed)):
+        if "reward" not in record:
+            lengths.append(0)
+        else:
+            lengths[-1] += 1
+        if log.steps >= steps:
+            break
+    return lengths
+
+
+def check_ends(log: Log, lengths: list[int], limited: bool) -> None:
+    """Tell if episodes never end, or end at once from the second one on."""
+    ended = lengths[1:-1]
+    if len(lengths) == 1 and not limited:
+        log.tell("never-ends", "terminated", f"no episode ended in {lengths[0]} steps", (1, 0))
+    elif len(ended) >= 3 and lengths[0] > 1 and set(ended) == {1}:
+        log.tell(
+            "done-after-done",
+            "terminated",
+            f"each of the {len(ended)} episodes after the first ends with its first step",
+            (2, 1),
+        )
+
+
+def check_step_after_end(env: Any, log: Log, seed: int, steps: int) -> None:
+    """Tell if a step after the end is taken as if nothing had happened."""
+    sample = sampler(seed)
+    episode = number = 0
+    for record in itertools.islice(play_single(env, seed, sample), steps):
+        episode, number = (episode, number + 1) if "reward" in record else (episode + 1, 0)
+        if record.get("terminated"):
+            break
+    else:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            result = env.step(sample(None, env.action_space, None))
+        except Exception:
+            return  # as it should
+    if not result[2] and not result[3]:
+        message = "a step after the end of the episode goes on with it: terminated is False"
+        log.tell("step-after-end", "terminated", message, (episode, number + 1))

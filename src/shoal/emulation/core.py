@@ -1,0 +1,101 @@
+"""What `shoal.emulate` makes, less all that needs Gymnasium or PettingZoo.
+
+Workers under another interpreter step these: perhaps only old ``gym`` is there, or neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.emulation import is_multi_agent, require_environment
+from shoal.rows.actions import ActionLayout
+from shoal.emulation.agent_spaces import AgentSpaces, agents_of
+from shoal.rows.layout import Layout
+from shoal.emulation.loop import SingleDriver
+from shoal.emulation.multi_loop import MultiDriver
+from shoal.emulation.interfaces import OldEnv, is_of_gymnasium, reproducible
+from shoal.errors import EmulationError
+
+__all__ = ["BareEnv", "BareMultiEnv", "bare"]
+
+
+def bare(env: Any, *, max_agents: int | None, pad: Any, debug: bool, **rules: Any) -> Any:
+    """What a loop needs of an environment; see `shoal.emulate` for the arguments."""
+    require_environment(env)
+    if is_multi_agent(env):
+        return BareMultiEnv(env, max_agents, pad, rules)
+    if max_agents is not None or pad:
+        raise EmulationError("max_agents and pad are for multi-agent environments only")
+    return BareEnv(env, rules)
+
+
+class BareEnv:
+    """A single-agent environment with its layouts.
+
+    Attributes:
+        env: the environment, in an `OldEnv` unless it is one of Gymnasium's.
+        observation_layout, action_layout, agents_per_env: as of `EmulatedEnv`.
+    """
+
+    agents_per_env = 1
+    spec = None  # another Gymnasium's would not be understood
+
+    def __init__(self, env: Any, rules: dict[str, Any]):
+        self.env = env if is_of_gymnasium(env, "Env") else OldEnv(env)
+        self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
+        self.render_mode = getattr(env, "render_mode", None)
+        self.observation_layout = Layout.from_space(env.observation_space, name="obs", **rules)
+        self.action_layout = ActionLayout.from_space(env.action_space, rules["max_len"])
+
+    def driver(self) -> Any:
+        """What a loop needs to step this environment."""
+        return SingleDriver(reproducible(self.env), self.observation_layout, self.action_layout)
+
+    def kinds(self) -> list[tuple[list, Layout, ActionLayout]]:
+        """Agents (none are named here) and their layouts."""
+        return [([], self.observation_layout, self.action_layout)]
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+
+class BareMultiEnv:
+    """A multi-agent environment with its layouts; see `BareEnv`."""
+
+    spec = None
+
+    def __init__(self, env: Any, max_agents: int | None, pad: Any, rules: dict[str, Any]):
+        self.agents_per_env, possible, known = agents_of(env, max_agents)
+        self.possible_agents = possible or ["agent"]
+        self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
+        self.render_mode = getattr(env, "render_mode", None)
+        self._spaces = AgentSpaces(env, possible, known, pad=pad, **rules)
+        self.observation_layout = self._spaces.observation_layout
+        self.action_layout = self._spaces.action_layout
+
+    @property
+    def env(self) -> Any:
+        """The environment inside; may be replaced by a copy."""
+        return self._spaces.env
+
+    @env.setter
+    def env(self, env: Any) -> None:
+        self._spaces.env = env
+
+    def driver(self) -> Any:
+        """What a loop needs to step this environment."""
+        return MultiDriver(self._spaces, self.agents_per_env)
+
+    def kinds(self) -> list[tuple[list, Layout, ActionLayout]]:
+        """For agents whose spaces are laid out alike: who they are, and their layouts.
+
+        Those of the rows, without names, where it is not known which agents there may be.
+        """
+        groups = self._spaces.alike(self._spaces.index or ())
+        layouts = self.observation_layout, self.action_layout
+        return [(each, *self._spaces.layouts(each[0])) for each in groups] or [([], *layouts)]
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()

@@ -1,0 +1,3 @@
+"""From a name to an environment."""
+
+__all__ = []

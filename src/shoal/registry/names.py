@@ -1,0 +1,249 @@
+"""Environments by name: what the command turns a name into, here or in another process.
+
+A name is one of
+
+- a Gymnasium id, such as ``CartPole-v1``; ids of the plug-ins in `PREFIXES` need nothing more,
+- ``module:Id``: the module is imported first, since it registers the id (``nle:NetHackScore-v0``),
+- ``module:function``, where the function makes the environment,
+- a module path, as PettingZoo's environments have (``pettingzoo.butterfly.pistonball_v6``): its
+  ``parallel_env`` is called, or else its ``env``; a path may also name the function itself,
+- ``path/to/file.py:function``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from shoal.emulation.interfaces import reproducible
+from shoal.errors import UnknownEnvError, did_you_mean
+
+__all__ = ["Creator", "creator", "load_named", "maker", "named"]
+
+# How ids begin (in lower case) whose plug-in module need not be named.
+PREFIXES = {
+    "nethack": "nle",
+    "ale/": "ale_py",
+    "shoal/": "shoal.envs",
+    "minigrid-": "minigrid",
+    "babyai-": "minigrid",
+    "minihack-": "minihack",
+}
+
+# What `pip install` calls the packages that hold environments.
+PACKAGES = {
+    "nle": "shoal[nethack]",
+    "ale_py": "shoal[atari]",
+    "pettingzoo": "shoal[pettingzoo]",
+    "minigrid": "minigrid",
+    "minihack": "minihack",
+    "mpe2": "mpe2",
+}
+
+
+@dataclass(frozen=True)
+class Creator:
+    """Makes one environment each time it is called; small, and can be sent to other processes.
+
+    Made by `creator`, which checks the name.
+    """
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Any:
+        return reproducible(maker(self.name)(**self.kwargs))
+
+
+def creator(name: str, **kwargs: Any) -> Creator:
+    """A function without arguments that makes the environment called `name`.
+
+    Args:
+        name: see the head of this module.
+        kwargs: for the environment's constructor.
+
+    Raises:
+        UnknownEnvError: there is no such environment, or what it needs is not installed; the
+            message suggests names that are near, or what to install.
+    """
+    found = named(name, **kwargs)
+    maker(found.name)
+    return found
+
+
+def named(name: str, **kwargs: Any) -> Creator:
+    """The same for a name that another interpreter will look for: nothing is checked."""
+    path, colon, function = name.partition(":")
+    if path.endswith(".py"):
+        name = f"{Path(path).resolve()}{colon}{function}"  # another process may run elsewhere
+    return Creator(name, kwargs)
+
+
+def load_named(name: str) -> Callable[..., Any]:
+    """The function or class that ``file.py:name`` or ``module:name`` means.
+
+    Raises:
+        UnknownEnvError: there is no such thing.
+    """
+    module, _, inner = name.partition(":")
+    loaded = _load(Path(module)) if module.endswith(".py") else _import(module, name)
+    return _attribute(loaded, inner, name)
+
+
+def maker(name: str) -> Callable[..., Any]:
+    """What makes the environment called `name`."""
+    module, colon, inner = name.partition(":")
+    if module.endswith(".py"):
+        return load_named(name)
+    if colon:
+        loaded = _import(module, name)
+        return _registered(inner) or _attribute(loaded, inner, name)
+    found = _registered(name)
+    if found is None and (plugin := _plugin(name)):
+        _import(plugin, name)
+        found = _registered(name)
+    if found is not None:
+        return found
+    if re.fullmatch(r"\w+(\.\w+)+", name):
+        return _in_module(name)
+    raise UnknownEnvError(
+        f"there is no environment {name!r}{did_you_mean(name, _ids())}; where a package has to be "
+        "imported to register an id, write module:Id"
+    )
+
+
+def _registered(name: str) -> Callable[..., Any] | None:
+    """A function that makes a registered id (with or without its version), or None."""
+    for library in _libraries():
+        ids = _ids(library)
+        if name in ids or any(i.rpartition("-v")[0] == name for i in ids):
+            break
+    else:
+        return None
+
+    def make(**kwargs: Any) -> Any:
+        # `shoal check` does what Gymnasium's checker does, and more; here it costs each step.
+        if "disable_env_checker" in inspect.signature(library.make).parameters:
+            kwargs = {"disable_env_checker": True, **kwargs}
+        return library.make(name, **kwargs)
+
+    return make
+
+
+def _libraries() -> list[Any]:
+    """The libraries that register ids: Gymnasium, and old gym if that is in use, or alone."""
+    found = []
+    try:
+        found.append(importlib.import_module("gymnasium"))
+    except ImportError:  # under another interpreter
+        pass
+    if not found or "gym" in sys.modules:
+        try:
+            found.append(importlib.import_module("gym"))
+        except ImportError:
+            pass
+    return found
+
+
+def _ids(library: Any = None) -> Iterable[str]:
+    """The ids that are registered, with one library or with all."""
+    ids: list[str] = []
+    for each in _libraries() if library is None else [library]:
+        registry = each.envs.registration.registry
+        ids += getattr(registry, "env_specs", registry)  # a class of its own before gym 0.26
+    return ids
+
+
+def _plugin(name: str) -> str | None:
+    """The module that registers ids which begin like `name`, give or take a typing error."""
+    for prefix, module in PREFIXES.items():
+        if difflib.get_close_matches(name.lower()[: len(prefix)], [prefix], cutoff=0.8):
+            return module
+    return None
+
+
+def _in_module(name: str) -> Callable[..., Any]:
+    """The function for a dotted path: that of a module, or one function inside a module."""
+    parent, _, last = name.rpartition(".")
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise UnknownEnvError(_import_failed(name, name, error)) from error
+        return _attribute(_import(parent, name), last, name)
+    except ImportError as error:
+        raise UnknownEnvError(_import_failed(name, name, error)) from error
+    function = getattr(module, "parallel_env", None) or getattr(module, "env", None)
+    if not callable(function):
+        raise UnknownEnvError(
+            f"{name}: expected a module with a function parallel_env or env; "
+            "name another one as module:function"
+        )
+    return function
+
+
+def _attribute(module: ModuleType, attribute: str, name: str) -> Callable[..., Any]:
+    function = getattr(module, attribute, None)
+    if callable(function):
+        return function
+    if not attribute:
+        raise UnknownEnvError(f"{name}: say which function makes the environment: {name}:function")
+    # What a module offers: its functions and classes, the ids of its package, its submodules.
+    found = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+    found += [m.name for m in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    raise UnknownEnvError(
+        f"{module.__name__} has no environment {attribute!r}"
+        f"{did_you_mean(attribute, [*found, *_ids()])}"
+    )
+
+
+def _import(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnknownEnvError(_import_failed(name, module, error)) from error
+
+
+def _import_failed(name: str, module: str, error: ImportError) -> str:
+    """One line: what could not be imported for `name`, and what to install."""
+    missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    package = missing.partition(".")[0]
+    if package in PACKAGES and package == missing:
+        hint = f": pip install '{PACKAGES[package]}'"
+    elif missing and module.startswith("pettingzoo.") and package != "pettingzoo":
+        hint = f": pip install 'pettingzoo[{module.split('.')[1]}]'"
+    else:
+        hint = ""
+    origin = "" if name == module else f"{name}: "
+    return f"{origin}importing {module} failed: {error}{hint}"
+
+
+def _load(path: Path) -> ModuleType:
+    """The module in a file, run once per process; it can import what lies beside it."""
+    name = str(path)  # the same in every process, and no module's own
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise UnknownEnvError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,3 @@
+"""The ways to step many environments: in this process, in workers, on threads, or all at once."""
+
+__all__ = []

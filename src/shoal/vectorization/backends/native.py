@@ -1,0 +1,310 @@
+"""The native backend: compiled environments, stepped in this process without the interpreter.
+
+They are stepped by `shoal.ocean_c.engine`, straight into the rows of the arena. With one worker all
+happens in the caller's thread, when it receives; with more, and in a pool, on threads.
+
+A batch is `batch_size` environments that have been given an operation, in the order in which that
+happened, and it is begun when it is complete. So what it holds never depends on how long a step
+takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
+from shoal.errors import EnvCheckError, EnvModuleError, StepTimeoutError
+from shoal.ocean_c.engine import Engine
+from shoal.ocean_c.find import load
+from shoal.ocean_c.single import RENDERING
+from shoal.ocean_c.spaces import action_space, observation_offsets, observation_space
+from shoal.vectorization.arena import Arena
+from shoal.vectorization.engine import num_blocks, usable_cores
+from shoal.vectorization.info import split_infos
+from shoal.vectorization.stepper import RESET
+
+__all__ = ["NativeBackend", "make_vec"]
+
+
+class NativeBackend:
+    """Copies of a compiled environment.
+
+    Args:
+        path: of its module.
+        params: of the environment.
+        num_envs, batch_size: of the vector.
+        num_workers: threads that step; with 1 and whole batches, the caller's own.
+        mode: of autoreset, as the loop's.
+        seed: of the environments, until a reset gives another; None for one by chance.
+        timeout: seconds that a batch may take; None for no limit.
+        profile: keep track of the time.
+        debug: check every step; see `Engine`.
+
+    Attributes:
+        description: JSON of what the environments are.
+        arena: their rows.
+    """
+
+    name = "native"
+
+    def __init__(
+        self,
+        path: Path,
+        params: Mapping[str, Any],
+        num_envs: int,
+        batch_size: int,
+        num_workers: int,
+        mode: int,
+        seed: int | None,
+        timeout: float | None,
+        profile: bool,
+        debug: bool,
+    ):
+        module = load(path)
+        params = dict(params)
+        self.render_mode = params.pop("render_mode", None) or "rgb_array"
+        spec = module.spec(params)
+        self.module, self.spec = module, spec
+        self.num_envs, self.batch_size, self.num_workers = num_envs, batch_size, num_workers
+        self.timeout, self.profile, self.debug = timeout, profile, debug or module.debug
+        observations = Layout.from_space(observation_space(spec), name="obs")
+        actions = ActionLayout.from_space(action_space(spec))
+        if [leaf.offset for leaf in observations.leaves] != observation_offsets(spec)[0]:
+            raise EnvModuleError(f"{path}: its observation does not lie in a row as in a C struct")
+        self.layout = observations
+        self.description = json.dumps(
+            {
+                "observation_layout": observations.to_json(),
+                "action_layout": actions.native.to_json(),
+                "agents_per_env": spec.agents,
+                "agents": [f"agent_{i}" for i in range(spec.agents)]
+                if spec.agents > 1
+                else ["agent"],
+                "metadata": RENDERING,
+                "render_mode": self.render_mode,
+                "spec": None,
+            }
+        )
+        blocks = num_blocks(num_envs, batch_size)
+        self.arena = Arena(
+            observations,
+            actions,
+            spec.agents,
+            num_envs=num_envs,
+            batch_size=batch_size,
+            num_blocks=blocks,
+            num_workers=1,
+            control_nbytes=0,
+        )
+        self.arena.allocate()
+        threads = num_workers - 1 if batch_size == num_envs else num_workers
+        self.engine = Engine(
+            module,
+            spec,
+            num_envs,
+            mode,
+            batch_size=batch_size,
+            num_blocks=blocks,
+            num_threads=threads,
+            # Longer than another thread's last chunk takes; waking one costs 50 us or more.
+            spin=300e-6 if usable_cores() > threads else 0,
+            debug=debug,
+        )
+        self.engine.bind(self.arena.arrays)
+        self.engine.seed_all(int.from_bytes(os.urandom(8), "little") if seed is None else seed)
+        self._all = np.arange(num_envs)
+        # Pools: what has been posted and is not enough for a batch; the environments of each block.
+        self._queue: list[tuple[np.ndarray, np.ndarray]] = []
+        self._block_envs: list[np.ndarray] = [self._all] * blocks
+        self._next = 0
+        self._screen: Any = None
+
+    def post(
+        self,
+        ops: Any,
+        env_ids: np.ndarray | None,
+        requests: dict[int, Any] | None,
+        actions: np.ndarray | None = None,
+    ) -> None:
+        """Give environments their next operation: one for all, or one each.
+
+        With `actions` all of them step with these, which stay as they are until `wait`; they need
+        not be in the arena.
+        """
+        if requests is not None:
+            self._prepare(ops, requests)
+        if self.batch_size == self.num_envs and env_ids is None:
+            if isinstance(ops, int):
+                self.engine.post(ops, None, None, actions)
+            else:
+                self.engine.post(RESET, None, np.ascontiguousarray(ops, np.int32))
+            return
+        envs = self._all if env_ids is None else env_ids
+        each = np.full(len(envs), ops, np.int32) if isinstance(ops, int) else ops.astype(np.int32)
+        self._queue.append((envs, each))
+        while sum(len(part) for part, _ in self._queue) >= self.batch_size:
+            waiting = np.concatenate([part for part, _ in self._queue])
+            their_ops = np.concatenate([part for _, part in self._queue])
+            size = self.batch_size
+            self._block_envs[self._next] = waiting[:size]
+            self._next = (self._next + 1) % len(self._block_envs)
+            self.engine.post(RESET, waiting[:size], their_ops[:size])
+            self._queue = [(waiting[size:], their_ops[size:])]
+
+    def _prepare(self, ops: Any, requests: dict[int, Any]) -> None:
+        """Seeds and options of environments that are to be reset."""
+        seeds = {}
+        for env, (seed, options) in requests.items():
+            if isinstance(ops, int) or ops[env] == RESET:
+                if options:
+                    raise ValueError(
+                        f"options: {self.module.table.name} takes none, got {options!r}; "
+                        "parameters are given as env_kwargs"
+                    )
+                if seed is not None:
+                    seeds[env] = seed
+        for env, seed in seeds.items():
+            self.engine.seed(env, seed)
+
+    def wait(self, timeout: float | None) -> int:
+        """Wait for the next block and return its number.
+
+        Raises:
+            StepTimeoutError: not in time.
+            EnvCheckError: debugging found a fault.
+        """
+        begin = time.perf_counter_ns() if self.profile else 0
+        block = self.engine.wait(self.timeout if timeout is None else timeout)
+        if self.profile:
+            self.arena.arrays["counters"][0, 0] += time.perf_counter_ns() - begin
+        if block < 0:
+            raise StepTimeoutError(f"no batch of {self.module.table.name} in time")
+        if self.debug:
+            self._check_values(block)
+        return block
+
+    def _check_values(self, block: int) -> None:
+        """Raise EnvCheckError if anything in a block is not in its space."""
+        rows = self.arena.blocks[block]
+        if not np.isfinite(rows["rewards"]).all():
+            row = int(np.flatnonzero(~np.isfinite(rows["rewards"]))[0])
+            raise EnvCheckError(f"{self._at(block, row)}: reward is {rows['rewards'][row]}")
+        live = rows["occupants"] >= 0
+        views = self.layout.view(rows["observations"])
+        for field in self.spec.observations:
+            values = views[field.name] if len(self.spec.observations) > 1 else views
+            values = values.reshape(len(live), *field.shape)
+            low, high = field.low.astype(field.dtype), field.high.astype(field.dtype)
+            bad = ~((values >= low) & (values <= high))
+            bad &= live.reshape(-1, *[1] * len(field.shape))
+            if bad.any():
+                row, *index = (int(i) for i in np.argwhere(bad)[0])
+                at = tuple(index)
+                raise EnvCheckError(
+                    f"{self._at(block, row)}: observation {field.name}{index or ''}: expected "
+                    f"{low[at]:g} to {high[at]:g}, got {values[(row, *at)]}"
+                )
+
+    def _at(self, block: int, row: int) -> str:
+        slot, agent = divmod(row, self.spec.agents)
+        env = int(self._block_envs[block][slot])
+        return f"{self.module.table.name}, environment {env}, agent {agent}"
+
+    def env_ids(self, block: int) -> np.ndarray:
+        """The environment in each slot of a block."""
+        return self._block_envs[block]
+
+    def infos(self, block: int) -> dict[str, Any]:
+        """The log fields of episodes that have ended in a block."""
+        return self.engine.infos(block)
+
+    def each_info(self, block: int) -> list[dict[str, Any]]:
+        """The same, one dict for each row."""
+        return split_infos(self.infos(block), self.arena.batch_rows)
+
+    def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
+        """Call one of the methods below: ``method(i, *arguments[i])`` for those that have any."""
+        function = getattr(self, f"_{method}")
+        return [None if each is None else function(i, *each) for i, each in enumerate(arguments)]
+
+    def _call(self, env: int, name: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        one = CompiledEnv(self, env)
+        value = functools.partial(name, one) if callable(name) else getattr(one, name)
+        return value(*args, **kwargs) if callable(value) else value
+
+    def _set_attribute(self, env: int, name: str, value: Any) -> None:
+        setattr(CompiledEnv(self, env), name, value)  # which raises
+
+    def _set_options(self, env: int, options: dict[str, Any] | None) -> None:
+        if options:
+            raise ValueError(f"options: {self.module.table.name} takes none, got {options!r}")
+
+    def _get_state(self, env: int) -> dict[str, Any]:
+        return {"loop": {"pending": self.engine.pending(env)}, "env": self.engine.get_state(env)}
+
+    def _set_state(self, env: int, state: dict[str, Any]) -> None:
+        self.engine.set_state(env, state["env"])
+
+    def render(self, env: int) -> Any:
+        """What one environment draws, in the way of `render_mode`."""
+        from shoal.ocean_c.screen import Screen
+
+        if self._screen is None:
+            self._screen = Screen(self.render_mode, RENDERING["render_fps"], self.module.table.name)
+        return self._screen.show(self.engine.draw(env))
+
+    def close(self) -> None:
+        """End the threads and release everything."""
+        if self._screen is not None:
+            self._screen.close()
+        self.engine.close()
+        self.arena.detach()
+
+
+class CompiledEnv:
+    """One environment as calls see it: its parameters are attributes that can't be set."""
+
+    def __init__(self, backend: NativeBackend, env: int):
+        table = backend.module.table
+        names = [param.name for param in table.params]
+        vars(self).update(zip(names, backend.spec.values))
+        vars(self)["_lacks"] = (
+            f"{table.name} has no attribute {{!r}}: a compiled environment has render and its "
+            f"parameters {names}"
+        )
+        vars(self)["render_mode"] = backend.render_mode
+        vars(self)["metadata"] = json.loads(backend.description)["metadata"]
+        vars(self)["render"] = functools.partial(backend.render, env)
+        vars(self)["drawing"] = functools.partial(backend.engine.draw, env)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(self._lacks.format(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name}: the attributes of a compiled environment can't be set")
+
+
+def make_vec(num_envs: int = 1, *, name: str, **kwargs: Any) -> Any:
+    """What ``gymnasium.make_vec("shoal/Squared-v0", ...)`` calls.
+
+    Args:
+        num_envs: copies.
+        name: of the environment.
+        kwargs: those of `shoal.vectorize`; all others are parameters of the environment.
+    """
+    import inspect
+
+    from shoal.vectorization import vectorize
+
+    own = inspect.signature(vectorize).parameters
+    options = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
+    return vectorize(name, num_envs, env_kwargs=kwargs, **options)

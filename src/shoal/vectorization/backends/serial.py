@@ -1,0 +1,101 @@
+"""The serial backend: all environments in this process, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from shoal.vectorization.arena import Arena
+from shoal.vectorization.workers.group import EnvGroup
+from shoal.vectorization.stepper import Stepper
+
+__all__ = ["SerialBackend"]
+
+# The batch just received, the one before it, and the one being made.
+NUM_BLOCKS = 3
+
+
+class SerialBackend:
+    """Steps environments when the batch is received; the oracle for all other backends.
+
+    Args:
+        creators: one function for each environment.
+        emulation: keyword arguments of `shoal.emulate`.
+        mode: the loop's autoreset mode.
+        seed: of the global generators, which are left alone if it is None.
+        restart: recreate environments that raise.
+        profile: measure where the time goes.
+    """
+
+    name = "serial"
+    num_workers = 0
+
+    def __init__(
+        self,
+        creators: Sequence[Callable[[], Any]],
+        emulation: dict[str, Any],
+        mode: int,
+        seed: int | None,
+        restart: bool,
+        profile: bool,
+    ):
+        self.num_envs = self.batch_size = len(creators)
+        self.group = EnvGroup(creators, 0, emulation, mode, seed)
+        self.description = self.group.description()
+        env = self.group.envs[0]
+        self.arena = Arena(
+            env.observation_layout,
+            env.action_layout,
+            env.agents_per_env,
+            num_envs=self.num_envs,
+            batch_size=self.num_envs,
+            num_blocks=NUM_BLOCKS,
+            num_workers=1,
+            control_nbytes=0,
+        )
+        self.arena.allocate()
+        self.stepper = Stepper(self.group, self.arena, 0, restart, profile)
+        self._block = 0
+        self._posted: tuple[Any, Any] = (None, None)
+        self._all = np.arange(self.num_envs)
+
+    def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
+        """Give every environment its next operation: one for all, or one each."""
+        self._posted = ops, requests
+
+    def wait(self, timeout: float | None) -> int:
+        """Run what was posted; the block that holds the results. Nothing here can time out."""
+        block, self._block = self._block, (self._block + 1) % NUM_BLOCKS
+        ops, requests = self._posted
+        self.stepper.run_all(ops, requests, block * self.num_envs)
+        if self.stepper.failure is not None:
+            error, self.stepper.failure = self.stepper.failure, None
+            raise error
+        return block
+
+    def env_ids(self, block: int) -> np.ndarray:
+        """The environment in each slot of a block."""
+        return self._all
+
+    def infos(self, block: int) -> dict[str, Any]:
+        """The infos of a block, as Gymnasium's vector environments give them."""
+        return self.stepper.take_infos(block * self.arena.batch_rows, self.arena.batch_rows)
+
+    def each_info(self, block: int) -> list[dict[str, Any]]:
+        """The infos of a block, one dict for each row."""
+        return self.stepper.take_each_info(block * self.arena.batch_rows, self.arena.batch_rows)
+
+    def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
+        """Call a method of the group: ``method(i, *arguments[i])`` for those that have any."""
+        function = getattr(self.group, method)
+        return [None if each is None else function(i, *each) for i, each in enumerate(arguments)]
+
+    def close(self) -> None:
+        """Close the environments."""
+        try:
+            self.group.close()
+        finally:
+            self.arena.detach()
+            del self.stepper, self.group

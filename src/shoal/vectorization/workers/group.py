@@ -1,0 +1,288 @@
+"""What both the serial backend and the workers do with environments: make, call, save, restore."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from shoal.emulation import emulate
+from shoal.rows.layout import Layout
+from shoal.emulation.loop import EnvLoop
+from shoal.errors import EmulationError
+
+__all__ = [
+    "EnvGroup",
+    "add_note",
+    "arrays_from",
+    "call_method",
+    "check_same",
+    "find_attribute",
+    "has_attribute",
+    "wrapper_names",
+]
+
+
+class EnvGroup:
+    """Some environments that are stepped one after the other, with their loop.
+
+    Args:
+        creators: one function for each environment.
+        first: index of the first of them in the whole vector.
+        emulation: keyword arguments of `shoal.emulate`.
+        mode: the loop's autoreset mode.
+        seed: of this process's global generators, which are left alone if it is None.
+        wrap: `shoal.emulate`, or what stands for it under another interpreter.
+
+    Attributes:
+        envs: the emulated environments.
+        loop: steps them.
+    """
+
+    def __init__(
+        self,
+        creators: Sequence[Callable[[], Any]],
+        first: int,
+        emulation: dict[str, Any],
+        mode: int,
+        seed: int | None,
+        wrap: Callable[..., Any] = emulate,
+    ):
+        if seed is not None:
+            seed_globals(seed)
+        had_torch = "torch" in sys.modules
+        self.creators = creators
+        self.first = first
+        self.emulation = emulation
+        self.wrap = wrap
+        self.envs: list[Any] = []
+        for i in range(len(creators)):
+            try:
+                self.envs.append(self._create(i))
+                check_arrays(arrays_of(self.envs[0]), arrays_of(self.envs[i]), first, first + i)
+            except Exception as error:
+                add_note(error, f"raised while environment {first + i} was created")
+                close_quietly(self.envs)
+                raise
+        if seed is not None and not had_torch:
+            seed_torch(seed)
+        drivers = [env.driver() for env in self.envs]
+        self.loop = EnvLoop(drivers, self.envs[0].observation_layout.nbytes, mode)
+
+    def _create(self, i: int) -> Any:
+        env = self.creators[i]()
+        return env if hasattr(env, "observation_layout") else self.wrap(env, **self.emulation)
+
+    def recreate(self, i: int) -> None:
+        """Put a new environment in the place of number `i`; its next step resets it."""
+        close_quietly([self.envs[i]])
+        env = self._create(i)
+        check_arrays(arrays_of(self.envs[i]), arrays_of(env), self.first + i, self.first + i)
+        self.envs[i] = env
+        self.loop.replace(i, self.envs[i].driver())
+
+    def description(self) -> str:
+        """All that the parent needs to know of the environments, as JSON."""
+        env = self.envs[0]
+        spec = getattr(env, "spec", None)
+        try:
+            spec_json = spec.to_json() if spec is not None else None
+        except Exception:  # specs may hold anything, and are a convenience
+            spec_json = None
+        return json.dumps(
+            {
+                "observation_layout": env.observation_layout.to_json(),
+                "action_layout": env.action_layout.native.to_json(),
+                "agents_per_env": env.agents_per_env,
+                "agents": [str(agent) for agent in getattr(env, "possible_agents", ["agent"])],
+                "metadata": dict(env.metadata),
+                "render_mode": getattr(env, "render_mode", None),
+                "spec": spec_json,
+            },
+            default=str,
+        )
+
+    def call(self, i: int, name: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Call a method of environment `i`, or a function on it; or read an attribute."""
+        if callable(name):
+            return name(self.envs[i].env, *args, **kwargs)
+        value = find_attribute(self.envs[i].env, name)
+        return value(*args, **kwargs) if callable(value) else value
+
+    def set_attribute(self, i: int, name: str, value: Any) -> None:
+        """Set an attribute where it is found, else on the outermost wrapper, as Gymnasium does."""
+        env = self.envs[i].env
+        if hasattr(env, "set_wrapper_attr"):
+            env.set_wrapper_attr(name, value)
+        else:
+            setattr(env, name, value)
+
+    def set_options(self, i: int, options: dict[str, Any] | None) -> None:
+        """Give these options to every automatic reset of environment `i` from now on."""
+        self.loop.options[i] = options
+
+    def get_state(self, i: int) -> dict[str, Any]:
+        """Everything about environment `i` that decides how it goes on; see `Vector.get_state`."""
+        from shoal.vectorization.workers.snapshots import save
+
+        loop = self.loop.get_state(i)
+        try:
+            saved = save(self.envs[i].env, loop.pop("driver"))
+        except Exception as error:
+            raise EmulationError(
+                f"environment {self.first + i} can't be saved: it has no get_state() and "
+                f"set_state(), and can't be pickled ({type(error).__name__}: {error})"
+            ) from error
+        return {"loop": loop, "saved": saved}
+
+    def set_state(self, i: int, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` returned."""
+        from shoal.vectorization.workers.snapshots import restore
+
+        self.envs[i].env, driver = restore(self.envs[i].env, state["saved"])
+        self.loop.replace(i, self.envs[i].driver())
+        self.loop.set_state(i, {**state["loop"], "driver": driver})
+
+    def close(self) -> None:
+        """Close all environments, even if some fail; the first failure is raised at the end."""
+        failure = None
+        for i, env in enumerate(self.envs):
+            try:
+                env.close()
+            except Exception as error:
+                add_note(error, f"raised while environment {self.first + i} was closed")
+                failure = failure or error
+        self.envs = []
+        if failure is not None:
+            raise failure
+
+
+def close_quietly(envs: list[Any]) -> None:
+    """Close environments of which some may be broken already."""
+    for env in envs:
+        try:
+            env.close()
+        except Exception:
+            pass
+
+
+def arrays_of(env: Any) -> tuple[Layout, Layout, int]:
+    """What decides the arrays of an emulated environment: observations, actions, agents."""
+    return env.observation_layout, env.action_layout.native, env.agents_per_env
+
+
+def arrays_from(description: str) -> tuple[Layout, Layout, int]:
+    """`arrays_of` an environment from `EnvGroup.description`."""
+    known = json.loads(description)
+    return (
+        Layout.from_json(known["observation_layout"], "obs"),
+        Layout.from_json(known["action_layout"], "action"),
+        known["agents_per_env"],
+    )
+
+
+def check_same(expected: str, description: str, index: int) -> None:
+    """Raise EmulationError unless two descriptions give the same arrays.
+
+    Args:
+        expected: of environment 0 (and more).
+        description: of environment `index` (and more).
+    """
+    check_arrays(arrays_from(expected), arrays_from(description), 0, index)
+
+
+def check_arrays(
+    expected: tuple[Layout, Layout, int], got: tuple[Layout, Layout, int], first: int, index: int
+) -> None:
+    """Raise EmulationError unless environments `first` and `index` give the same arrays."""
+    for what, one, other in zip(("observation space", "action space"), expected[:2], got[:2]):
+        if one != other:
+            raise EmulationError(
+                f"all environments must have the same {what}, but that of environment {index} is "
+                f"another than that of environment {first}: {difference(one, other)}"
+            )
+    if expected[2] != got[2]:
+        raise EmulationError(
+            f"all environments must have the same number of agents, but environment {index} has "
+            f"{got[2]} and environment {first} has {expected[2]}"
+        )
+
+
+def difference(expected: Layout, got: Layout) -> str:
+    """Where two layouts part."""
+    for one, other in itertools.zip_longest(expected.leaves, got.leaves):
+        texts = []
+        for leaf, layout in ((other, got), (one, expected)):
+            path = f"{layout.name}.{leaf.path}".rstrip(".") if leaf else "nothing"
+            text = f"{path} {leaf.dtype}{list(leaf.shape)}" if leaf else path
+            if (
+                one
+                and other
+                and (one.path, one.dtype, one.shape)
+                == (
+                    other.path,
+                    other.dtype,
+                    other.shape,
+                )
+            ):
+                text += f" from {leaf.low} to {leaf.high}"
+            texts.append(text)
+        if texts[0] != texts[1]:
+            return " instead of ".join(texts)
+    return f"{got} instead of {expected}"
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, even if its class refuses attributes (a frozen dataclass)."""
+    object.__setattr__(error, "__notes__", [*getattr(error, "__notes__", []), note])
+
+
+def find_attribute(env: Any, name: str) -> Any:
+    """An attribute of an environment or of whatever it wraps."""
+    if hasattr(env, "get_wrapper_attr"):
+        return env.get_wrapper_attr(name)
+    return getattr(env, name)
+
+
+def has_attribute(env: Any, name: str) -> bool:
+    """Whether `find_attribute` finds it."""
+    try:
+        find_attribute(env, name)
+    except AttributeError:
+        return False
+    return True
+
+
+def call_method(env: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a method of an environment or of whatever it wraps."""
+    return find_attribute(env, name)(*args, **kwargs)
+
+
+def wrapper_names(env: Any) -> set[tuple[str, str]]:
+    """(module, qualified name) of the classes of all wrappers around an environment.
+
+    Names, because a class itself could be sent to a worker only by importing its module there.
+    """
+    names: set[tuple[str, str]] = set()
+    while any(cls.__name__ == "Wrapper" for cls in type(env).__mro__):  # Gymnasium's, or old gym's
+        names |= {(cls.__module__, cls.__qualname__) for cls in type(env).__mro__}
+        env = env.env
+    return names
+
+
+def seed_globals(seed: int) -> None:
+    """Seed the global generators that environments may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    seed_torch(seed)
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch's generator, if somebody has imported it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)

@@ -1,0 +1,364 @@
+"""Starting worker processes, talking with them, and knowing how they ended.
+
+A worker must not outlive its parent, whatever either of them is doing. The kernel kills it when the
+thread that started it ends (Linux, and only if that is the main thread or the fork server);
+otherwise a thread in the worker waits for the parent's end. The fork server waits for it itself.
+Nothing relies on the end of a stream: forks of this process hold copies of its sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from shoal.errors import InterpreterError
+from shoal.vectorization.workers import pickle_messages
+from shoal.vectorization.workers.worker import (
+    THREAD_LIMITS,
+    receive_message,
+    run_and_exit,
+    run_worker,
+    send_message,
+)
+
+__all__ = ["START_METHODS", "UNKNOWN_EXIT", "Process", "Starter", "check_interpreter"]
+
+START_METHODS = ("fork", "forkserver", "spawn")
+UNKNOWN_EXIT = 1 << 16  # the exit code of a process that somebody else has waited for
+OLDEST_PYTHON = 3, 8
+CHECK_MILLISECONDS = 100  # how often a wait for a message looks whether the process lives
+
+# A child that runs one function of `worker.py` on inherited descriptors. The path comes first, for
+# it says where this package is.
+COMMAND = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from shoal.vectorization.workers import pickle_messages; "
+    "from shoal.vectorization.workers.worker import run_and_exit, {function}; "
+    "run_and_exit({function}, {arguments}, pickle_messages)"
+)
+
+# The same for another interpreter, whose path stays its own: of all that lies beside this package,
+# it gets this package alone.
+ISOLATED_COMMAND = (
+    "import sys, importlib.util as util; "
+    "spec = util.spec_from_file_location('shoal', {package!r}); "
+    "sys.modules['shoal'] = util.module_from_spec(spec); "
+    "spec.loader.exec_module(sys.modules['shoal']); "
+    "from shoal.vectorization.workers.other_python import run; "
+    "run({arguments})"
+)
+
+
+class Process:
+    """One worker process.
+
+    Attributes:
+        pid: of the process.
+        pidfd: a descriptor that is readable once it has ended, or -1 where the system has none.
+        exitcode: None while it runs; negative: the signal that ended it.
+    """
+
+    def __init__(self, pid: int, connection: socket.socket, starter: Starter):
+        self.pid = pid
+        self.exitcode: int | None = None
+        self._connection = connection
+        self._connection.setblocking(False)
+        self._starter = starter
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            self.pidfd = -1
+
+    def send(self, message: bytes, deadline: float | None = None) -> None:
+        """Send a message.
+
+        Args:
+            deadline: as `time.monotonic` counts.
+
+        Raises:
+            EOFError, OSError: the process has ended.
+            TimeoutError: it has not read all of the message by the deadline.
+        """
+        send_message(self._connection, message, self._waiter(select.POLLOUT, deadline))
+
+    def receive(self, deadline: float | None = None) -> bytearray:
+        """Receive a message; see `send`."""
+        return receive_message(self._connection, self._waiter(select.POLLIN, deadline))
+
+    def has_message(self) -> bool:
+        """Whether `receive` would return, or raise, without waiting for the process."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        return bool(poll.poll(0)) or self.poll() is not None
+
+    def _waiter(self, event: int, deadline: float | None) -> Callable[[], None]:
+        """A function that waits until the socket can be read or written."""
+        poll = select.poll()
+        poll.register(self._connection, event)
+
+        def wait() -> None:
+            while not poll.poll(CHECK_MILLISECONDS):
+                # What the process has said before it ended can still be read.
+                if self.poll() is not None and not poll.poll(0):
+                    raise EOFError(f"process {self.pid} has ended")
+                if deadline is not None and time.monotonic() > deadline:
+                    raise TimeoutError(f"process {self.pid} does not answer")
+
+        return wait
+
+    def poll(self) -> int | None:
+        """Its exit code if it has ended."""
+        if self.exitcode is None:
+            self.exitcode = self._starter.exitcode(self.pid)
+        return self.exitcode
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within this time."""
+        deadline = time.monotonic() + seconds
+        pause = 0.0005
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.02)
+        return True
+
+    def kill(self) -> None:
+        """End it now."""
+        if self.poll() is None:
+            try:
+                if self.pidfd >= 0:
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                else:
+                    os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def release(self) -> None:
+        """Close what this side holds of it."""
+        self._connection.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class Starter:
+    """Starts workers in one of the three ways.
+
+    Args:
+        method: one of `START_METHODS`.
+        arena_fd, outbox_fd: what every worker inherits.
+        python: another interpreter, which ``"spawn"`` starts instead of this one.
+    """
+
+    def __init__(self, method: str, arena_fd: int, outbox_fd: int, python: str | None = None):
+        self.method = method
+        self.python = python
+        self.fds = arena_fd, outbox_fd
+        self._exitcodes: dict[int, int] = {}
+        self._popens: dict[int, subprocess.Popen] = {}  # spawn
+        self._server: socket.socket | None = None  # forkserver
+        self._server_pids: set[int] = set()  # its workers
+        self._lines = b""
+
+    def start(self, creators: Sequence[Callable[[], Any]] | None = None) -> Process:
+        """Start one more worker.
+
+        Args:
+            creators: what a fork takes over; see `run_worker`.
+        """
+        mine, theirs = socket.socketpair()
+        with theirs:
+            if self.method == "fork":
+                pid = self._fork(mine, theirs, creators)
+            elif self.method == "spawn":
+                popen = self._run("run_worker", theirs.fileno(), in_main_thread())
+                pid = popen.pid
+                self._popens[pid] = popen
+            else:
+                pid = self._start_from_server(theirs)
+        self._exitcodes.pop(pid, None)  # of an earlier process with the same number
+        return Process(pid, mine, self)
+
+    def _run(self, function: str, fd: int, *arguments: bool) -> subprocess.Popen:
+        fds = (fd, *self.fds)
+        values = ", ".join(map(repr, (*fds, os.getpid(), *arguments)))
+        environ = {**THREAD_LIMITS, **os.environ}
+        if self.python is not None:
+            package = os.path.abspath(sys.modules["shoal"].__file__ or "")
+            command = [
+                self.python,
+                "-c",
+                ISOLATED_COMMAND.format(package=package, arguments=values),
+            ]
+            environ = isolated_environ(environ)
+        else:
+            path = [os.path.abspath(entry) if entry == "" else entry for entry in sys.path]
+            code = COMMAND.format(path=path, function=function, arguments=values)
+            flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+            command = [sys.executable, *flags, "-c", code]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=fds,
+            env=environ,
+            process_group=0,  # so that Ctrl-C in a terminal reaches this process only
+        )
+
+    def _fork(self, mine: socket.socket, theirs: socket.socket, creators: Any) -> int:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent, thread_stays = os.getpid(), in_main_thread()
+        # A worker ignores Ctrl-C, but not from its first instruction on: until it does, hold it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            pid = os.fork()
+            if pid == 0:
+                mine.close()
+                # Handlers of the parent's are not for its workers.
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                known = (*self.fds, parent, thread_stays, pickle_messages, mask, creators)
+                run_and_exit(run_worker, theirs.detach(), *known)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return pid
+
+    # -- the fork server: it says "pid" for each start, "pid code" for each end --------------------
+
+    def _start_from_server(self, theirs: socket.socket) -> int:
+        for _ in range(2):  # it may have been killed, and the first to notice is this
+            if self._server is None:
+                self._server, its = socket.socketpair()
+                with its:
+                    self._popen = self._run("fork_server", its.fileno())
+            try:
+                socket.send_fds(self._server, [b"f"], [theirs.fileno()])
+            except ConnectionError:
+                self._server_ended()
+                continue
+            while (line := self._line(block=True)) is not None:
+                if b" " not in line:
+                    self._server_pids.add(int(line))
+                    return int(line)
+                self._worker_ended(line)
+            self._server_ended()
+        code = self._popen.returncode
+        raise OSError(f"the fork server can't be started: it ends with exit code {code}")
+
+    def _worker_ended(self, line: bytes) -> None:
+        pid, code = map(int, line.split())
+        self._server_pids.discard(pid)
+        self._exitcodes[pid] = code
+
+    def _server_ended(self) -> None:
+        """The server is dead, and has taken its workers with it."""
+        self._close_server()
+        self._exitcodes.update(dict.fromkeys(self._server_pids, self._popen.returncode))
+        self._server_pids.clear()
+
+    def _line(self, block: bool) -> bytes | None:
+        if self._server is None:
+            return None
+        while b"\n" not in self._lines:
+            try:
+                data = self._server.recv(4096, 0 if block else socket.MSG_DONTWAIT)
+            except (BlockingIOError, ConnectionError):
+                return None
+            if not data:
+                return None
+            self._lines += data
+        line, self._lines = self._lines.split(b"\n", 1)
+        return line
+
+    def _close_server(self) -> None:
+        if self._server is None:
+            return
+        try:
+            # Forks of this process may hold a copy of the socket, so that closing it says nothing.
+            self._server.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._server.close()
+        self._server, self._lines = None, b""
+        try:
+            self._popen.wait(1)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+
+    def exitcode(self, pid: int) -> int | None:
+        """The exit code of a worker that was started here, None while it runs."""
+        if pid in self._exitcodes:
+            return self._exitcodes[pid]
+        if self.method == "forkserver":
+            while (line := self._line(block=False)) is not None:
+                self._worker_ended(line)
+            if self._server is not None and self._popen.poll() is not None:
+                self._server_ended()
+        elif self.method == "spawn":
+            code = self._popens[pid].poll()
+            if code is not None:
+                self._exitcodes[pid] = code
+                del self._popens[pid]
+        else:
+            try:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    self._exitcodes[pid] = os.waitstatus_to_exitcode(status)
+            except ChildProcessError:
+                self._exitcodes[pid] = UNKNOWN_EXIT
+        return self._exitcodes.get(pid)
+
+    def close(self) -> None:
+        """End the fork server. The workers must have ended."""
+        self._close_server()
+
+
+def in_main_thread() -> bool:
+    """Whether this is the main thread, whose end is that of the process."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def isolated_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables without those that tell this interpreter where its packages are."""
+    names = {"PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"}
+    return {name: value for name, value in environ.items() if name not in names}
+
+
+def check_interpreter(python: str) -> None:
+    """Raise InterpreterError unless workers can run under this interpreter.
+
+    Args:
+        python: path of its executable, or its name on the ``PATH``.
+    """
+    code = "import sys; print(*sys.version_info[:2]); import numpy"
+    try:
+        done = subprocess.run(
+            [python, "-c", code],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=isolated_environ(os.environ),
+            timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InterpreterError(f"python: {python!r} can't be run: {error}") from None
+    version = tuple([int(number) for number in done.stdout.split()])
+    if version < OLDEST_PYTHON:
+        found = ".".join(map(str, version)) or "no Python"
+        raise InterpreterError(
+            f"python: workers need Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and "
+            f"{python!r} is {found}"
+        )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InterpreterError(f"python: {python!r} can't import NumPy, which workers need: {last}")

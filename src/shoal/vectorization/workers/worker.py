@@ -1,0 +1,361 @@
+"""A worker process: builds its environments, tells the parent what they are, and steps them.
+
+The parent and a worker share three things:
+
+- a socket for messages (`pickle_messages`, `json_messages`): what to build, the description that
+  answers it, seeds and options of resets, calls and their results;
+- the arena, through which all steps go (`arena.py`, c/sync.h);
+- the outbox, a file in memory for the rare results of steps that fit no fixed place: spilled infos
+  and exceptions. Each row of the arena and each worker has a region of its own, which is written
+  before the row is reported and read before the row is used again; it never blocks.
+
+A worker ends when its parent closes the vector or is gone, see `end_with_parent`.
+
+All that `run_worker` uses also runs under Python 3.8 without any of our packages but NumPy: see
+`isolated.py`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from shoal.emulation import emulate
+from shoal.vectorization.arena import Arena
+from shoal.vectorization.engine import die_with_parent
+from shoal.vectorization.workers.group import EnvGroup, check_same
+from shoal.vectorization.info import InfoWriter
+from shoal.vectorization.memory import map_memory
+from shoal.vectorization.stepper import Stepper, serve
+
+__all__ = [
+    "CLOSE_FAILED",
+    "Outbox",
+    "THREAD_LIMITS",
+    "fork_server",
+    "read_error",
+    "receive_message",
+    "run_and_exit",
+    "run_worker",
+    "send_message",
+]
+
+CLOSE_FAILED = 3  # exit code of a worker whose environments raised when they were closed
+
+# One core for each worker: libraries that would use all of them are told so before they load.
+THREAD_LIMITS = dict.fromkeys(
+    [
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+    ],
+    "1",
+)
+
+
+class Outbox:
+    """Messages of any size by region number, in a sparse file."""
+
+    def __init__(self, fd: int):
+        self.fd = fd
+
+    def put(self, region: int, message: bytes) -> None:
+        """Overwrite a region."""
+        data = memoryview(len(message).to_bytes(8, "little") + message)
+        at = region << 32
+        while data:
+            written = os.pwrite(self.fd, data, at)
+            data, at = data[written:], at + written
+
+    def get(self, region: int) -> bytes:
+        """What a region holds."""
+        at = (region << 32) + 8
+        length = int.from_bytes(os.pread(self.fd, 8, at - 8), "little")
+        parts = []
+        while length:
+            parts.append(os.pread(self.fd, length, at))
+            length, at = length - len(parts[-1]), at + len(parts[-1])
+        return b"".join(parts)
+
+
+def send_message(to: socket.socket, message: bytes, wait: Callable[[], None] | None = None) -> None:
+    """Send a message over a stream: its length (8 bytes, little-endian) and its bytes.
+
+    Args:
+        wait: called before each piece; for sockets that do not block.
+    """
+    for part in (len(message).to_bytes(8, "little"), message):
+        left = memoryview(part)
+        while left:
+            if wait is not None:
+                wait()
+            left = left[to.send(left) :]
+
+
+def receive_message(source: socket.socket, wait: Callable[[], None] | None = None) -> bytearray:
+    """Receive what `send_message` sent; EOFError if the other end has been closed."""
+    length, message = 8, bytearray()
+    for part in range(2):
+        message = bytearray(length)
+        left = memoryview(message)
+        while left:
+            if wait is not None:
+                wait()
+            count = source.recv_into(left)
+            if count == 0:
+                raise EOFError("the other end has been closed")
+            left = left[count:]
+        if part == 0:
+            length = int.from_bytes(message, "little")
+    return message
+
+
+def run_worker(
+    socket_fd: int,
+    arena_fd: int,
+    outbox_fd: int,
+    parent: int,
+    thread_stays: bool,
+    messages: Any,
+    mask: set[int] | None = None,
+    creators: Sequence[Callable[[], Any]] | None = None,
+    wrap: Callable[..., Any] = emulate,
+) -> int:
+    """The whole life of a worker.
+
+    Args:
+        socket_fd, arena_fd, outbox_fd: what it shares with the vector's process.
+        parent, thread_stays: see `end_with_parent`.
+        messages: the module that makes messages.
+        mask: the signals that are to be blocked.
+        creators: the functions that create the environments, if it is a fork that has them.
+        wrap: what emulates them.
+
+    Returns:
+        Its exit code.
+    """
+    # Ctrl-C goes to the whole terminal; the parent alone answers it, and closes its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    end_with_parent(parent, thread_stays)
+    connection = socket.socket(fileno=socket_fd)
+    connection.setblocking(True)
+    outbox = Outbox(outbox_fd)
+    try:
+        setup = messages.loads(receive_message(connection))
+        worker = setup["worker"]
+        if setup["affinity"] is not None:
+            os.sched_setaffinity(0, setup["affinity"])
+        if setup["path"] is not None:
+            sys.path[:] = setup["path"]
+        # Environments may hold proxies of a `multiprocessing.Manager`, which ask for this.
+        multiprocessing.current_process().authkey = setup["authkey"]
+        limit_threads()
+        try:
+            if creators is None:
+                creators = messages.create(setup["creators"])
+            group = EnvGroup(
+                creators, setup["first"], setup["emulation"], setup["mode"], setup["seed"], wrap
+            )
+            if setup["description"] is not None:
+                check_same(setup["description"], group.description(), group.first)
+        except Exception as error:
+            said = error_message(messages, error, f"while worker {worker} started")
+            send_message(connection, said)
+            return 1
+        for env, options in setup["options"].items():
+            group.set_options(env - group.first, options)
+        send_message(connection, b"\0" + group.description().encode())
+        geometry = messages.loads(receive_message(connection))
+        env = group.envs[0]
+        arena = Arena(
+            env.observation_layout, env.action_layout, env.agents_per_env, **geometry["arena"]
+        )
+        memory = map_memory(arena_fd, arena.nbytes)
+        arena.attach(memory)
+        stepper = Stepper(group, arena, worker, setup["restart"], setup["profile"])
+        stepper.owe(setup["owing"])
+        region = arena.num_rows + worker
+
+        def command(argument: int) -> None:
+            call = messages.loads(receive_message(connection))
+            send_message(connection, answer_call(messages, group, call))
+
+        def requests() -> dict[int, Any]:
+            return messages.loads(receive_message(connection))
+
+        def failed(error: Exception) -> None:
+            outbox.put(region, error_message(messages, error, f"in worker {worker}"))
+
+        writer = InfoWriter(arena.arrays["infos"], setup["writer"], messages.dump_info)
+        serve(stepper, memory, worker, writer, command, requests, outbox.put, failed)
+    except (EOFError, ConnectionError):
+        return 1  # the parent is gone, or has given this worker up
+    try:
+        group.close()
+    except Exception as error:
+        outbox.put(region, error_message(messages, error, f"while worker {worker} closed"))
+        return CLOSE_FAILED
+    return 0
+
+
+def end_with_parent(parent: int, thread_stays: bool) -> None:
+    """Let this process be killed when its parent ends, whatever it is doing then.
+
+    Args:
+        parent: process number of the parent.
+        thread_stays: the thread that started this process lives as long as the parent. For the
+            kernel kills when the thread ends.
+    """
+    if not (thread_stays and die_with_parent(signal.SIGKILL)):
+        threading.Thread(target=outlive, args=[parent], name="shoal-parent", daemon=True).start()
+    if os.getppid() != parent:  # it was quicker
+        os._exit(1)
+
+
+def outlive(parent: int) -> NoReturn:
+    """Wait for the end of the parent, and end this process too."""
+    try:
+        poll = select.poll()
+        poll.register(os.pidfd_open(parent), select.POLLIN)
+        poll.poll()
+    except (AttributeError, OSError):  # there are no such descriptors
+        while os.getppid() == parent:
+            time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def answer_call(messages: Any, group: EnvGroup, call: tuple[str, dict[int, bytes]]) -> bytes:
+    """Carry out a call on each of its environments; the message that answers it."""
+    method, arguments = call
+    results = {}
+    for env, each in arguments.items():
+        try:
+            results[env] = getattr(group, method)(env - group.first, *messages.loads(each))
+        except Exception as error:
+            return error_message(messages, error, f"in {method} of environment {env}")
+    try:
+        return b"\0" + messages.dumps_any(results)
+    except Exception as error:
+        return error_message(messages, error, f"sending the results of {method}")
+
+
+def error_message(messages: Any, error: Exception, where: str) -> bytes:
+    """An exception as a message, from which `read_error` makes it again."""
+    trace = traceback.TracebackException.from_exception(error)
+    trace.__notes__ = None  # they go along as they are
+    text = "".join(trace.format()).rstrip()
+    notes = [*getattr(error, "__notes__", []), f"{where}; the traceback there:\n{text}"]
+    try:
+        said = str(error)
+    except Exception:
+        said = "(can't be printed)"
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    return b"\1" + messages.dump_error(error, said, name, notes)
+
+
+def read_error(messages: Any, message: bytes | bytearray) -> Exception:
+    """The exception that `error_message` packed."""
+    return messages.load_error(message[1:])
+
+
+def limit_threads() -> None:
+    """Limit what has been loaded already; `THREAD_LIMITS` are for what loads later."""
+    for name, value in THREAD_LIMITS.items():
+        os.environ.setdefault(name, value)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+# -- the fork server ------------------------------------------------------------------------------
+
+
+def fork_server(server_fd: int, arena_fd: int, outbox_fd: int, parent: int, messages: Any) -> None:
+    """Fork a worker for each socket that arrives, and report how each of them ends.
+
+    It runs in a process of its own with nothing in it but the imports that all workers need: no
+    threads, no CUDA. It ends, and its workers with it, when the parent closes the other end or is
+    gone.
+    """
+    import shoal.emulation.single  # noqa: F401 (all workers will need it: forks have it already)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = socket.socket(fileno=server_fd)
+    wake_read, wake_write = os.pipe()
+    for fd in (wake_read, wake_write):
+        os.set_blocking(fd, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    poll = select.poll()
+    for fd in (server_fd, wake_read):
+        poll.register(fd, select.POLLIN)
+    milliseconds = None
+    try:
+        poll.register(os.pidfd_open(parent), select.POLLIN)
+    except (AttributeError, OSError):  # there are no such descriptors: look now and then
+        milliseconds = 1000
+    children: set[int] = set()
+    try:
+        while os.getppid() == parent:
+            ready = {fd for fd, _ in poll.poll(milliseconds)}
+            if wake_read in ready:
+                os.read(wake_read, 512)
+            for pid in list(children):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    children.discard(pid)
+                    server.send(b"%d %d\n" % (pid, os.waitstatus_to_exitcode(status)))
+            if server_fd not in ready:
+                continue
+            message, fds, _, _ = socket.recv_fds(server, 1, 1)
+            if not message:
+                break
+            me = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for fd in (server_fd, wake_read, wake_write):
+                    os.close(fd)
+                run_and_exit(run_worker, fds[0], arena_fd, outbox_fd, me, True, messages)
+            children.add(pid)
+            os.close(fds[0])
+            server.send(b"%d\n" % pid)
+    except ConnectionError:
+        pass  # the parent is gone
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+def run_and_exit(function: Callable[..., int | None], *arguments: Any) -> NoReturn:
+    """Run all that a process does, and end it without what an interpreter does at its end.
+
+    A forked process must not run what the one it came from has registered for its end; and threads
+    that environments have left behind must not keep a worker alive.
+    """
+    code = 1
+    try:
+        code = function(*arguments) or 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code & 0xFF)
