@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shoal
-from shoal.registry.recipe import make_nethack
+from shoal.registry.recipes import make_nethack
 from shoal.registry.recipes.make_nethack import COLUMNS, FAR, ROWS, Level, create
 
 FREE, DOOR, DARK, CORRIDOR, FLOOR, DOWN, GOLD = (1 << i for i in range(7))

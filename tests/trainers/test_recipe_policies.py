@@ -12,7 +12,7 @@ import shoal
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
 from shoal.registry.names import load_named
-from shoal.registry.recipe import make_nethack
+from shoal.registry.recipes import make_nethack
 from shoal.trainers import nethack, nmmo
 from shoal.trainers.command import parse_train
 from shoal.trainers.config import Config
