@@ -240,7 +240,7 @@ def nmmo(rounds: int, steps: int) -> list[list[str]]:
         profile=True,
     )
     layout = vector.action_layout
-    rows = {"actions": layout.flat.zeros(vector.num_agents)}
+    rows = {"actions": layout.flat.zeros(vector.num_rows)}
     choose = RandomActions(layout, seed=0)
     bare_rates, rates, factors, parts, bare_costs, costs = [], [], [], [], [], []
     for i in range(rounds + 1):

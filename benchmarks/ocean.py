@@ -98,7 +98,7 @@ CASES = {
 
 def random_actions(vector: Any) -> list[np.ndarray]:
     random = np.random.default_rng(0)
-    space, rows = vector.single_action_space, vector.num_agents
+    space, rows = vector.single_action_space, vector.num_rows
     made = []
     for _ in range(NUM_ACTIONS):
         if hasattr(space, "nvec"):
@@ -121,7 +121,7 @@ def by_engine(vector: Any, repeat: int) -> Callable[[], int]:
             backend.post(0, None, None, actions[turn % NUM_ACTIONS])
             turn += 1
             backend.wait(None)
-        return repeat * vector.num_agents
+        return repeat * vector.num_rows
 
     return run
 
@@ -135,7 +135,7 @@ def by_vector(vector: Any, repeat: int) -> Callable[[], int]:
         for _ in range(repeat):
             vector.step(actions[turn % NUM_ACTIONS])
             turn += 1
-        return repeat * vector.num_agents
+        return repeat * vector.num_rows
 
     return run
 
@@ -185,7 +185,7 @@ def measure(name: str, case: Case, count: int) -> dict[str, list[float]]:
             made.reset()
             return made
 
-        agents = make().num_agents
+        agents = make().num_rows
         repeat = max(1, 8192 // agents)
         # What runs in this thread alone is timed by its own clock: others may have the core.
         alone = {
@@ -279,7 +279,7 @@ def main() -> None:
         results[name] = {
             "rates": {way: statistics.median(each) for way, each in found.items()},
             "rounds": found,
-            "agents": vector.num_agents,
+            "agents": vector.num_rows,
             "hand-over": hand_over(7 if args.quick else 31),
             "two threads": gain(found, "two threads", "one thread"),
             "Vector.step, two threads": gain(

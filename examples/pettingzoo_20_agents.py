@@ -57,7 +57,7 @@ if __name__ == "__main__":
             masks.append(torch.from_numpy(batch.masks))  # False: dead, or a step that only reset
             ends.append(torch.from_numpy(batch.terminations | batch.truncations))
 
-        returns, following = [], torch.zeros(vector.num_agents)
+        returns, following = [], torch.zeros(vector.num_rows)
         for reward, end in zip(reversed(rewards), reversed(ends)):
             following = reward + 0.8 * following * ~end
             returns.insert(0, following)
@@ -76,7 +76,7 @@ if __name__ == "__main__":
         means.append(vector.statistics()["return"])
 
     seconds = time.perf_counter() - start
-    agent_steps = args.iterations * args.num_steps * vector.num_agents
+    agent_steps = args.iterations * args.num_steps * vector.num_rows
     print(f"{agent_steps / seconds:,.0f} agent steps per second, learning included")
     print(f"mean return of an agent: {means[0]:.1f} at first, {means[-1]:.1f} at last")
     vector.close()

@@ -169,7 +169,7 @@ def test_self_play_in_turns():
     games = [Game(5 + i, 0) for i in range(count)]
     for game in games:
         game.reset()
-    assert vector.num_agents == 2 * count
+    assert vector.num_rows == 2 * count
     random, over, acted = (
         np.random.default_rng(0),
         np.zeros(count, bool),

@@ -141,7 +141,7 @@ def test_disabled_autoreset_and_reset_masks(walk):
 
 def test_agents_that_end_come_back_or_are_absent(countdown):
     vector = shoal.vectorize(countdown, 2, autoreset="next_step", seed=0)
-    assert (vector.agents_per_env, vector.num_agents) == (4, 8)
+    assert (vector.agents_per_env, vector.num_rows) == (4, 8)
     vector.reset()
     assert vector.occupants.tolist() == [0, 1, 2, 3] * 2
     ends, lengths = [], []
@@ -207,7 +207,7 @@ def digest(vector, steps: int, begin=None, seed: int = 0) -> str:
     else:
         vector.set_state(begin)
     for _ in range(steps):
-        actions = random.integers(0, 2, vector.num_agents)
+        actions = random.integers(0, 2, vector.num_rows)
         for array in vector.step(actions)[:4]:
             sums.update(array.tobytes())
         sums.update(vector.episode_returns.tobytes())

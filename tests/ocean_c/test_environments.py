@@ -27,7 +27,7 @@ def agents(name: str) -> int:
 def random_actions(vector, random: np.random.Generator):
     """Actions within the space, legal where the environment says what is."""
     space = vector.single_action_space
-    rows = vector.num_agents
+    rows = vector.num_rows
     if vector.action_masks.shape[1] and not vector.action_masks.all():
         masks = vector.action_masks
         choices = getattr(space, "nvec", None)

@@ -42,7 +42,7 @@ def learn(make, seed, updates, vector_options=None, **options):
     vector = shoal.vectorize(
         make, config["num_envs"], backend="serial", seed=seed, **(vector_options or {})
     )
-    config["total_steps"] = updates * config["horizon"] * vector.num_agents
+    config["total_steps"] = updates * config["horizon"] * vector.num_rows
     states, metrics = [], []
     try:
         train(
@@ -63,7 +63,7 @@ def play(policy, make, steps, greedy=False, vector_options=None):
     vector = shoal.vectorize(make, 20, backend="serial", seed=10_000, **(vector_options or {}))
     generator = torch.Generator().manual_seed(0)
     observations, _ = vector.reset()
-    state, starts = None, np.ones(vector.num_agents, bool)
+    state, starts = None, np.ones(vector.num_rows, bool)
     total = count = 0.0
     for _ in range(steps):
         actions, state = act(

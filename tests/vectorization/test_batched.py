@@ -86,7 +86,7 @@ def play(mine, reference, mode, steps, check_infos=True):
 def test_it_is_what_one_copy_after_the_other_gives(mode):
     mine = shoal.vectorize(TorchWalk(5), autoreset=mode, debug=True)
     reference = shoal.vectorize(Walk, 5, backend="serial", autoreset=mode)
-    assert (mine.backend, mine.num_envs, mine.num_agents) == ("batched", 5, 5)
+    assert (mine.backend, mine.num_envs, mine.num_rows) == ("batched", 5, 5)
     assert mine.metadata["autoreset_mode"] is AutoresetMode[mode.upper()]
     for name in ("observation_space", "action_space"):
         assert getattr(mine, name) == getattr(reference, name)

@@ -59,7 +59,7 @@ def play(vector, steps, seed=None):
         For each environment, what each of its first `steps` steps delivered.
     """
     agents, size = vector.agents_per_env, vector.batch_size
-    space = batch_space(vector.single_action_space, vector.num_agents)
+    space = batch_space(vector.single_action_space, vector.num_rows)
     space.seed(1)
     table = [space.sample() for _ in range(97)]
     records = [[] for _ in range(vector.num_envs)]
@@ -94,7 +94,7 @@ def play(vector, steps, seed=None):
                     "action_masks": vector.action_masks[rows].tolist(),
                     "episode_returns": vector.episode_returns[rows].tolist(),
                     "episode_lengths": vector.episode_lengths[rows].tolist(),
-                    "infos": [one_row(batch.infos, row) for row in range(vector.num_agents)[rows]],
+                    "infos": [one_row(batch.infos, row) for row in range(vector.num_rows)[rows]],
                 }
             )
         return env_ids

@@ -731,7 +731,7 @@ def test_action_masks_of_infos(workers):
 def test_a_turn_based_game_follows_its_own_loop(workers):
     """Random legal moves in connect four, several games after each other."""
     vector = shoal.vectorize("pettingzoo.classic.connect_four_v3", 2, seed=0, **workers)
-    assert (vector.num_envs, vector.agents_per_env, vector.num_agents) == (2, 2, 4)
+    assert (vector.num_envs, vector.agents_per_env, vector.num_rows) == (2, 2, 4)
     assert vector.agents == ["player_0", "player_1"]
     game = connect_four_v3.env()
     game.reset(seed=0)
@@ -816,7 +816,7 @@ def test_infos_as_a_list_tell_the_same(workers, create, mode):
     for step in range(80):
         calls = [vector.step(actions) if step else vector.reset() for vector in vectors]
         together, each = (call[-1] for call in calls)
-        rows = range(vectors[0].num_agents)
+        rows = range(vectors[0].num_rows)
         assert [as_list(info) for info in each] == [row_of(together, row) for row in rows]
         told += sum(map(bool, each))
         finals += sum("final_info" in info for info in each)

@@ -453,7 +453,7 @@ def test_a_wrapper_is_a_vector():
     inner = vector(Walk, 3)
     ours = ClipReward(FrameStack(inner, 2))
     assert isinstance(ours, gymnasium.vector.VectorEnv) and ours.unwrapped is inner
-    assert (ours.num_agents, ours.batch_size, ours.agents_per_env) == (3, 3, 1)
+    assert (ours.num_rows, ours.batch_size, ours.agents_per_env) == (3, 3, 1)
     assert ours.single_observation_space.shape == (2, 2, 3)
     assert ours.observation_space.shape == (3, 2, 2, 3)
     observations, _ = ours.reset(seed=0)

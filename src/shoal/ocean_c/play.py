@@ -91,7 +91,7 @@ def play(
     known = {key for element in bindings for key in element}
     random = np.random.default_rng(seed)
     observations, _ = vector.reset(seed=seed)
-    starts = np.ones(vector.num_agents, bool)
+    starts = np.ones(vector.num_rows, bool)
     before: Drawing | None = None
     seen: dict[str, Any] = {"reward": 0.0, "return": 0.0, "length": 0, "note": "", "last": ""}
     done = {"steps": 0.0, "episodes": 0.0, "return": 0.0}
@@ -128,7 +128,7 @@ def play(
                     next((value for key, value in keys.items() if key in held), rest)
                     for keys, rest in zip(bindings, idle)
                 ]
-                flat = actions.reshape(vector.num_agents, -1)
+                flat = actions.reshape(vector.num_rows, -1)
                 flat[0] = own
             observations, rewards, terminations, truncations, infos = vector.step(actions)
             starts = terminations | truncations
@@ -151,7 +151,7 @@ def play(
 
 def random_actions(vector: Any, spec: Spec, random: np.random.Generator) -> np.ndarray:
     """Random actions of all agents, legal ones where the environment says which are."""
-    rows = vector.num_agents
+    rows = vector.num_rows
     lows = np.concatenate([field.low.reshape(-1) for field in spec.actions])
     highs = np.concatenate([field.high.reshape(-1) for field in spec.actions])
     shape = vector.action_space.shape
@@ -247,7 +247,7 @@ def record(
     spec = vector._backend.spec
     random = np.random.default_rng(seed)
     observations, _ = vector.reset(seed=seed)
-    starts = np.ones(vector.num_agents, bool)
+    starts = np.ones(vector.num_rows, bool)
     before: Drawing | None = None
     writer: Any = imageio.get_writer(path, **options)
     with writer:

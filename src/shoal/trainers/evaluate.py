@@ -160,7 +160,7 @@ def play(
     lives: list[list[float]] = [[] for _ in range(num_envs)]
     ended: list[list[tuple[float, int]]] = [[] for _ in range(num_envs)]  # agents, this episode
     observations, _ = vector.reset()
-    starts = np.ones(vector.num_agents, bool)
+    starts = np.ones(vector.num_rows, bool)
     missing = int(quotas.sum())
     show()
     while True:
@@ -171,7 +171,7 @@ def play(
         for row in np.flatnonzero((batch.terminations | batch.truncations) & batch.masks):
             ended[row // agents].append((vector.episode_returns[row], vector.episode_lengths[row]))
         over = ~vector.acting.reshape(num_envs, agents).any(axis=1)
-        starts = np.zeros(vector.num_agents, bool)
+        starts = np.zeros(vector.num_rows, bool)
         if not over.any():
             continue
         for i in np.flatnonzero(over):
@@ -196,7 +196,7 @@ def play(
 def random_chooser(vector: Any, seed: int) -> Callable[[np.ndarray, np.ndarray], Any]:
     """Random legal actions."""
     layout = vector.action_layout
-    rows = {"actions": layout.flat.zeros(vector.num_agents)}
+    rows = {"actions": layout.flat.zeros(vector.num_rows)}
     fill = RandomActions(layout, seed)
     view = layout.flat.view(rows["actions"])
 

@@ -170,7 +170,7 @@ class Collector:
 
     def __init__(self, vector: Any, kind: Distribution, config: Config, policy: Any, device: Any):
         self.vector, self.kind, self.config, self.device = vector, kind, config, device
-        n = vector.num_agents
+        n = vector.num_rows
         self.layout: Layout = vector.observation_layout
         horizon = config.horizon or default_horizon(n * world_size())
         self.capacity = n * horizon
@@ -377,13 +377,13 @@ class Collector:
 # -- the policy ------------------------------------------------------------------------------------
 
 
-def default_horizon(num_agents: int) -> int:
+def default_horizon(num_rows: int) -> int:
     """The horizon of a config that names none.
 
     With many agents a rollout of 128 steps each would be so large that a run of usual length has
     only a few updates.
     """
-    return int(np.clip(16_384 // num_agents, 8, 128))
+    return int(np.clip(16_384 // num_rows, 8, 128))
 
 
 def typed(rows: Tensor, layout: Layout) -> Tensor:

@@ -415,7 +415,7 @@ def put_actions(cnp.ndarray target, actions, Bounds bounds, bint copy=True):
 
 
 cdef class EpisodeLog:
-    """Sums over the episodes that have ended, whoever of `num_agents` agents they were of."""
+    """Sums over the episodes that have ended, whoever of `num_rows` agents they were of."""
 
     cdef Py_ssize_t episodes, agents_per_env
     cdef double returns, seconds
@@ -423,9 +423,9 @@ cdef class EpisodeLog:
     cdef cnp.ndarray begun      # of each agent's episode: when (float64)
     cdef dict metrics           # name: [sum, count]
 
-    def __cinit__(self, Py_ssize_t num_agents, Py_ssize_t agents_per_env):
+    def __cinit__(self, Py_ssize_t num_rows, Py_ssize_t agents_per_env):
         self.agents_per_env = agents_per_env
-        self.begun = np.full(num_agents, time.perf_counter())
+        self.begun = np.full(num_rows, time.perf_counter())
         self.metrics = {}
 
     def restart(self, agents):

@@ -55,7 +55,7 @@ class Vector(VectorEnv):
     Attributes:
         num_envs: environments.
         agents_per_env: rows of each environment; 1 for single-agent ones.
-        num_agents: rows of all environments: ``num_envs * agents_per_env``.
+        num_rows: rows of all environments: ``num_envs * agents_per_env``.
         batch_size: environments in what one `recv` returns; ``num_envs`` unless it is a pool.
         backend: ``"serial"``, ``"multiprocess"``, ``"pool"``, ``"native"``, ``"batched"`` or
             ``"ray"``.
@@ -99,7 +99,7 @@ class Vector(VectorEnv):
         self.num_envs = backend.num_envs
         self.batch_size = backend.batch_size
         self.agents_per_env = description["agents_per_env"]
-        self.num_agents = self.num_envs * self.agents_per_env
+        self.num_rows = self.num_envs * self.agents_per_env
         self.agents = description["agents"]
         self.observation_layout = Layout.from_json(description["observation_layout"], "obs")
         self.action_layout = ActionLayout(Layout.from_json(description["action_layout"], "action"))
@@ -140,10 +140,10 @@ class Vector(VectorEnv):
         # Threads copy the actions of `step` themselves, each those of its own environments. (Those
         # of `send` may change before they come to it.)
         self._lends = backend.name == "native"
-        self._rows = np.arange(self.num_agents).reshape(self.num_envs, self.agents_per_env)
-        self._all_rows = np.arange(self.num_agents)
+        self._rows = np.arange(self.num_rows).reshape(self.num_envs, self.agents_per_env)
+        self._all_rows = np.arange(self.num_rows)
         self.env_ids = np.arange(self.batch_size)
-        self._episodes = EpisodeLog(self.num_agents, self.agents_per_env)
+        self._episodes = EpisodeLog(self.num_rows, self.agents_per_env)
 
     # -- all environments at once -------------------------------------------------------------
 
@@ -586,7 +586,7 @@ class Vector(VectorEnv):
 
     def _write_actions(self, actions: Any, rows: Any) -> None:
         """Check actions, and only then put them where the environments find them."""
-        count = self.num_agents if isinstance(rows, slice) else len(rows)
+        count = self.num_rows if isinstance(rows, slice) else len(rows)
         self._actions[rows] = action_rows(self.action_layout, actions, count)
 
     def _post(

@@ -146,9 +146,9 @@ class StickyAction(Wrapper):
         self.probability, self.duration = probability, (least, most)
         self.rng = np.random.default_rng(seed)
         self.taken: Any = None
-        self._left = np.zeros(env.num_agents, np.int64)  # steps for which each row still repeats
-        self._acted = np.zeros(env.num_agents, bool)  # it has a last action, of this episode
-        self._last = env.action_layout.flat.zeros(env.num_agents)
+        self._left = np.zeros(env.num_rows, np.int64)  # steps for which each row still repeats
+        self._acted = np.zeros(env.num_rows, bool)  # it has a last action, of this episode
+        self._last = env.action_layout.flat.zeros(env.num_rows)
 
     def send(self, actions: Any, env_ids: Any = None, *, keep_others: bool = False) -> None:
         rows = rows_of(self.env_ids if env_ids is None else env_ids, self.agents_per_env)

@@ -62,7 +62,7 @@ class Wrapper(VectorWrapper):
         self.vector = env.unwrapped  # the innermost, which knows of its last batch
         # Rows that the next batch only repeats: of environments that a partial reset, or a step
         # with `keep_others`, leaves alone.
-        self._kept = np.zeros(self.vector.num_agents, np.bool_)
+        self._kept = np.zeros(self.vector.num_rows, np.bool_)
         self._any_kept = False
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:

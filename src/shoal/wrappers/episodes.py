@@ -41,8 +41,8 @@ class EpisodeStatistics(Wrapper):
         self.return_queue: deque[float] = deque(maxlen=buffer_length)
         self.length_queue: deque[int] = deque(maxlen=buffer_length)
         self.time_queue: deque[float] = deque(maxlen=buffer_length)
-        self._returns = np.zeros(env.num_agents)
-        self._begun = np.full(env.num_agents, time.perf_counter())
+        self._returns = np.zeros(env.num_rows)
+        self._begun = np.full(env.num_rows, time.perf_counter())
 
     def receive(self, batch: Batch) -> Batch:
         rows, valid, now = batch.agent_ids, self.transitions(batch), time.perf_counter()

@@ -132,7 +132,7 @@ class FrameStack(ObservationWrapper):
         self.num_frames, self.padding = num_frames, padding
         # Four stacks long: where all move on, the last two that were returned are left alone.
         self._pool = env.batch_size != env.num_envs
-        self._ring = frame.zeros(env.num_agents, num_frames if self._pool else 4 * num_frames)
+        self._ring = frame.zeros(env.num_rows, num_frames if self._pool else 4 * num_frames)
         self._at = 0  # where the rows' stacks begin
 
     def observe(

@@ -216,7 +216,7 @@ class AgentRows(Wrapper):
     @property
     def num_envs(self) -> int:  # type: ignore[override]
         """The number of agent rows."""
-        return self.env.num_agents
+        return self.env.num_rows
 
     @property
     def env_ids(self) -> np.ndarray:

@@ -72,7 +72,7 @@ class NormalizeReward(Wrapper):
 
     Attributes:
         running: a `RunningMeanVar` of the returns.
-        returns: the discounted return of each agent row so far (float64, ``(num_agents,)``).
+        returns: the discounted return of each agent row so far (float64, ``(num_rows,)``).
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class NormalizeReward(Wrapper):
         super().__init__(env)
         self.gamma, self.epsilon, self.update = gamma, epsilon, update
         self.running = RunningMeanVar()
-        self.returns = np.zeros(env.num_agents)
+        self.returns = np.zeros(env.num_rows)
 
     def receive(self, batch: Batch) -> Batch:
         valid = self.transitions(batch)
@@ -126,7 +126,7 @@ class DeltaReward(Wrapper):
 
     def __init__(self, env: Any):
         super().__init__(env)
-        self._last = np.zeros(env.num_agents)
+        self._last = np.zeros(env.num_rows)
 
     def receive(self, batch: Batch) -> Batch:
         rows, valid = batch.agent_ids, self.transitions(batch)
@@ -155,7 +155,7 @@ class RewardComponents(Wrapper):
         super().__init__(env)
         self.names = list(weights)
         self._weights = np.array(list(weights.values())) if isinstance(weights, Mapping) else None
-        self._sums = np.zeros((env.num_agents, len(self.names)))
+        self._sums = np.zeros((env.num_rows, len(self.names)))
         self.components = np.zeros((0, len(self.names)))
 
     def receive(self, batch: Batch) -> Batch:

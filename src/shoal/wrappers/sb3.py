@@ -103,7 +103,7 @@ class ShoalVecEnv(VecEnv):
         self._masks_in_observations = isinstance(own, spaces.Dict) and "action_mask" in own.spaces
         self._masks_in_infos = True  # for all that is known before there are any
         self._asks_for_masks: bool | None = None
-        super().__init__(vector.num_agents, space, from_zero(self._flat_actions))
+        super().__init__(vector.num_rows, space, from_zero(self._flat_actions))
         self.metadata = self.get_attr("metadata", 0)[0]
 
     # -- episodes -----------------------------------------------------------------------------
