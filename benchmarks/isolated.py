@@ -223,8 +223,8 @@ def version_of(python: str) -> str:
 def nmmo(rounds: int, steps: int) -> list[list[str]]:
     """Rows of the table of Neural MMO; none if it isn't installed."""
     import shoal
-    from shoal.rows.actions import RandomActions
     from shoal.registry.recipe import find
+    from shoal.rows.actions import RandomActions
 
     recipe = find("nmmo")
     if recipe is None or not recipe.interpreter.exists():

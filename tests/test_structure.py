@@ -21,7 +21,16 @@ CYTHON = sorted(PACKAGE.rglob("*.py[xd]"))
 # Data flows one way, and each part may import only what stands before it. The names are those of
 # the folders and top-level modules; "shoal" is the package itself with its lazy names, which only
 # the command may use: within the package it would hide an import against the arrow.
-STAIR = "errors", "rows", "emulation", "ocean_c", "registry", "vectorization", "wrappers", "trainers"
+STAIR = (
+    "errors",
+    "rows",
+    "emulation",
+    "ocean_c",
+    "registry",
+    "vectorization",
+    "wrappers",
+    "trainers",
+)
 ALLOWED = {part: set(STAIR[:i]) for i, part in enumerate(STAIR)} | {
     "ocean_c": {"errors", "rows"},
     "shoal": set(STAIR),

@@ -486,8 +486,8 @@ def env_list(args: argparse.Namespace) -> int:
 
 
 def named_recipe(name: str) -> Any:
-    from shoal.registry import recipe as recipes
     from shoal.errors import did_you_mean
+    from shoal.registry import recipe as recipes
 
     recipe = recipes.find(name)
     if recipe is None:

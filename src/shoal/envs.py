@@ -19,7 +19,9 @@ __all__ = ["names"]
 
 def names() -> list[str]:
     """The environments that come with Shoal."""
-    return sorted(path.stem for path in (Path(__file__).parent / "ocean_c" / "environments").glob("*.c"))
+    return sorted(
+        path.stem for path in (Path(__file__).parent / "ocean_c" / "environments").glob("*.c")
+    )
 
 
 for _name in names():

@@ -8,8 +8,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import shoal
 from shoal.emulation.loop import DISABLED, NEXT_STEP, SAME_STEP, Buffers, EnvLoop
-from shoal.rows.fields import zero_rows
 from shoal.errors import EmulationError
+from shoal.rows.fields import zero_rows
 
 GYMNASIUM = {
     NEXT_STEP: AutoresetMode.NEXT_STEP,

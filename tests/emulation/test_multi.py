@@ -25,8 +25,8 @@ from pettingzoo.test.example_envs import (
 
 import shoal
 from shoal.emulation.loop import DISABLED, NEXT_STEP, SAME_STEP, Buffers, EnvLoop
-from shoal.rows.fields import zero_rows
 from shoal.errors import ActionError, EmulationError, EnvCheckError, LayoutError
+from shoal.rows.fields import zero_rows
 
 # -- PettingZoo's own tests -------------------------------------------------------------------
 
@@ -735,10 +735,7 @@ def same(a, b):
 def test_every_value_of_various_agents_arrives(form, pad):
     bare = Various()
     env = shoal.emulate(bare, form, pad=pad)
-    own = {
-        agent: shoal.rows.actions.ActionLayout.from_space(s)
-        for agent, s in ODD_ACTIONS.items()
-    }
+    own = {agent: shoal.rows.actions.ActionLayout.from_space(s) for agent, s in ODD_ACTIONS.items()}
     observations, _ = env.reset()
     for _ in range(300):
         for agent, observation in observations.items():

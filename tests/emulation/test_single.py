@@ -12,8 +12,8 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 import shoal
-from shoal.rows.fields import zero_rows
 from shoal.errors import ActionError, EmulationError, LayoutError
+from shoal.rows.fields import zero_rows
 
 gymnasium.register_envs(ale_py)
 

@@ -13,10 +13,10 @@ import pytest
 
 import shoal
 from shoal.cli import main
-from shoal.registry import recipe as recipes
-from shoal.registry.install import diagnose, install, reason
 from shoal.errors import ConfigError, InstallError, UnknownEnvError
 from shoal.ocean_c.find import own_names
+from shoal.registry import recipe as recipes
+from shoal.registry.install import diagnose, install, reason
 
 OWN = ".".join(map(str, sys.version_info[:2]))
 CODE = """

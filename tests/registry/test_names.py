@@ -9,9 +9,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from shoal.errors import EmulationError, UnknownEnvError
 from shoal.registry import names as make
 from shoal.registry.names import creator
-from shoal.errors import EmulationError, UnknownEnvError
 
 FILE = """
 from dataclasses import dataclass

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shoal
+from shoal.errors import ActionError, LayoutError
 from shoal.rows.actions import (
     MOST_MASKED,
     ActionLayout,
@@ -17,7 +18,6 @@ from shoal.rows.actions import (
     choose_legal,
     flat_mask,
 )
-from shoal.errors import ActionError, LayoutError
 from tests.rows.space_list import SPACES, box, full, same
 
 INF = np.inf

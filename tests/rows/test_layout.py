@@ -12,8 +12,8 @@ from gymnasium import spaces
 from gymnasium.spaces.utils import flatten
 from hypothesis import given, settings
 
-from shoal.rows.layout import Layout
 from shoal.errors import LayoutError
+from shoal.rows.layout import Layout
 from tests.rows.space_list import SPACES, arrays, box, flat, full, merge, same, values
 
 by_space = pytest.mark.parametrize("name", SPACES)

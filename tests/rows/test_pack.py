@@ -11,11 +11,11 @@ from gymnasium import spaces
 from gymnasium.spaces import GraphInstance
 from hypothesis import given, settings
 
+from shoal.errors import LayoutError
 from shoal.rows import pack
 from shoal.rows.layout import Layout
 from shoal.rows.pack import Packer
 from shoal.rows.values import NumpyPacker
-from shoal.errors import LayoutError
 from tests.rows.space_list import SPACES, arrays, bounds, box, full, merge, same, values
 
 

@@ -7,8 +7,8 @@ import torch
 from gymnasium import spaces
 from torch import distributions
 
-from shoal.rows.actions import ActionLayout, is_discrete
 from shoal.errors import ConfigError
+from shoal.rows.actions import ActionLayout, is_discrete
 from shoal.trainers.distributions import Distribution
 
 SPACES = {

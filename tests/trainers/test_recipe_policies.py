@@ -9,10 +9,10 @@ import torch
 from gymnasium import spaces
 
 import shoal
-from shoal.rows.actions import ActionLayout
-from shoal.rows.layout import Layout
 from shoal.registry.names import load_named
 from shoal.registry.recipes import make_nethack
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
 from shoal.trainers import nethack, nmmo
 from shoal.trainers.command import parse_train
 from shoal.trainers.config import Config

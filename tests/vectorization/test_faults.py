@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.registry.names import Creator
 from shoal.errors import (
     ClosedError,
     EmulationError,
@@ -26,6 +25,7 @@ from shoal.errors import (
     StepTimeoutError,
     WorkerDied,
 )
+from shoal.registry.names import Creator
 from shoal.vectorization import vectorize
 from tests.other_python import old_python, plain_python
 from tests.vectorization import faulty

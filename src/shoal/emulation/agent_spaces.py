@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shoal.rows.actions import ActionLayout, choices, is_discrete
-from shoal.rows.layout import Layout, box_spec, choice_spec
 from shoal.emulation.interfaces import unwrapped
 from shoal.emulation.parallel import as_parallel, space_of
 from shoal.errors import EmulationError
+from shoal.rows.actions import ActionLayout, choices, is_discrete
+from shoal.rows.layout import Layout, box_spec, choice_spec
 
 __all__ = ["AgentSpaces", "agents_of"]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.emulation import is_multi_agent, require_environment
-from shoal.rows.actions import ActionLayout
 from shoal.emulation.agent_spaces import AgentSpaces, agents_of
-from shoal.rows.layout import Layout
+from shoal.emulation.interfaces import OldEnv, is_of_gymnasium, reproducible
 from shoal.emulation.loop import SingleDriver
 from shoal.emulation.multi_loop import MultiDriver
-from shoal.emulation.interfaces import OldEnv, is_of_gymnasium, reproducible
 from shoal.errors import EmulationError
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
 
 __all__ = ["BareEnv", "BareMultiEnv", "bare"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from shoal.errors import EmulationError
 from shoal.rows.actions import ActionLayout, flat_mask
 from shoal.rows.layout import Layout
 from shoal.rows.values import RowPacker
-from shoal.errors import EmulationError
 
 __all__ = [
     "Buffers",

@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from shoal.rows.actions import ActionLayout
 from shoal.emulation.agent_spaces import AgentSpaces, agents_of, own_row
-from shoal.rows.layout import Layout
+from shoal.emulation.interfaces import unwrapped
 from shoal.emulation.loop import Buffers
 from shoal.emulation.multi_loop import MultiDriver
-from shoal.emulation.interfaces import unwrapped
-from shoal.rows.fields import zero_rows
 from shoal.errors import ActionError, LayoutError
+from shoal.rows.actions import ActionLayout
+from shoal.rows.fields import zero_rows
+from shoal.rows.layout import Layout
 
 __all__ = ["EmulatedMultiEnv", "Group"]
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from shoal.emulation import agent_spaces as common
-from shoal.rows.actions import ActionLayout, flat_mask
-from shoal.rows.layout import Layout
 from shoal.emulation.loop_numpy import Buffers, Decoder, Driver, call_reset, find_mask
 from shoal.emulation.parallel import OldParallelEnv, TurnBasedEnv, as_parallel
 from shoal.errors import EmulationError, LayoutError
+from shoal.rows.actions import ActionLayout, flat_mask
+from shoal.rows.layout import Layout
 
 __all__ = ["MultiDriver"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from shoal.rows.actions import RandomActions
 from shoal.emulation.loop import SAME_STEP, Buffers, EnvLoop
+from shoal.rows.actions import RandomActions
 from shoal.rows.fields import zero_rows
 
 __all__ = ["Overhead", "measure_overhead"]

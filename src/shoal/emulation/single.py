@@ -11,12 +11,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from shoal.rows.actions import ActionLayout
-from shoal.rows.layout import Layout
-from shoal.emulation.loop import DISABLED, Buffers, EnvLoop, SingleDriver
 from shoal.emulation.interfaces import OldEnv, reproducible, unwrapped
-from shoal.rows.fields import zero_rows
+from shoal.emulation.loop import DISABLED, Buffers, EnvLoop, SingleDriver
 from shoal.errors import LayoutError
+from shoal.rows.actions import ActionLayout
+from shoal.rows.fields import zero_rows
+from shoal.rows.layout import Layout
 
 __all__ = ["EmulatedEnv", "OldGymEnv", "SeededNetHack"]
 

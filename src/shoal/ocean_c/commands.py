@@ -39,7 +39,9 @@ def _add(
 
 def new(args: argparse.Namespace) -> int:
     path = Path(args.name).with_suffix(".c")
-    if not path.stem.isidentifier() or path.stem in {p.stem for p in (HERE / "environments").glob("*.c")}:
+    if not path.stem.isidentifier() or path.stem in {
+        p.stem for p in (HERE / "environments").glob("*.c")
+    }:
         raise EnvModuleError(f"{path.stem!r} can't be a name of yours: take a new word")
     if path.exists():
         raise EnvModuleError(f"{path} exists already")

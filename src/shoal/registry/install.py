@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shoal.registry.recipe import Recipe
 from shoal.errors import InstallError
+from shoal.registry.recipe import Recipe
 
 __all__ = ["diagnose", "install"]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.errors import ActionError, LayoutError
 from shoal.rows.layout import (
     ARRAYS,
     Layout,
@@ -25,7 +26,6 @@ from shoal.rows.layout import (
     leaf_spec,
     where,
 )
-from shoal.errors import ActionError, LayoutError
 
 __all__ = ["ActionLayout"]
 

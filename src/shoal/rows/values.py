@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from shoal.errors import LayoutError
 from shoal.rows.layout import (
     ARRAYS,
     Layout,
@@ -25,7 +26,6 @@ from shoal.rows.layout import (
     step,
     where,
 )
-from shoal.errors import LayoutError
 
 __all__ = ["NumpyPacker", "RowPacker"]
 

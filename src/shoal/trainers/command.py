@@ -21,8 +21,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from shoal.registry import recipe as recipes
 from shoal.errors import ConfigError, RunError, did_you_mean
+from shoal.registry import recipe as recipes
 from shoal.trainers.config import Config, from_dict, to_dict, typed
 from shoal.trainers.dashboard import duration, open_display
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shoal.rows.actions import ActionLayout, all_choices, is_discrete
 from shoal.errors import ConfigError
+from shoal.rows.actions import ActionLayout, all_choices, is_discrete
 
 __all__ = ["Actions", "Distribution"]
 

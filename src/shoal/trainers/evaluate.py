@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from shoal.errors import CheckpointError, ConfigError
 from shoal.rows.actions import RandomActions
 from shoal.rows.layout import Layout
-from shoal.errors import CheckpointError, ConfigError
 from shoal.vectorization import vectorize
 
 __all__ = ["check_spaces", "evaluate"]

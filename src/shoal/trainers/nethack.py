@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shoal.registry.recipes.make_nethack import DOWN, GOLD, NUM_GLYPHS
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
-from shoal.registry.recipes.make_nethack import DOWN, GOLD, NUM_GLYPHS
 from shoal.trainers.config import Config
 from shoal.trainers.policies import ActionHead, linear
 

@@ -36,10 +36,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shoal.errors import CheckpointError, ConfigError, NotFiniteError
+from shoal.registry.names import load_named
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout, where
-from shoal.registry.names import load_named
-from shoal.errors import CheckpointError, ConfigError, NotFiniteError
 from shoal.trainers.advantage import advantages
 from shoal.trainers.config import Config, from_dict, to_dict
 from shoal.trainers.distributions import Actions, Distribution

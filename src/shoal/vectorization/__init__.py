@@ -106,10 +106,10 @@ def vectorize(
     from shoal.registry.recipe import resolve
     from shoal.vectorization.auto import choose_workers
     from shoal.vectorization.backends.batched import BatchedBackend, find_batched, make_batched
-    from shoal.vectorization.engine import usable_cores
-    from shoal.vectorization.backends.serial import SerialBackend
-    from shoal.vectorization.vector import Vector
     from shoal.vectorization.backends.processes import ProcessBackend
+    from shoal.vectorization.backends.serial import SerialBackend
+    from shoal.vectorization.engine import usable_cores
+    from shoal.vectorization.vector import Vector
 
     if isinstance(env, str) and (recipe := resolve(env)):
         env, env_kwargs = recipe.creator, {**recipe.kwargs, **(env_kwargs or {})}
@@ -329,8 +329,8 @@ def isolated_creators(
     env: Any, num_envs: int | None, env_kwargs: Mapping[str, Any] | None
 ) -> list[Any]:
     """A `Creator` for each environment: all of `env` that another interpreter can take."""
-    from shoal.registry.names import Creator, named
     from shoal.errors import InterpreterError
+    from shoal.registry.names import Creator, named
 
     many = isinstance(env, (list, tuple))
     found = []
@@ -382,9 +382,9 @@ def creator(name: str, **kwargs: Any) -> Callable[[], Any]:
         from shoal.ocean_c.make import make
 
         return functools.partial(make, name, **kwargs)
+    from shoal.errors import UnknownEnvError, near
     from shoal.registry import names as by_name
     from shoal.registry import recipe as recipes
-    from shoal.errors import UnknownEnvError, near
 
     try:
         return by_name.creator(name, **kwargs)

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.rows.actions import ActionLayout
-from shoal.rows.layout import Layout
 from shoal.emulation.loop import Buffers
+from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import row_fields
+from shoal.rows.layout import Layout
 
 __all__ = ["Arena", "INFO_NBYTES"]
 

@@ -13,8 +13,6 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from shoal.rows.actions import ActionLayout
-from shoal.rows.layout import Layout
 from shoal.errors import (
     ActionError,
     ClosedError,
@@ -23,6 +21,8 @@ from shoal.errors import (
     StepTimeoutError,
     WorkerDied,
 )
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
 from shoal.vectorization.info import add_info
 from shoal.vectorization.stepper import GIVEN, KEEP, RESET, STEP, EpisodeLog, collect, put_actions
 

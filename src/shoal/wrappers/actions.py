@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
-from shoal.rows.actions import ActionLayout
 from shoal.errors import ActionError
+from shoal.rows.actions import ActionLayout
 from shoal.vectorization.vector import Batch, action_rows
 from shoal.wrappers.base import Wrapper, rows_of
 

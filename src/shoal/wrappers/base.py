@@ -18,8 +18,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from shoal.rows.layout import Layout
 from shoal.errors import CheckpointError
+from shoal.rows.layout import Layout
 from shoal.vectorization.vector import Batch
 
 __all__ = [

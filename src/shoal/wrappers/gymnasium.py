@@ -36,11 +36,11 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space, create_empty_array, create_shared_memory, iterate
 
-from shoal.rows.layout import ARRAYS, Layout, kind_of
 from shoal.errors import ActionError, LayoutError, StepTimeoutError
+from shoal.rows.layout import ARRAYS, Layout, kind_of
 from shoal.vectorization import vectorize
-from shoal.vectorization.workers import pickle_messages
 from shoal.vectorization.engine import usable_cores
+from shoal.vectorization.workers import pickle_messages
 from shoal.vectorization.workers.group import find_attribute
 from shoal.vectorization.workers.worker import error_message, read_error
 

@@ -18,12 +18,17 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
-from shoal.rows.layout import Layout, Leaf
 from shoal.errors import ActionError, LayoutError
+from shoal.rows.layout import Layout, Leaf
 from shoal.vectorization import vectorize
-from shoal.vectorization.workers.group import call_method, find_attribute, has_attribute, wrapper_names
 from shoal.vectorization.info import split_infos
 from shoal.vectorization.vector import Vector
+from shoal.vectorization.workers.group import (
+    call_method,
+    find_attribute,
+    has_attribute,
+    wrapper_names,
+)
 from shoal.wrappers.raw_env import PLAIN, inside, make_raw, parts_of, skip_reset
 
 __all__ = ["ShoalDummyVecEnv", "ShoalSubprocVecEnv", "ShoalVecEnv"]

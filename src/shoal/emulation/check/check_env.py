@@ -1,7 +1,7 @@
 """`check_env`: a linter for environments, that steps them with random actions.
 
-Every value on the way is verified (`shoal.emulation.check.checking_envs`). Then the beginning is replayed with
-the same seed, with another one and with another clock. `RULES` lists all that can be found.
+Every value on the way is verified (`shoal.emulation.check.checking_envs`). Then the beginning is
+replayed with the same seed, with another seed and with another clock. `RULES` lists all findings.
 
 Workers under another interpreter run this too: Python 3.8 or newer, perhaps without Gymnasium.
 """
@@ -28,10 +28,10 @@ import numpy as np
 from shoal.emulation import is_multi_agent, require_environment
 from shoal.emulation.check.checking_envs import checked
 from shoal.emulation.check.findings import ORDER, RULES, Finding, Log, Report
-from shoal.rows.layout import Layout, kind_of, step
 from shoal.emulation.interfaces import is_of_gymnasium, keywords, reproducible, unwrapped
 from shoal.emulation.parallel import space_of
 from shoal.errors import EnvCheckError, LayoutError
+from shoal.rows.layout import Layout, kind_of, step
 
 __all__ = ["RULES", "Finding", "Report", "check_env"]
 

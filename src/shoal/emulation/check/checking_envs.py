@@ -13,9 +13,9 @@ import numpy as np
 
 from shoal.emulation import is_multi_agent
 from shoal.emulation.check.findings import Log
-from shoal.rows.layout import kind_of, step
 from shoal.emulation.interfaces import is_of_gymnasium
 from shoal.emulation.parallel import as_parallel, space_of
+from shoal.rows.layout import kind_of, step
 
 try:
     from gymnasium import Wrapper

@@ -10,11 +10,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from shoal.rows.actions import ActionLayout
-from shoal.emulation.core import bare
 from shoal.emulation.check.findings import Finding, Report
-from shoal.rows.layout import Layout
+from shoal.emulation.core import bare
 from shoal.emulation.interfaces import OldEnv
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
 
 __all__ = ["faults_of", "layouts_of", "report_from", "show_layouts", "show_overhead"]
 

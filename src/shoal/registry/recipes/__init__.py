@@ -1,3 +1,3 @@
-"""Environments of other packages: one small TOML file each, and the code that makes some of them."""
+"""Environments of other packages: one TOML file each, and the code that makes some of them."""
 
 __all__ = []

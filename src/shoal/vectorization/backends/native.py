@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from shoal.rows.actions import ActionLayout
-from shoal.rows.layout import Layout
 from shoal.errors import EnvCheckError, EnvModuleError, StepTimeoutError
 from shoal.ocean_c.engine import Engine
 from shoal.ocean_c.find import load
 from shoal.ocean_c.single import RENDERING
 from shoal.ocean_c.spaces import action_space, observation_offsets, observation_space
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import num_blocks, usable_cores
 from shoal.vectorization.info import split_infos

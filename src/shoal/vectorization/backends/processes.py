@@ -28,9 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from shoal.rows.actions import ActionLayout
 from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
-from shoal.vectorization.workers import json_messages, pickle_messages
+from shoal.rows.actions import ActionLayout
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import (
     DEAD,
@@ -41,10 +40,8 @@ from shoal.vectorization.engine import (
     num_blocks,
     usable_cores,
 )
-from shoal.vectorization.workers.group import arrays_from, check_same
 from shoal.vectorization.info import InfoReader
 from shoal.vectorization.memory import map_memory
-from shoal.vectorization.workers.process import START_METHODS, UNKNOWN_EXIT, Process, Starter
 from shoal.vectorization.stepper import (
     CALL,
     GOOD_STEPS,
@@ -53,6 +50,9 @@ from shoal.vectorization.stepper import (
     TOO_MANY,
     lose_places,
 )
+from shoal.vectorization.workers import json_messages, pickle_messages
+from shoal.vectorization.workers.group import arrays_from, check_same
+from shoal.vectorization.workers.process import START_METHODS, UNKNOWN_EXIT, Process, Starter
 from shoal.vectorization.workers.worker import CLOSE_FAILED, Outbox, read_error
 
 __all__ = ["ProcessBackend"]

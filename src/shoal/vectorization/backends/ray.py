@@ -17,18 +17,18 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from shoal.rows.actions import ActionLayout
-from shoal.rows.layout import Layout
-from shoal.rows.fields import row_fields
 from shoal.errors import StepTimeoutError, WorkerDied
-from shoal.vectorization.workers import pickle_messages
+from shoal.rows.actions import ActionLayout
+from shoal.rows.fields import row_fields
+from shoal.rows.layout import Layout
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.workers.group import EnvGroup, check_same
-from shoal.vectorization.info import add_info, items_of
-from shoal.vectorization.backends.serial import NUM_BLOCKS
-from shoal.vectorization.stepper import Stepper
-from shoal.vectorization.workers.worker import answer_call, error_message, read_error
 from shoal.vectorization.backends.processes import CLOSE_SECONDS
+from shoal.vectorization.backends.serial import NUM_BLOCKS
+from shoal.vectorization.info import add_info, items_of
+from shoal.vectorization.stepper import Stepper
+from shoal.vectorization.workers import pickle_messages
+from shoal.vectorization.workers.group import EnvGroup, check_same
+from shoal.vectorization.workers.worker import answer_call, error_message, read_error
 
 __all__ = ["RayBackend"]
 

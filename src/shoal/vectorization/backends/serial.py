@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.workers.group import EnvGroup
 from shoal.vectorization.stepper import Stepper
+from shoal.vectorization.workers.group import EnvGroup
 
 __all__ = ["SerialBackend"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from shoal.emulation import emulate
-from shoal.rows.layout import Layout
 from shoal.emulation.loop import EnvLoop
 from shoal.errors import EmulationError
+from shoal.rows.layout import Layout
 
 __all__ = [
     "EnvGroup",

@@ -32,10 +32,10 @@ from typing import Any, NoReturn
 from shoal.emulation import emulate
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import die_with_parent
-from shoal.vectorization.workers.group import EnvGroup, check_same
 from shoal.vectorization.info import InfoWriter
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import Stepper, serve
+from shoal.vectorization.workers.group import EnvGroup, check_same
 
 __all__ = [
     "CLOSE_FAILED",
