@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.emulation.options import EmulationOptions
 
 __all__ = ["emulate"]
 
@@ -42,24 +45,29 @@ def emulate(
         LayoutError: a space has no fixed size and `max_len` gives none; the message names the leaf.
         EmulationError: `env` is no environment, or `max_agents` is missing.
     """
+    from shoal.emulation.options import EmulationOptions
+
+    return emulated(env, EmulationOptions(form, one_hot, max_len, max_agents, pad, debug))
+
+
+def emulated(env: Any, options: EmulationOptions) -> Any:
+    """Emulate an environment; see `emulate` for the options and the errors."""
     from shoal.errors import EmulationError
 
     require_environment(env)
-    if debug:
+    if options.debug:
         from shoal.emulation.check.checking_envs import checked
 
         env = checked(env)
     if is_multi_agent(env):
         from shoal.emulation.multi import EmulatedMultiEnv
 
-        return EmulatedMultiEnv(
-            env, form, one_hot=one_hot, max_len=max_len, max_agents=max_agents, pad=pad
-        )
-    if max_agents is not None or pad:
+        return EmulatedMultiEnv(env, options)
+    if options.max_agents is not None or options.pad:
         raise EmulationError("max_agents and pad are for multi-agent environments only")
     from shoal.emulation.single import EmulatedEnv
 
-    return EmulatedEnv(env, form, one_hot=one_hot, max_len=max_len)
+    return EmulatedEnv(env, options)
 
 
 def require_environment(env: Any) -> None:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shoal.emulation.interfaces import unwrapped
+from shoal.emulation.options import EmulationOptions
 from shoal.emulation.parallel import as_parallel, space_of
 from shoal.errors import EmulationError
 from shoal.rows.actions import ActionLayout, choices, is_discrete
@@ -61,9 +62,8 @@ class AgentSpaces:
             dictionaries ``observation_spaces`` and ``action_spaces``.
         possible_agents: all agents there may be; None if unknown.
         agents: those to make the common layouts for.
-        form, one_hot, max_len: see `shoal.emulate`.
-        pad: give every agent the common spaces; or a pair of spaces (observation, action) to make
-            common ones that hold at least these.
+        options: see `shoal.emulate`. With `pad`, every agent has the common spaces; a pair of
+            layouts there is held by the common ones.
 
     Attributes:
         observation_layout, action_layout: the common layouts.
@@ -75,23 +75,26 @@ class AgentSpaces:
         env: Any,
         possible_agents: list | None,
         agents: Iterable,
-        form: str = "bytes",
-        one_hot: bool = False,
-        max_len: int | Mapping[str, int] | None = None,
-        pad: bool | tuple[Any, Any] = False,
+        options: EmulationOptions,
     ):
         self.env = env
         self.index = None
         if possible_agents is not None:
             self.index = {agent: i for i, agent in enumerate(possible_agents)}
-        self.padded = bool(pad)
-        self._rules = (form, one_hot, max_len)
+        self.padded = bool(options.pad)
+        self._options = options
         self._members: dict[Any, Member] = {}
         # By the identity of both spaces, which the entry keeps alive: agents often share them.
         self._by_space: dict[tuple[int, int], Member] = {}
         found = [self.layouts(agent) for agent in agents]
-        if isinstance(pad, tuple):
-            found.append(self._lay_out(*pad))
+        if isinstance(options.pad, tuple):
+            observation, action = (layout.spec for layout in options.pad)
+            found.append(
+                (
+                    Layout(observation, options.form, options.one_hot, "obs"),
+                    ActionLayout(Layout(action, name="action")),
+                )
+            )
         self.observation_layout, self.action_layout = common_layouts(found)
 
     def slot(self, agent: Any) -> int:
@@ -142,10 +145,16 @@ class AgentSpaces:
         return member
 
     def _lay_out(self, observation: Any, action: Any) -> Layouts:
-        form, one_hot, max_len = self._rules
+        options = self._options
         return (
-            Layout.from_space(observation, form, one_hot=one_hot, max_len=max_len, name="obs"),
-            ActionLayout.from_space(action, max_len),
+            Layout.from_space(
+                observation,
+                options.form,
+                one_hot=options.one_hot,
+                max_len=options.max_len,
+                name="obs",
+            ),
+            ActionLayout.from_space(action, options.max_len),
         )
 
 

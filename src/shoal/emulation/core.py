@@ -12,6 +12,7 @@ from shoal.emulation.agent_spaces import AgentSpaces, agents_of
 from shoal.emulation.interfaces import OldEnv, is_of_gymnasium, reproducible
 from shoal.emulation.loop import SingleDriver
 from shoal.emulation.multi_loop import MultiDriver
+from shoal.emulation.options import EmulationOptions
 from shoal.errors import EmulationError
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
@@ -19,14 +20,14 @@ from shoal.rows.layout import Layout
 __all__ = ["BareEnv", "BareMultiEnv", "bare"]
 
 
-def bare(env: Any, *, max_agents: int | None, pad: Any, debug: bool, **rules: Any) -> Any:
+def bare(env: Any, options: EmulationOptions) -> Any:
     """What a loop needs of an environment; see `shoal.emulate` for the arguments."""
     require_environment(env)
     if is_multi_agent(env):
-        return BareMultiEnv(env, max_agents, pad, rules)
-    if max_agents is not None or pad:
+        return BareMultiEnv(env, options)
+    if options.max_agents is not None or options.pad:
         raise EmulationError("max_agents and pad are for multi-agent environments only")
-    return BareEnv(env, rules)
+    return BareEnv(env, options)
 
 
 class BareEnv:
@@ -40,12 +41,18 @@ class BareEnv:
     agents_per_env = 1
     spec = None  # another Gymnasium's would not be understood
 
-    def __init__(self, env: Any, rules: dict[str, Any]):
+    def __init__(self, env: Any, options: EmulationOptions):
         self.env = env if is_of_gymnasium(env, "Env") else OldEnv(env)
         self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
         self.render_mode = getattr(env, "render_mode", None)
-        self.observation_layout = Layout.from_space(env.observation_space, name="obs", **rules)
-        self.action_layout = ActionLayout.from_space(env.action_space, rules["max_len"])
+        self.observation_layout = Layout.from_space(
+            env.observation_space,
+            options.form,
+            one_hot=options.one_hot,
+            max_len=options.max_len,
+            name="obs",
+        )
+        self.action_layout = ActionLayout.from_space(env.action_space, options.max_len)
 
     def driver(self) -> Any:
         """What a loop needs to step this environment."""
@@ -65,12 +72,12 @@ class BareMultiEnv:
 
     spec = None
 
-    def __init__(self, env: Any, max_agents: int | None, pad: Any, rules: dict[str, Any]):
-        self.agents_per_env, possible, known = agents_of(env, max_agents)
+    def __init__(self, env: Any, options: EmulationOptions):
+        self.agents_per_env, possible, known = agents_of(env, options.max_agents)
         self.possible_agents = possible or ["agent"]
         self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
         self.render_mode = getattr(env, "render_mode", None)
-        self._spaces = AgentSpaces(env, possible, known, pad=pad, **rules)
+        self._spaces = AgentSpaces(env, possible, known, options)
         self.observation_layout = self._spaces.observation_layout
         self.action_layout = self._spaces.action_layout
 

@@ -20,7 +20,6 @@ is ignored (``debug=True`` objects), but infos are passed on.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +31,7 @@ from shoal.emulation.agent_spaces import AgentSpaces, agents_of, own_row
 from shoal.emulation.interfaces import unwrapped
 from shoal.emulation.loop import Buffers
 from shoal.emulation.multi_loop import MultiDriver
+from shoal.emulation.options import EmulationOptions
 from shoal.errors import ActionError, LayoutError
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import zero_rows
@@ -92,28 +92,13 @@ class EmulatedMultiEnv(ParallelEnv):
             `shoal.rows.fields.row_fields`.
     """
 
-    def __init__(
-        self,
-        env: Any,
-        form: str = "bytes",
-        *,
-        one_hot: bool = False,
-        max_len: int | Mapping[str, int] | None = None,
-        max_agents: int | None = None,
-        pad: bool | tuple[Any, Any] = False,
-    ):
-        self._options: dict[str, Any] = {
-            "form": form,
-            "one_hot": one_hot,
-            "max_len": max_len,
-            "max_agents": max_agents,
-            "pad": pad,
-        }
-        self.agents_per_env, possible, known = agents_of(env, max_agents)
+    def __init__(self, env: Any, options: EmulationOptions):
+        self._options = options
+        self.agents_per_env, possible, known = agents_of(env, options.max_agents)
         if possible is not None:
             self.possible_agents = possible
-        self._spaces = AgentSpaces(env, possible, known, form, one_hot, max_len, pad)
-        growable = possible is None and not pad
+        self._spaces = AgentSpaces(env, possible, known, options)
+        growable = possible is None and not options.pad
         self._driver = MultiDriver(self._spaces, self.agents_per_env, growable)
         self.agents: list = []
         self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
@@ -293,7 +278,7 @@ class EmulatedMultiEnv(ParallelEnv):
 
     def __reduce__(self) -> Any:
         """Copies and pickles hold the environment as it is, and begin with a reset."""
-        return functools.partial(EmulatedMultiEnv, **self._options), (self.env,)
+        return EmulatedMultiEnv, (self.env, self._options)
 
     def __repr__(self) -> str:
         return f"<EmulatedMultiEnv{self.env!r}>"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -13,6 +11,7 @@ import numpy as np
 
 from shoal.emulation.interfaces import OldEnv, reproducible, unwrapped
 from shoal.emulation.loop import DISABLED, Buffers, EnvLoop, SingleDriver
+from shoal.emulation.options import EmulationOptions
 from shoal.errors import LayoutError
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import zero_rows
@@ -41,20 +40,17 @@ class EmulatedEnv(gymnasium.Wrapper):
 
     agents_per_env = 1
 
-    def __init__(
-        self,
-        env: Any,
-        form: str = "bytes",
-        *,
-        one_hot: bool = False,
-        max_len: int | Mapping[str, int] | None = None,
-    ):
+    def __init__(self, env: Any, options: EmulationOptions):
         super().__init__(env if isinstance(env, gymnasium.Env) else OldGymEnv(env))
-        self._options: dict[str, Any] = {"form": form, "one_hot": one_hot, "max_len": max_len}
+        self._options = options
         self.observation_layout = Layout.from_space(
-            env.observation_space, form, one_hot=one_hot, max_len=max_len, name="obs"
+            env.observation_space,
+            options.form,
+            one_hot=options.one_hot,
+            max_len=options.max_len,
+            name="obs",
         )
-        self.action_layout = ActionLayout.from_space(env.action_space, max_len)
+        self.action_layout = ActionLayout.from_space(env.action_space, options.max_len)
         self.observation_space = self.observation_layout.flat_space
         self.action_space = self.action_layout.flat_space
         self._driver = self.driver()
@@ -123,7 +119,7 @@ class EmulatedEnv(gymnasium.Wrapper):
 
     def __reduce__(self) -> Any:
         """Copies and pickles hold the environment as it is, and begin with a reset."""
-        return functools.partial(EmulatedEnv, **self._options), (self.env,)
+        return EmulatedEnv, (self.env, self._options)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "env":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -103,6 +104,7 @@ def vectorize(
     """
     from gymnasium.vector import AutoresetMode
 
+    from shoal.emulation.options import EmulationOptions
     from shoal.registry.recipe import resolve
     from shoal.vectorization.auto import choose_workers
     from shoal.vectorization.backends.batched import BatchedBackend, find_batched, make_batched
@@ -111,11 +113,10 @@ def vectorize(
     from shoal.vectorization.engine import usable_cores
     from shoal.vectorization.vector import Vector
 
+    emulation = EmulationOptions(form, one_hot, max_len, max_agents, pad, debug)
     if isinstance(env, str) and (recipe := resolve(env)):
         env, env_kwargs = recipe.creator, {**recipe.kwargs, **(env_kwargs or {})}
-        max_len = recipe.emulation.get("max_len") if max_len is None else max_len
-        max_agents = max_agents or recipe.emulation.get("max_agents")
-        pad = pad or recipe.emulation.get("pad", False)
+        emulation = emulation.filled(recipe.emulation)
         if recipe.python and python is None:
             python = str(recipe.interpreter)
             backend = "auto" if backend == "serial" else backend
@@ -133,11 +134,7 @@ def vectorize(
             "num_workers": num_workers,
             "batch_size": batch_size not in (None, num_envs),
             "on_error": on_error != "raise",
-            "form": form != "bytes",
-            "one_hot": one_hot,
-            "max_len": max_len,
-            "max_agents": max_agents,
-            "pad": pad,
+            **{**emulation.given(), "debug": False},
         }
         if wrong := [name for name, given in refused.items() if given]:
             raise ValueError(
@@ -161,14 +158,6 @@ def vectorize(
         creators = make_creators(env, num_envs, env_kwargs)
     num_envs = len(creators)
     mode = _autoreset("next_step" if autoreset is None else autoreset)
-    emulation = {
-        "form": form,
-        "one_hot": one_hot,
-        "max_len": max_len,
-        "max_agents": max_agents,
-        "pad": pad,
-        "debug": debug,
-    }
     restart = on_error == "restart"
     loop_mode = len(AutoresetMode) if mode is None else list(AutoresetMode).index(mode)
     if backend == "native" or (backend == "auto" and compiled and form == "bytes" and not one_hot):
@@ -205,7 +194,7 @@ def vectorize(
         # The trial plays on, whoever will reset the environments later.
         tried_mode = AutoresetMode.NEXT_STEP if mode is AutoresetMode.DISABLED else mode
         trial: dict[str, Any] = {
-            "emulation": {**emulation, "debug": False},
+            "emulation": dataclasses.replace(emulation, debug=False),
             "mode": loop_mode if tried_mode is mode else list(AutoresetMode).index(tried_mode),
             "seed": None,
             "restart": False,

@@ -13,19 +13,11 @@ from typing import Any
 from shoal.emulation.check.findings import Finding, Report
 from shoal.emulation.core import bare
 from shoal.emulation.interfaces import OldEnv
+from shoal.emulation.options import EmulationOptions
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
 
 __all__ = ["faults_of", "layouts_of", "report_from", "show_layouts", "show_overhead"]
-
-DEFAULTS = {
-    "form": "bytes",
-    "one_hot": False,
-    "max_len": None,
-    "max_agents": None,
-    "pad": False,
-    "debug": False,
-}
 
 
 def layouts_of(env: Any, emulation: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +96,7 @@ def report_from(answer: Mapping[str, Any]) -> Report:
 
 def emulated(env: Any, emulation: Mapping[str, Any]) -> Any:
     """What a loop needs of an environment."""
-    return bare(original(env), **{**DEFAULTS, **emulation})
+    return bare(original(env), EmulationOptions(**emulation))
 
 
 def original(env: Any) -> Any:

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.emulation.options import EmulationOptions
 from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
 from shoal.rows.actions import ActionLayout
 from shoal.vectorization.arena import Arena
@@ -73,7 +74,7 @@ class ProcessBackend:
         self,
         name: str,
         creators: Sequence[Callable[[], Any]],
-        emulation: dict[str, Any],
+        emulation: EmulationOptions,
         mode: int,
         seed: int | None,
         restart: bool,
@@ -114,7 +115,7 @@ class ProcessBackend:
                 "creators": None
                 if self._inherited
                 else send_creators(creators[self._first[w] : self._first[w + 1]], python),
-                "emulation": emulation,
+                "emulation": emulation.to_json(),
                 "mode": mode,
                 "seed": (base + self._first[w]) % 2**32,
                 "restart": restart,

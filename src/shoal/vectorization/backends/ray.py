@@ -17,6 +17,7 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from shoal.emulation.options import EmulationOptions
 from shoal.errors import StepTimeoutError, WorkerDied
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import row_fields
@@ -95,7 +96,7 @@ class RayBackend:
     def __init__(
         self,
         creators: Sequence[Callable[[], Any]],
-        emulation: dict[str, Any],
+        emulation: EmulationOptions,
         mode: int,
         seed: int | None,
         restart: bool,

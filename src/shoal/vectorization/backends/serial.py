@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.emulation.options import EmulationOptions
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.stepper import Stepper
 from shoal.vectorization.workers.group import EnvGroup
@@ -22,7 +23,7 @@ class SerialBackend:
 
     Args:
         creators: one function for each environment.
-        emulation: keyword arguments of `shoal.emulate`.
+        emulation: how to emulate them.
         mode: the loop's autoreset mode.
         seed: of the global generators, which are left alone if it is None.
         restart: recreate environments that raise.
@@ -35,7 +36,7 @@ class SerialBackend:
     def __init__(
         self,
         creators: Sequence[Callable[[], Any]],
-        emulation: dict[str, Any],
+        emulation: EmulationOptions,
         mode: int,
         seed: int | None,
         restart: bool,

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation import emulate
+from shoal.emulation import emulated
 from shoal.emulation.loop import EnvLoop
+from shoal.emulation.options import EmulationOptions
 from shoal.errors import EmulationError
 from shoal.rows.layout import Layout
 
@@ -34,10 +35,10 @@ class EnvGroup:
     Args:
         creators: one function for each environment.
         first: index of the first of them in the whole vector.
-        emulation: keyword arguments of `shoal.emulate`.
+        emulation: how to emulate them.
         mode: the loop's autoreset mode.
         seed: of this process's global generators, which are left alone if it is None.
-        wrap: `shoal.emulate`, or what stands for it under another interpreter.
+        wrap: `shoal.emulation.emulated`, or what stands for it under another interpreter.
 
     Attributes:
         envs: the emulated environments.
@@ -48,10 +49,10 @@ class EnvGroup:
         self,
         creators: Sequence[Callable[[], Any]],
         first: int,
-        emulation: dict[str, Any],
+        emulation: EmulationOptions,
         mode: int,
         seed: int | None,
-        wrap: Callable[..., Any] = emulate,
+        wrap: Callable[..., Any] = emulated,
     ):
         if seed is not None:
             seed_globals(seed)
@@ -76,7 +77,7 @@ class EnvGroup:
 
     def _create(self, i: int) -> Any:
         env = self.creators[i]()
-        return env if hasattr(env, "observation_layout") else self.wrap(env, **self.emulation)
+        return env if hasattr(env, "observation_layout") else self.wrap(env, self.emulation)
 
     def recreate(self, i: int) -> None:
         """Put a new environment in the place of number `i`; its next step resets it."""

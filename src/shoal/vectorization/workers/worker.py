@@ -29,7 +29,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from shoal.emulation import emulate
+from shoal.emulation import emulated
+from shoal.emulation.options import EmulationOptions
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import die_with_parent
 from shoal.vectorization.info import InfoWriter
@@ -130,7 +131,7 @@ def run_worker(
     messages: Any,
     mask: set[int] | None = None,
     creators: Sequence[Callable[[], Any]] | None = None,
-    wrap: Callable[..., Any] = emulate,
+    wrap: Callable[..., Any] = emulated,
 ) -> int:
     """The whole life of a worker.
 
@@ -166,8 +167,9 @@ def run_worker(
         try:
             if creators is None:
                 creators = messages.create(setup["creators"])
+            emulation = EmulationOptions.from_json(setup["emulation"])
             group = EnvGroup(
-                creators, setup["first"], setup["emulation"], setup["mode"], setup["seed"], wrap
+                creators, setup["first"], emulation, setup["mode"], setup["seed"], wrap
             )
             if setup["description"] is not None:
                 check_same(setup["description"], group.description(), group.first)
