@@ -7,17 +7,19 @@ time; A of each block's first slot goes on to the block before it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 
 __all__ = ["advantages"]
 
+LARGEST_BLOCK = 1024  # slots that one step of a program works on
+
 
 @triton.jit
-def _compose(right_decay: Any, right_delta: Any, decay: Any, delta: Any) -> Any:
+def _compose(
+    right_decay: tl.tensor, right_delta: tl.tensor, decay: tl.tensor, delta: tl.tensor
+) -> tuple[tl.tensor, tl.tensor]:
     # Nothing is carried where decay is 0, not even NaN or infinity.
     carried = tl.where(decay == 0.0, 0.0, decay * right_delta)
     return decay * right_decay, delta + carried
@@ -25,18 +27,18 @@ def _compose(right_decay: Any, right_delta: Any, decay: Any, delta: Any) -> Any:
 
 @triton.jit
 def _kernel(
-    out: Any,
-    rewards: Any,
-    values: Any,
-    terminated: Any,
-    truncated: Any,
-    valid: Any,
-    ratios: Any,
-    horizon: Any,
-    gamma: Any,
-    gae_lambda: Any,
-    rho: Any,
-    c: Any,
+    out: tl.tensor,
+    rewards: tl.tensor,
+    values: tl.tensor,
+    terminated: tl.tensor,
+    truncated: tl.tensor,
+    valid: tl.tensor,
+    ratios: tl.tensor,
+    horizon: tl.tensor,
+    gamma: tl.tensor,
+    gae_lambda: tl.tensor,
+    rho: tl.tensor,
+    c: tl.tensor,
     WEIGHTED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
@@ -84,19 +86,21 @@ def advantages(
     segments, horizon = out.shape
     if out.numel() == 0:
         return
-    _kernel[(segments,)](
-        out,
-        rewards,
-        values,
-        terminated.view(torch.uint8),
-        truncated.view(torch.uint8),
-        valid.view(torch.uint8),
-        rewards if ratios is None else ratios,
-        horizon,
-        gamma,
-        gae_lambda,
-        rho,
-        c,
-        WEIGHTED=ratios is not None,
-        BLOCK=min(1024, triton.next_power_of_2(horizon)),
-    )
+    launch = _kernel[(segments,)]
+    with torch.cuda.device_of(out):  # Triton launches on the current device, whatever it is given
+        launch(
+            out,
+            rewards,
+            values,
+            terminated.view(torch.uint8),
+            truncated.view(torch.uint8),
+            valid.view(torch.uint8),
+            rewards if ratios is None else ratios,
+            horizon,
+            gamma,
+            gae_lambda,
+            rho,
+            c,
+            WEIGHTED=ratios is not None,
+            BLOCK=min(LARGEST_BLOCK, triton.next_power_of_2(horizon)),
+        )

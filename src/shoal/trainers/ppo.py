@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import math
 import os
 import time
@@ -364,7 +365,7 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.episodes = state["episodes"]
         load_state_dicts(self.vector, state["wrappers"])
         if state["environments"] is not None:
@@ -842,7 +843,16 @@ class Learner:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.shuffler.set_state(state["shuffler"])
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
+
+
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Set a generator's state; one saved on another kind of device seeds a new stream instead."""
+    if len(state) == len(generator.get_state()):
+        generator.set_state(state)
+    else:
+        digest = hashlib.blake2b(state.numpy().tobytes(), digest_size=7).digest()
+        generator.manual_seed(int.from_bytes(digest))
 
 
 def make_optimizers(policy: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
@@ -923,6 +933,20 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
         torch.distributed.barrier()  # nobody leaves while another still needs it
     finally:
         torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def current_device(device: torch.device) -> Iterator[None]:
+    """Make a CUDA device the current one: NCCL and Triton work on that one."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.current_device()
+    torch.cuda.set_device(device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_device(before)
 
 
 def shared_config(config: Config, rank: int, size: int) -> Config:
@@ -1030,7 +1054,7 @@ def train(
         Exception: whatever an environment raised.
     """
     device = choose_device(config)
-    with processes(device) as (rank, size):
+    with current_device(device), processes(device) as (rank, size):
         own = shared_config(config, rank, size)
         made = vector is None
         if vector is None:
@@ -1153,7 +1177,7 @@ def summarize(rollout: Rollout, vector: Any, collector: Collector) -> Metrics:
     numbers = [float(len(rewards)), float(rewards.sum()), float((rewards != 0).sum()), episodes]
     names = sorted(statistics) if world_size() == 1 else ["length", "return"]
     numbers += [episodes * statistics.get(name, 0.0) for name in names]
-    summed = all_sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
+    summed = all_sum(torch.tensor(numbers, dtype=torch.float64, device=collector.device)).tolist()
     taken, total, nonzero, episodes, *sums = summed
     collector.episodes += int(episodes)
     metrics = {
