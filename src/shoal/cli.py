@@ -533,7 +533,7 @@ def play(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from shoal.ocean_c.play import play, record
-    from shoal.ocean_c.single import module_named
+    from shoal.ocean_c.find import module_named
 
     kwargs = dict(args.kwargs)
     module = module_named(args.env)

@@ -1,11 +1,12 @@
-"""Importing this registers the compiled environments with Gymnasium: ``shoal/Squared-v0``, ….
+"""Importing this registers the native environments with Gymnasium: ``shoal/Squared-v0``, ….
 
     import shoal.envs
     gymnasium.make("shoal/Squared-v0")
     gymnasium.make_vec("shoal/Squared-v0", num_envs=4096)
 
 or, without the import, ``gymnasium.make("shoal.envs:shoal/Squared-v0")``. Nothing is loaded before
-an environment is made. Those with several agents are `shoal.ocean_c.parallel.OceanParallel`.
+an environment is made. Environments with several agents are
+`shoal.ocean_c.native_parallel_env.NativeParallelEnv`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["names"]
 
 
 def names() -> list[str]:
-    """The environments that come with Shoal."""
+    """Return the names of the environments that come with Shoal."""
     return sorted(
         path.stem for path in (Path(__file__).parent / "ocean_c" / "environments").glob("*.c")
     )
@@ -27,7 +28,7 @@ def names() -> list[str]:
 for _name in names():
     register(
         f"shoal/{_name.capitalize()}-v0",
-        entry_point="shoal.ocean_c.single:OceanEnv",
+        entry_point="shoal.ocean_c.native_env:NativeEnv",
         vector_entry_point="shoal.vectorization.backends.native:make_vec",
         kwargs={"name": _name},
     )

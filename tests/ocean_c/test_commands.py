@@ -11,7 +11,8 @@ import shoal
 from shoal.cli import main
 from shoal.errors import EnvModuleError, ParameterError, UnknownEnvError
 from shoal.ocean_c import build as building
-from shoal.ocean_c.single import OceanEnv, module_named
+from shoal.ocean_c.find import module_named
+from shoal.ocean_c.native_env import NativeEnv
 
 from .sources import built, source
 
@@ -115,7 +116,7 @@ def test_a_source_newer_than_its_module_is_noticed(tmp_path):
 def test_names_that_are_none():
     with pytest.raises(UnknownEnvError, match="did you mean squared"):
         shoal.vectorize("squred")
-    with pytest.raises(ParameterError, match="no compiled environment"):
+    with pytest.raises(ParameterError, match="no native environment"):
         module_named("nothing_like_it")
 
 
@@ -124,13 +125,13 @@ def test_names_that_are_none():
 
 def test_render_modes(tmp_path):
     for mode, kind in (("rgb_array", np.ndarray), ("ansi", str), (None, type(None))):
-        env = OceanEnv("squared", render_mode=mode)
+        env = NativeEnv("squared", render_mode=mode)
         env.reset(seed=0)
         if mode is not None:
             assert isinstance(env.render(), kind)
         env.close()
     with pytest.raises(ParameterError, match="render_mode"):
-        OceanEnv("squared", render_mode="smellovision")
+        NativeEnv("squared", render_mode="smellovision")
     vector = shoal.vectorize("squared", 3, seed=0)
     vector.reset()
     pictures = vector.render()
@@ -296,10 +297,10 @@ def test_the_window_is_pygames(monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     pytest.importorskip("pygame")
     assert main(["play", "squared", "--steps", "3", "--fps", "1000"]) == 0
-    env = OceanEnv("squared", render_mode="human")
+    env = NativeEnv("squared", render_mode="human")
     env.reset(seed=0)
     env.step(1)
-    assert env.copy.screen.window is not None
+    assert env.env.screen.window is not None
     env.close()
 
 

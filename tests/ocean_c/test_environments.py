@@ -153,7 +153,7 @@ def test_it_draws(name):
     draw = pytest.importorskip("shoal.ocean_c.draw")
     env = creator(name)()
     env.reset(seed=0)
-    drawing = env.copy.engine.draw(0)
+    drawing = env.env.engine.draw(0)
     assert len(drawing[0])
     picture = draw.picture(drawing)
     assert picture.dtype == np.uint8 and max(picture.shape[:2]) == 512

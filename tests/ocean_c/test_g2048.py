@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 import shoal
-from shoal.ocean_c.single import OceanEnv
+from shoal.ocean_c.native_env import NativeEnv
 from tests.ocean_c.chance import Chance
 
 UP, DOWN, LEFT, RIGHT = range(4)
@@ -112,7 +112,7 @@ def test_it_is_the_game_for_100_000_steps():
 
 def test_boards_that_random_play_never_sees():
     """Large tiles among them: two of 2^15 stay apart."""
-    env = OceanEnv("g2048")
+    env = NativeEnv("g2048")
     env.reset(seed=0)
     saved = env.get_state()[0]
     head = len(saved) - env.module_spec.state_size + BOARD

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.ocean_c.single import module_named
+from shoal.ocean_c.find import module_named
 from tests.ocean_c.chance import Chance
 
 EMPTY, FOOD, BODY, HEAD, BORDER = range(5)

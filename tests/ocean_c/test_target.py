@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.ocean_c.single import module_named
+from shoal.ocean_c.find import module_named
 from tests.ocean_c.chance import Chance
 from tests.ocean_c.states import plane, states_of
 

@@ -21,7 +21,7 @@
                             #condition),                                                           \
                     abort()))
 #else
-#define SHOAL_ASSERT(condition) ((void)0)
+#define SHOAL_ASSERT(condition) ((void)sizeof((condition) ? 1 : 0)) /* not evaluated */
 #endif
 
 #endif

@@ -21,7 +21,7 @@ try:
 except ImportError as error:  # pragma: no cover
     raise ShoalError("drawing needs Pillow: pip install 'shoal[play]'") from error
 
-__all__ = ["Drawing", "between", "picture", "text_picture"]
+__all__ = ["Drawing", "between", "frames", "picture", "text_picture"]
 
 Drawing = tuple[np.ndarray, np.ndarray, bytes, tuple[float, float, float, float], int]
 
@@ -123,6 +123,13 @@ def between(before: Drawing, after: Drawing, fraction: float) -> Drawing:
                 change = (change + math.pi) % (2 * math.pi) - math.pi
             shape[name] -= (1 - fraction) * change
     return shapes, *after[1:]
+
+
+def frames(before: Drawing | None, after: Drawing, count: int) -> list[Drawing]:
+    """Return `count` drawings that move from `before` (excluded) to `after` (included)."""
+    if before is None:
+        return [after]
+    return [between(before, after, (i + 1) / count) for i in range(count - 1)] + [after]
 
 
 def text_picture(drawing: Drawing, columns: int = 64) -> str:

@@ -1,4 +1,4 @@
-"""Where compiled environments are: beside this file, or wherever their author has built them."""
+"""Find native environments: those that come with Shoal, and those that a user has built."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import functools
 import warnings
 from pathlib import Path
 
-from shoal.errors import EnvModuleError
+from shoal.errors import EnvModuleError, ParameterError
 from shoal.ocean_c.engine import Module
 
-__all__ = ["find", "load", "own_names"]
+__all__ = ["find", "load", "module_named", "own_names"]
 
 FOLDER = Path(__file__).parent / "environments"
 
 
 def own_names() -> list[str]:
-    """The environments that come with Shoal."""
+    """Return the names of the environments that come with Shoal."""
     return sorted(path.stem for path in FOLDER.glob("*.so") if "." not in path.stem)
 
 
 def find(name: str) -> Path | None:
-    """The module of a compiled environment, or None if `name` means none.
+    """Return the path of a native environment's module, or None if `name` is no such environment.
 
     Args:
-        name: of an environment that comes with Shoal (``"squared"``); or of one that was built in
-            this folder (``"my_env"``, for ``my_env.so``); or a path (``"there/my_env.so"``). ``.c``
-            in place of ``.so`` is the same.
+        name: an environment that comes with Shoal (``"squared"``); or one that was built in the
+            current folder (``"my_env"``, for ``my_env.so``); or a path (``"there/my_env.so"``).
+            ``.c`` in place of ``.so`` is accepted too.
 
     Raises:
-        EnvModuleError: its C file is there, but it has not been built.
+        EnvModuleError: the C file exists, but has not been built; or a path has no file.
     """
     path = Path(name)
     if name.isidentifier():
@@ -51,9 +51,21 @@ def find(name: str) -> Path | None:
 
 
 def load(path: str | Path) -> Module:
-    """The module at `path`, loaded once, and again when it has been built again."""
+    """Return the module at `path`. It is loaded once, and again after a new build."""
     status = Path(path).stat()
     return _load(str(path), status.st_ino, status.st_mtime_ns)
+
+
+def module_named(name: str) -> Module:
+    """Return the module of a native environment; see `find`.
+
+    Raises:
+        ParameterError: there is no native environment of this name.
+    """
+    path = find(name)
+    if path is None:
+        raise ParameterError(f"there is no native environment {name!r}")
+    return load(path)
 
 
 @functools.cache
@@ -62,4 +74,4 @@ def _load(path: str, inode: int, time: int) -> Module:
     return Module(path, _versions[path])
 
 
-_versions: dict[str, int] = {}  # of each path: how many modules have been loaded from it, less 1
+_versions: dict[str, int] = {}  # of each path: modules loaded from it, minus 1

@@ -1,10 +1,11 @@
-"""One copy of a compiled environment, with the interface that fits its number of agents."""
+"""A native environment, with the interface that fits its number of agents."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from shoal.ocean_c.single import OceanEnv, module_named
+from shoal.ocean_c.find import module_named
+from shoal.ocean_c.native_env import NativeEnv
 
 __all__ = ["make"]
 
@@ -14,12 +15,12 @@ def make(name: str, render_mode: str | None = None, **params: Any) -> Any:
 
     Args:
         name: see `shoal.ocean_c.find.find`.
-        render_mode: see `OceanEnv`.
+        render_mode: see `NativeEnv`.
         params: of the environment.
     """
     given = {key: value for key, value in params.items() if key != "debug"}
     if module_named(name).spec(given).agents == 1:
-        return OceanEnv(name, render_mode, **params)
-    from shoal.ocean_c.parallel import OceanParallel
+        return NativeEnv(name, render_mode, **params)
+    from shoal.ocean_c.native_parallel_env import NativeParallelEnv
 
-    return OceanParallel(name, render_mode, **params)
+    return NativeParallelEnv(name, render_mode, **params)

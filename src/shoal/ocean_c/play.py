@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from shoal.errors import ParameterError
-from shoal.ocean_c.draw import Drawing, picture
-from shoal.ocean_c.screen import frames
+from shoal.ocean_c.draw import Drawing, frames, picture
 from shoal.ocean_c.table import Field, Spec
 
 __all__ = ["keys_of", "panel", "play", "record"]

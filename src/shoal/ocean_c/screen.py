@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shoal.ocean_c.draw import Drawing, between, picture, text_picture
+if TYPE_CHECKING:
+    from shoal.ocean_c.draw import Drawing
 
-__all__ = ["Screen", "frames", "picture"]
+__all__ = ["METADATA", "MODES", "Screen"]
 
+MODES = ["rgb_array", "human", "ansi"]
+METADATA: dict[str, Any] = {"render_modes": MODES, "render_fps": 15}
 SMOOTH = 4  # pictures for each step in a window
 
 
-def frames(before: Drawing | None, after: Drawing, count: int) -> list[Drawing]:
-    """Drawings from one step to the next, the latter included, the former not."""
-    if before is None:
-        return [after]
-    return [between(before, after, (i + 1) / count) for i in range(count - 1)] + [after]
-
-
 class Screen:
-    """Shows an environment's drawings.
+    """Shows an environment's drawings. The packages it needs are imported when first used.
 
     Args:
-        mode: ``"rgb_array"``, ``"human"`` or ``"ansi"``.
-        fps: steps per second in a window.
+        mode: one of `MODES`; None for an environment that is not shown.
         title: of the window.
     """
 
-    def __init__(self, mode: str, fps: float, title: str = "Shoal"):
-        self.mode, self.fps, self.title = mode, fps, title
+    def __init__(self, mode: str | None, title: str = "Shoal"):
+        self.mode, self.title = mode, title
         self.window: Any = None
         self._last: Drawing | None = None
 
     def show(self, drawing: Drawing) -> Any:
-        """What `render` returns in this mode."""
+        """Return what `render` returns in this mode, or show the drawing in the window."""
+        from shoal.ocean_c.draw import frames, picture, text_picture
+
         if self.mode == "rgb_array":
             return picture(drawing)
         if self.mode == "ansi":
@@ -43,7 +40,7 @@ class Screen:
 
             self.window = Window(self.title)
         for frame in frames(self._last, drawing, SMOOTH):
-            self.window.show(picture(frame, oversampling=2), self.fps * SMOOTH)
+            self.window.show(picture(frame, oversampling=2), METADATA["render_fps"] * SMOOTH)
         self._last = drawing
         return None
 

@@ -41,10 +41,10 @@ double sin(double), cos(double), sqrt(double);
 
 #ifdef __cplusplus
 #define SHOAL_EXPORT extern "C" __attribute__((visibility("default")))
-#define SHOAL_ASSERT static_assert
+#define SHOAL_STATIC_ASSERT static_assert
 #else
 #define SHOAL_EXPORT __attribute__((visibility("default")))
-#define SHOAL_ASSERT _Static_assert
+#define SHOAL_STATIC_ASSERT _Static_assert
 #endif
 
 #define SHOAL_ABI_VERSION 1
@@ -193,8 +193,9 @@ SHOAL_FN shoal_io shoal_io_of(const shoal_batch *batch, int64_t i) {
  *
  * The loop over environments is made here, so that the compiler puts `step` inside it. */
 #define SHOAL_ENV(...)                                                                             \
-    SHOAL_ASSERT(offsetof(State, rng) == 0 && sizeof(((State *)0)->rng) == sizeof(shoal_rng),      \
-                 "the first member of State must be: shoal_rng rng;");                             \
+    SHOAL_STATIC_ASSERT(offsetof(State, rng) == 0 &&                                               \
+                            sizeof(((State *)0)->rng) == sizeof(shoal_rng),                        \
+                        "the first member of State must be: shoal_rng rng;");                      \
     static void shoal_init(void *state, const double *params) {                                    \
         init((State *)state, params);                                                              \
     }                                                                                              \

@@ -1,4 +1,4 @@
-"""The native backend: compiled environments, stepped in this process without the interpreter.
+"""The native backend: native environments, stepped in this process without the interpreter.
 
 They are stepped by `shoal.ocean_c.engine`, straight into the rows of the arena. With one worker all
 happens in the caller's thread, when it receives; with more, and in a pool, on threads.
@@ -20,13 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import EnvCheckError, EnvModuleError, StepTimeoutError
+from shoal.errors import EnvCheckError, StepTimeoutError
 from shoal.ocean_c.engine import Engine
 from shoal.ocean_c.find import load
-from shoal.ocean_c.single import RENDERING
-from shoal.ocean_c.spaces import action_space, observation_offsets, observation_space
-from shoal.rows.actions import ActionLayout
-from shoal.rows.layout import Layout
+from shoal.ocean_c.screen import METADATA, Screen
+from shoal.ocean_c.spaces import layouts
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import num_blocks, usable_cores
 from shoal.vectorization.info import split_infos
@@ -36,7 +34,7 @@ __all__ = ["NativeBackend", "make_vec"]
 
 
 class NativeBackend:
-    """Copies of a compiled environment.
+    """Copies of a native environment.
 
     Args:
         path: of its module.
@@ -76,27 +74,23 @@ class NativeBackend:
         self.module, self.spec = module, spec
         self.num_envs, self.batch_size, self.num_workers = num_envs, batch_size, num_workers
         self.timeout, self.profile, self.debug = timeout, profile, debug or module.debug
-        observations = Layout.from_space(observation_space(spec), name="obs")
-        actions = ActionLayout.from_space(action_space(spec))
-        if [leaf.offset for leaf in observations.leaves] != observation_offsets(spec)[0]:
-            raise EnvModuleError(f"{path}: its observation does not lie in a row as in a C struct")
-        self.layout = observations
+        self.layout, actions = layouts(spec, module.path)
         self.description = json.dumps(
             {
-                "observation_layout": observations.to_json(),
+                "observation_layout": self.layout.to_json(),
                 "action_layout": actions.native.to_json(),
                 "agents_per_env": spec.agents,
                 "agents": [f"agent_{i}" for i in range(spec.agents)]
                 if spec.agents > 1
                 else ["agent"],
-                "metadata": RENDERING,
+                "metadata": METADATA,
                 "render_mode": self.render_mode,
                 "spec": None,
             }
         )
         blocks = num_blocks(num_envs, batch_size)
         self.arena = Arena(
-            observations,
+            self.layout,
             actions,
             spec.agents,
             num_envs=num_envs,
@@ -126,7 +120,7 @@ class NativeBackend:
         self._queue: list[tuple[np.ndarray, np.ndarray]] = []
         self._block_envs: list[np.ndarray] = [self._all] * blocks
         self._next = 0
-        self._screen: Any = None
+        self._screen = Screen(self.render_mode, module.table.name)
 
     def post(
         self,
@@ -237,12 +231,12 @@ class NativeBackend:
         return [None if each is None else function(i, *each) for i, each in enumerate(arguments)]
 
     def _call(self, env: int, name: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        one = CompiledEnv(self, env)
+        one = NativeEnvView(self, env)
         value = functools.partial(name, one) if callable(name) else getattr(one, name)
         return value(*args, **kwargs) if callable(value) else value
 
     def _set_attribute(self, env: int, name: str, value: Any) -> None:
-        setattr(CompiledEnv(self, env), name, value)  # which raises
+        setattr(NativeEnvView(self, env), name, value)  # which raises
 
     def _set_options(self, env: int, options: dict[str, Any] | None) -> None:
         if options:
@@ -256,21 +250,16 @@ class NativeBackend:
 
     def render(self, env: int) -> Any:
         """What one environment draws, in the way of `render_mode`."""
-        from shoal.ocean_c.screen import Screen
-
-        if self._screen is None:
-            self._screen = Screen(self.render_mode, RENDERING["render_fps"], self.module.table.name)
         return self._screen.show(self.engine.draw(env))
 
     def close(self) -> None:
         """End the threads and release everything."""
-        if self._screen is not None:
-            self._screen.close()
+        self._screen.close()
         self.engine.close()
         self.arena.detach()
 
 
-class CompiledEnv:
+class NativeEnvView:
     """One environment as calls see it: its parameters are attributes that can't be set."""
 
     def __init__(self, backend: NativeBackend, env: int):
@@ -278,7 +267,7 @@ class CompiledEnv:
         names = [param.name for param in table.params]
         vars(self).update(zip(names, backend.spec.values))
         vars(self)["_lacks"] = (
-            f"{table.name} has no attribute {{!r}}: a compiled environment has render and its "
+            f"{table.name} has no attribute {{!r}}: a native environment has render and its "
             f"parameters {names}"
         )
         vars(self)["render_mode"] = backend.render_mode
@@ -290,7 +279,7 @@ class CompiledEnv:
         raise AttributeError(self._lacks.format(name))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{name}: the attributes of a compiled environment can't be set")
+        raise AttributeError(f"{name}: the attributes of a native environment can't be set")
 
 
 def make_vec(num_envs: int = 1, *, name: str, **kwargs: Any) -> Any:
