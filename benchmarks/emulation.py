@@ -45,8 +45,9 @@ from gymnasium.wrappers import FlattenObservation
 
 import shoal
 from shoal.emulation import is_multi_agent
-from shoal.emulation.loop import SAME_STEP, Buffers, EnvLoop
-from shoal.rows.fields import zero_rows
+from shoal.emulation.loop import EnvLoop
+from shoal.rows.buffers import Buffers
+from shoal.rows.fields import SAME_STEP, zero_rows
 
 NUM_ENVS = 8
 STEPS = 256  # of each copy, in one call of a variant

@@ -532,8 +532,8 @@ def add_play(commands: Any) -> None:
 def play(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from shoal.ocean_c.play import play, record
     from shoal.ocean_c.find import module_named
+    from shoal.ocean_c.play import play, record
 
     kwargs = dict(args.kwargs)
     module = module_named(args.env)

@@ -7,9 +7,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import shoal
-from shoal.emulation.loop import DISABLED, NEXT_STEP, SAME_STEP, Buffers, EnvLoop
+from shoal.emulation.loop import EnvLoop
 from shoal.errors import EmulationError
-from shoal.rows.fields import zero_rows
+from shoal.rows.buffers import Buffers
+from shoal.rows.fields import DISABLED, NEXT_STEP, SAME_STEP, zero_rows
 
 GYMNASIUM = {
     NEXT_STEP: AutoresetMode.NEXT_STEP,

@@ -24,9 +24,10 @@ from pettingzoo.test.example_envs import (
 )
 
 import shoal
-from shoal.emulation.loop import DISABLED, NEXT_STEP, SAME_STEP, Buffers, EnvLoop
+from shoal.emulation.loop import EnvLoop
 from shoal.errors import ActionError, EmulationError, EnvCheckError, LayoutError
-from shoal.rows.fields import zero_rows
+from shoal.rows.buffers import Buffers
+from shoal.rows.fields import DISABLED, NEXT_STEP, SAME_STEP, zero_rows
 
 # -- PettingZoo's own tests -------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ static double run(int num_threads, int64_t batch, int steps) {
     e->rows.acting = (uint8_t *)array((size_t)places, 1);
     e->rows.action_masks = (uint8_t *)array((size_t)places, 5);
     e->rows.finals = (uint8_t *)array((size_t)places, 1);
-    e->rows.logs = (float *)array((size_t)places, 8);
+    e->logs = (float *)array((size_t)places, 8);
     for (int64_t i = 0; i < ENVS; i++) {
         shoal_engine_seed(e, i, (uint64_t)i);
         envs[i] = i;

@@ -29,11 +29,11 @@ from pettingzoo import ParallelEnv
 
 from shoal.emulation.agent_spaces import AgentSpaces, agents_of, own_row
 from shoal.emulation.interfaces import unwrapped
-from shoal.emulation.loop import Buffers
 from shoal.emulation.multi_loop import MultiDriver
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import ActionError, LayoutError
 from shoal.rows.actions import ActionLayout
+from shoal.rows.buffers import Buffers
 from shoal.rows.fields import zero_rows
 from shoal.rows.layout import Layout
 

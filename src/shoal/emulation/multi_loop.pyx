@@ -25,8 +25,11 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from shoal.emulation.loop cimport Buffers, Decoder, Driver, MaskWriter, Rows, find
+from shoal.emulation.loop cimport Driver
+from shoal.rows.buffers cimport Buffers
+from shoal.rows.codec cimport Decoder, MaskWriter, find
 from shoal.rows.pack cimport Packer
+from shoal.rows.rows cimport Rows
 
 from shoal.emulation import agent_spaces as common
 from shoal.emulation.parallel import OldParallelEnv, TurnBasedEnv, as_parallel

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation.loop import SAME_STEP, Buffers, EnvLoop
+from shoal.emulation.loop import EnvLoop
 from shoal.rows.actions import RandomActions
-from shoal.rows.fields import zero_rows
+from shoal.rows.buffers import Buffers
+from shoal.rows.fields import SAME_STEP, zero_rows
 
 __all__ = ["Overhead", "measure_overhead"]
 

@@ -10,11 +10,12 @@ import gymnasium
 import numpy as np
 
 from shoal.emulation.interfaces import OldEnv, reproducible, unwrapped
-from shoal.emulation.loop import DISABLED, Buffers, EnvLoop, SingleDriver
+from shoal.emulation.loop import EnvLoop, SingleDriver
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import LayoutError
 from shoal.rows.actions import ActionLayout
-from shoal.rows.fields import zero_rows
+from shoal.rows.buffers import Buffers
+from shoal.rows.fields import DISABLED, zero_rows
 from shoal.rows.layout import Layout
 
 __all__ = ["EmulatedEnv", "OldGymEnv", "SeededNetHack"]

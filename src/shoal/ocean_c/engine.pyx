@@ -9,6 +9,8 @@ from posix.unistd cimport getpid
 
 cimport numpy as cnp
 
+from shoal.rows.rows cimport Rows
+
 import os
 
 import numpy as np
@@ -105,21 +107,6 @@ cdef extern from "c/engine.h" nogil:
     ctypedef struct shoal_fault:
         int32_t kind, where, op
         int64_t env, offset
-    ctypedef struct shoal_rows:
-        char* actions
-        char* observations
-        char* final_observations
-        double* rewards
-        double* episode_returns
-        int64_t* episode_lengths
-        int64_t* occupants
-        uint8_t* terminations
-        uint8_t* truncations
-        uint8_t* masks
-        uint8_t* acting
-        uint8_t* action_masks
-        uint8_t* finals
-        float* logs
     ctypedef struct shoal_engine:
         const shoal_table* table
         double* params
@@ -134,7 +121,8 @@ cdef extern from "c/engine.h" nogil:
         double* returns
         int32_t* lengths
         uint8_t* gone
-        shoal_rows rows
+        Rows rows
+        float* logs
         int64_t batch_size, num_blocks
         int32_t num_threads, spin_ns
         shoal_fault fault
@@ -505,7 +493,7 @@ cdef class Engine:
         self.c.rows.acting = <uint8_t*>address(arrays["acting"])
         self.c.rows.action_masks = <uint8_t*>address(arrays["action_masks"])
         self.c.rows.finals = <uint8_t*>address(arrays["finals"])
-        self.c.rows.logs = <float*>address(self.logs)
+        self.c.logs = <float*>address(self.logs)
         arrays["action_masks"][...] = True  # those of environments without masks stay so
         arrays["finals"][...] = False
 
@@ -649,7 +637,7 @@ cdef class Engine:
         cdef const uint8_t* terminated = self.c.rows.terminations + first
         cdef const uint8_t* truncated = self.c.rows.truncations + first
         cdef const uint8_t* finals = self.c.rows.finals + first
-        cdef const float* logs = self.c.rows.logs + first * num_logs
+        cdef const float* logs = self.c.logs + first * num_logs
         cdef bint same = self.c.mode == 1
         cdef Column[16] now
         cdef Column[16] final

@@ -138,7 +138,7 @@ class ActionLayout:
     def bounds(self) -> Any:
         """The compiled test of a batch of flat rows."""
         if self._bounds is None:
-            from shoal.emulation.loop import Bounds
+            from shoal.rows.bounds import Bounds
 
             self._bounds = Bounds(self.flat)
         return self._bounds

@@ -9,7 +9,24 @@ import numpy as np
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
 
-__all__ = ["row_fields", "zero_rows"]
+__all__ = [
+    "DISABLED",
+    "GIVEN",
+    "KEEP",
+    "NEXT_STEP",
+    "OWN",
+    "RESET",
+    "SAME_STEP",
+    "STEP",
+    "row_fields",
+    "zero_rows",
+]
+
+# Operations on an environment. KEEP delivers the last result again. GIVEN steps with an action that
+# comes as an object.
+STEP, RESET, KEEP, GIVEN = range(4)
+# Autoreset modes: Gymnasium's three. In OWN the environment resets itself.
+NEXT_STEP, SAME_STEP, DISABLED, OWN = range(4)
 
 
 def row_fields(

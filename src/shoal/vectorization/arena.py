@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation.loop import Buffers
 from shoal.rows.actions import ActionLayout
+from shoal.rows.buffers import Buffers
 from shoal.rows.fields import row_fields
 from shoal.rows.layout import Layout
 

@@ -23,7 +23,10 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cimport numpy as cnp
 
-from shoal.emulation.loop cimport Bounds, Buffers, EnvLoop, Rows
+from shoal.emulation.loop cimport EnvLoop
+from shoal.rows.bounds cimport Bounds
+from shoal.rows.buffers cimport Buffers
+from shoal.rows.rows cimport SHOAL_GIVEN, SHOAL_KEEP, SHOAL_RESET, SHOAL_STEP, Rows
 from shoal.vectorization.engine cimport Worker
 from shoal.vectorization.info cimport InfoWriter
 
@@ -34,7 +37,6 @@ from shoal.vectorization.info import add_info, items_of
 cnp.import_array()
 
 __all__ = [
-    "GIVEN",
     "EpisodeLog",
     "Stepper",
     "collect",
@@ -43,21 +45,9 @@ __all__ = [
     "put_actions",
     "CALL",
     "GOOD_STEPS",
-    "KEEP",
     "MOST_FAILURES",
-    "RESET",
-    "STEP",
     "TOO_MANY",
 ]
-
-# What an environment can be told to do. KEEP: deliver once more what it returned last. GIVEN: step
-# with an action that comes as an object, as the seeds and options of resets do (`requests`).
-STEP, RESET, KEEP, GIVEN = 0, 1, 2, 3
-cdef enum:
-    OP_STEP = 0
-    OP_RESET = 1
-    OP_KEEP = 2
-    OP_GIVEN = 3
 
 # Types whose values never change, and need no copy.
 UNCHANGING = frozenset([bool, int, float, str, type(None), np.bool_, np.int64, np.float32, np.float64])
@@ -184,17 +174,17 @@ cdef class Stepper:
         cdef int64_t start = nanoseconds() if self.profile else 0
         if self.envs[i].owing:
             self.envs[i].owing = False
-            if op != OP_RESET:
+            if op != SHOAL_RESET:
                 self.envs[i].lost = True
                 return 0
         try:
-            if op == OP_STEP or op == OP_GIVEN:
-                if op == OP_GIVEN:
+            if op == SHOAL_STEP or op == SHOAL_GIVEN:
+                if op == SHOAL_GIVEN:
                     self.loop.give(i, requests[env])
                 self.loop.advance(i, self.rows, env * self.agents)
                 self.envs[i].steps += 1
                 self.envs[i].good += 1
-            elif op == OP_RESET:
+            elif op == SHOAL_RESET:
                 seed, options = requests[env]
                 self.seeds[i] = seed
                 self.envs[i].steps = -1
@@ -214,7 +204,7 @@ cdef class Stepper:
         if not self.envs[i].lost:
             try:
                 self.loop.deliver(i, self.rows, place * self.agents)
-                if op == OP_KEEP:  # its transition has been delivered before
+                if op == SHOAL_KEEP:  # its transition has been delivered before
                     memset(self.rows.masks + place * self.agents, False, self.agents)
                 if self.loop.any_info or self.loop.any_final:
                     self._keep_infos(i, place)
@@ -360,10 +350,10 @@ def serve(
                 command(env)
                 me.finish()
                 continue
-            if (op == OP_RESET or op == OP_GIVEN) and env not in known:
+            if (op == SHOAL_RESET or op == SHOAL_GIVEN) and env not in known:
                 known.update(requests())
             stepper.advance(op, env, known)
-            if op == OP_RESET or op == OP_GIVEN:
+            if op == SHOAL_RESET or op == SHOAL_GIVEN:
                 del known[env]
             place = me.claim()
             stepper.deliver(op, env, place)

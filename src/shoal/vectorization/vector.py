@@ -22,9 +22,10 @@ from shoal.errors import (
     WorkerDied,
 )
 from shoal.rows.actions import ActionLayout
+from shoal.rows.fields import GIVEN, KEEP, RESET, STEP
 from shoal.rows.layout import Layout
 from shoal.vectorization.info import add_info
-from shoal.vectorization.stepper import GIVEN, KEEP, RESET, STEP, EpisodeLog, collect, put_actions
+from shoal.vectorization.stepper import EpisodeLog, collect, put_actions
 
 __all__ = ["Batch", "Vector", "action_rows", "check_reset_mask"]
 

@@ -256,7 +256,7 @@ static void log_agent(shoal_engine *e, int64_t env, int64_t agent, int64_t row) 
     if (!e->num_logs)
         return;
     e->table->report(state_of(e, env), (int32_t)agent, values);
-    memcpy(e->rows.logs + row * e->num_logs, values, (size_t)e->num_logs * sizeof(float));
+    memcpy(e->logs + row * e->num_logs, values, (size_t)e->num_logs * sizeof(float));
 }
 
 /* -- steps ---------------------------------------------------------------------------------------

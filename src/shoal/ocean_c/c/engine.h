@@ -31,13 +31,12 @@
 #ifndef SHOAL_ENGINE_H
 #define SHOAL_ENGINE_H
 
+#include "../../rows/rows.h"
 #include "../shoal_env.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { SHOAL_NEXT_STEP, SHOAL_SAME_STEP, SHOAL_DISABLED };    /* autoreset: as in the Python code */
-enum { SHOAL_STEP, SHOAL_RESET, SHOAL_KEEP };                 /* operations: as in the stepper */
 enum { SHOAL_DONE = 0, SHOAL_NOT_YET = 1, SHOAL_FAULTY = 2 }; /* what waiting returns */
 
 /* What debugging finds. */
@@ -55,16 +54,6 @@ typedef struct {
     int32_t kind, where, op;
     int64_t env, offset; /* offset: bytes from the first row of the array */
 } shoal_fault;
-
-/* Rows of the blocks; `actions` has one row for each agent of each environment instead. */
-typedef struct {
-    char *actions;
-    char *observations, *final_observations;
-    double *rewards, *episode_returns;
-    int64_t *episode_lengths, *occupants;
-    uint8_t *terminations, *truncations, *masks, *acting, *action_masks, *finals;
-    float *logs; /* num_logs for each row; valid where an episode has ended */
-} shoal_rows;
 
 /* What a thread needs of a job. The poster writes the first half, the thread itself the second. */
 typedef struct {
@@ -113,7 +102,8 @@ typedef struct shoal_engine {
     double *returns;
     int32_t *lengths;
     uint8_t *gone;
-    shoal_rows rows;
+    shoal_rows rows; /* of the blocks; `actions`: of each agent of each environment */
+    float *logs;     /* num_logs for each row of the blocks; valid where an episode has ended */
     /* Jobs. */
     int64_t batch_size, num_blocks;
     int64_t chunk, num_chunks; /* of each job; chunk: environments */

@@ -37,11 +37,11 @@ from gymnasium.vector import AutoresetMode
 from shoal.errors import EmulationError, EnvCheckError, LayoutError
 from shoal.registry.names import maker
 from shoal.rows.actions import ActionLayout
+from shoal.rows.fields import RESET, STEP
 from shoal.rows.layout import Layout, where
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backends.serial import NUM_BLOCKS
 from shoal.vectorization.info import split_infos
-from shoal.vectorization.stepper import RESET, STEP
 from shoal.vectorization.workers.group import seed_globals
 
 __all__ = ["BatchedBackend", "find_batched", "make_batched"]

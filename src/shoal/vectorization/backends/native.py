@@ -25,10 +25,10 @@ from shoal.ocean_c.engine import Engine
 from shoal.ocean_c.find import load
 from shoal.ocean_c.screen import METADATA, Screen
 from shoal.ocean_c.spaces import layouts
+from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import num_blocks, usable_cores
 from shoal.vectorization.info import split_infos
-from shoal.vectorization.stepper import RESET
 
 __all__ = ["NativeBackend", "make_vec"]
 

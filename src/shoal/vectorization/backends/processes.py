@@ -31,6 +31,7 @@ import numpy as np
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
 from shoal.rows.actions import ActionLayout
+from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import (
     DEAD,
@@ -47,7 +48,6 @@ from shoal.vectorization.stepper import (
     CALL,
     GOOD_STEPS,
     MOST_FAILURES,
-    RESET,
     TOO_MANY,
     lose_places,
 )
