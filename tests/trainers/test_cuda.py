@@ -1,0 +1,59 @@
+"""The trainer on a pretended CUDA device: every tensor is where it must be."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from shoal.trainers import ppo
+from shoal.trainers.config import Config
+from tests.trainers.pretend_cuda import OnDevice, pretended_cuda, strip
+
+BREAKOUT = Config(
+    "breakout", num_envs=8, num_workers=1, horizon=8, total_steps=128, hidden_size=16, device="cuda"
+)
+CONFIGS = {
+    "recurrent": replace(BREAKOUT, recurrent=True, accumulate=2),
+    "normalised, V-trace and Muon": replace(
+        BREAKOUT,
+        normalize_observations=True,
+        normalize_rewards=True,
+        vtrace_rho=1.0,
+        vtrace_c=1.0,
+        optimizer="muon",
+    ),
+    "grid": replace(BREAKOUT, env="squared"),
+    "several agents and masks": replace(BREAKOUT, env="connect4"),
+    "continuous": replace(BREAKOUT, env="Pendulum-v1", num_workers=0, squash=True),
+    "pool": replace(BREAKOUT, env="CartPole-v1", num_workers=2, batch_size=4),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_no_operation_mixes_devices(config):
+    saved = []
+    with pretended_cuda() as (mismatches, _):
+        result = ppo.train(config, save=lambda state, metrics: saved.append(state))
+    assert mismatches == {}
+    assert result.metrics["updates"] >= 2
+    assert all(isinstance(p, OnDevice) for p in result.policy.parameters())
+
+
+@pytest.mark.parametrize("start, end", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_run_goes_on_on_another_device(start, end):
+    """Its generators can't have the other's states: they go on with a stream of their own."""
+    saved = []
+    with pretended_cuda() if start == "cuda" else contextlib.nullcontext():
+        ppo.train(replace(BREAKOUT, device=start), save=lambda state, metrics: saved.append(state))
+    longer = replace(BREAKOUT, device=end, total_steps=256)
+    results = []
+    for _ in range(2):
+        with pretended_cuda() if end == "cuda" else contextlib.nullcontext():
+            results.append(ppo.train(longer, checkpoint=saved[-1]))
+    assert results[0].metrics["steps"] >= 256
+    one, two = ([strip(p.detach()) for p in result.policy.parameters()] for result in results)
+    assert all(
+        torch.equal(a.detach().as_subclass(torch.Tensor), b.detach().as_subclass(torch.Tensor))
+        for a, b in zip(one, two)
+    )
