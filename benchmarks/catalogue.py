@@ -195,22 +195,19 @@ def check(name: str, how: dict[str, Any], steps: int) -> tuple[str, str]:
     """The codes of the faults that checking an environment finds, and which interface it has."""
     from shoal.emulation import is_multi_agent
     from shoal.emulation.check.questions import faults_of, report_from
-    from shoal.vectorization import creator
-    from shoal.vectorization.backends.batched import find_batched
+    from shoal.registry.creators import find_source
 
-    recipe = recipes.find(name)
-    made = recipe.creator if recipe else name
-    if recipe and recipe.python:
+    source = find_source(name, 1, how.get("env_kwargs"))
+    if source.kind == "isolated":
         with contextlib.closing(shoal.vectorize(name, 1)) as vector:
             answer = vector.call_on([0], faults_of, steps, 0)[0]
         interface = "own interpreter"
-    elif find_batched(made) is not None:  # nobody can replay one copy; its values can be checked
+    elif source.kind == "batched":  # nobody can replay one copy; its values can be checked
         with contextlib.closing(shoal.vectorize(name, 2, debug=True, seed=0, **how)) as vector:
             rate(vector, steps)
         return "ok", "batched"
     else:
-        kwargs = recipe.kwargs if recipe else how.get("env_kwargs", {})
-        env = creator(made, **kwargs)()
+        env = source.creators[0]()
         interface = "Gymnasium"
         if is_multi_agent(env):
             interface = "PettingZoo " + ("AEC" if hasattr(env, "agent_iter") else "parallel")

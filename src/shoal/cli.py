@@ -117,20 +117,16 @@ def examined(args: argparse.Namespace) -> Iterator[Callable[..., Any]]:
     One whose recipe has an interpreter of its own is asked there, in a worker, so that questions
     are functions that run there too (`shoal.emulation.check.questions`).
     """
-    from shoal.registry.recipe import resolve
-    from shoal.vectorization import creator
+    from shoal.registry.creators import find_source
 
-    name, kwargs = args.env, dict(args.kwargs)
-    recipe = resolve(name)
-    if recipe and recipe.python:
+    source = find_source(args.env, 1, dict(args.kwargs))
+    if source.kind == "isolated":
         with contextlib.closing(
-            shoal.vectorize(name, 1, env_kwargs=kwargs, **emulation(args))
+            shoal.vectorize(args.env, 1, env_kwargs=dict(args.kwargs), **emulation(args))
         ) as vector:
             yield lambda question, *given: vector.call_on([0], question, *given)[0]
         return
-    if recipe:
-        name, kwargs = recipe.creator, {**recipe.kwargs, **kwargs}
-    env = creator(name, **kwargs)()
+    env = (source.creators or (source.batched,))[0]()
     yield lambda question, *given: question(env, *given)
     if callable(getattr(env, "close", None)):  # old ones may have none
         env.close()
@@ -231,10 +227,10 @@ def step_copies(args: argparse.Namespace, options: dict[str, Any], agents: int) 
     """
     import numpy as np
 
-    from shoal.vectorization import find_compiled
+    from shoal.registry.creators import find_source
     from shoal.vectorization.auto import drive
 
-    compiled = find_compiled(args.env)
+    compiled = find_source(args.env, None, dict(args.kwargs)).native
     num_envs = args.num_envs or (4096 if compiled else 16)
     steps = args.steps or (1000 if compiled else 10_000)
     vector = shoal.vectorize(
@@ -300,10 +296,11 @@ def add_bench(commands: Any) -> None:
 
 
 def bench(args: argparse.Namespace) -> int:
-    from shoal.vectorization import find_compiled
+    from shoal.registry.creators import find_source
     from shoal.vectorization.engine import usable_cores
 
-    args.num_envs = args.num_envs or (4096 if find_compiled(args.env) else 64)
+    native = find_source(args.env, None, dict(args.kwargs)).native
+    args.num_envs = args.num_envs or (4096 if native else 64)
     num_envs, most = args.num_envs, min(usable_cores(), args.num_envs)
     print(
         f"{args.env}, {num_envs} copies, random actions; shares of the time of the processes that "
@@ -311,7 +308,7 @@ def bench(args: argparse.Namespace) -> int:
         f"{'':<22}  steps/s  environment  packing  waiting  other      p50      p99",
         flush=True,
     )
-    if find_compiled(args.env):
+    if native:
         for workers in range(1, most + 1):
             measure(args, {"backend": "native", "num_workers": workers})
         measure(args, {"backend": "native", "batch_size": max(1, num_envs // 2)})

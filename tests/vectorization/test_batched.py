@@ -256,7 +256,7 @@ def test_what_does_not_go_together_is_refused():
     ):
         with pytest.raises(ValueError, match=f"{next(iter(arguments))}: not for a batched"):
             shoal.vectorize(TorchWalk, 4, **arguments)
-    with pytest.raises(ValueError, match="4 copies, not 5"):
+    with pytest.raises(ValueError, match="num_envs must be 4, as of the environment, got 5"):
         shoal.vectorize(TorchWalk(4), 5)
     with pytest.raises(ValueError, match="env_kwargs"):
         shoal.vectorize(TorchWalk(4), env_kwargs={"mode": "DISABLED"})

@@ -195,8 +195,8 @@ def test_an_interpreter_without_numpy(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"env": lambda: None}, InterpreterError, "give a name that it knows.*not a function"),
-        ({"env": ["CartPole-v1", object()]}, InterpreterError, "not a object"),
+        ({"env": lambda: None}, InterpreterError, "env must be a name.*got function"),
+        ({"env": ["CartPole-v1", object()]}, InterpreterError, "env must be a name.*got object"),
         ({"env": "CartPole-v1", "backend": "serial"}, ValueError, "have workers"),
         ({"env": "CartPole-v1", "start_method": "fork"}, ValueError, "can only be spawned"),
         ({"env": "CartPole-v1", "debug": True}, ValueError, "under this interpreter only"),

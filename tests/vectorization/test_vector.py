@@ -24,6 +24,7 @@ from shoal.errors import (
     PendingCallError,
     ResetNeededError,
 )
+from shoal.registry.creators import find_source
 from tests.vectorization.environments import Crowd, Everything, Global
 
 gymnasium.register_envs(ale_py)
@@ -297,7 +298,7 @@ def test_final_observations_of_nethack(mode):
     vector = shoal.vectorize(
         name, 2, backend="serial", autoreset=mode, env_kwargs={"max_episode_steps": 12}
     )
-    bare = shoal.emulate(shoal.vectorization.make_creators(name, 1, {"max_episode_steps": 12})[0]())
+    bare = shoal.emulate(find_source(name, 1, {"max_episode_steps": 12}).creators[0]())
     observation, _ = bare.reset(seed=1)
     np.testing.assert_array_equal(vector.reset(seed=[1, 2])[0][0], observation)
     actions = np.random.default_rng(0).integers(bare.action_space.n, size=40)
@@ -1097,9 +1098,9 @@ def test_it_is_a_vector_environment():
     [
         ({"num_envs": 0}, "num_envs"),
         ({"num_envs": 2.0}, "num_envs"),
-        ({"env": [], "num_envs": None}, "expected a list of functions"),
-        ({"env": 3}, "expected an id"),
-        ({"env": [Recorder], "num_envs": 2}, "1 creators were given"),
+        ({"env": [], "num_envs": None}, "must not be an empty list"),
+        ({"env": 3}, "env must be a name.*got int"),
+        ({"env": [Recorder], "num_envs": 2}, "length of the list env"),
         ({"env": Recorder, "env_kwargs": {"length": 3}}, "env_kwargs"),
         ({"backend": "threads"}, "backend"),
         ({"autoreset": "never"}, "autoreset"),

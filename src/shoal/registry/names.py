@@ -19,7 +19,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,7 @@ from typing import Any
 from shoal.emulation.interfaces import reproducible
 from shoal.errors import UnknownEnvError, did_you_mean
 
-__all__ = ["Creator", "creator", "load_named", "maker", "named"]
+__all__ = ["Creator", "absolute", "creator", "load_named", "maker", "named", "split"]
 
 # How ids begin (in lower case) whose plug-in module need not be named.
 PREFIXES = {
@@ -82,11 +82,30 @@ def creator(name: str, **kwargs: Any) -> Creator:
 
 
 def named(name: str, **kwargs: Any) -> Creator:
-    """The same for a name that another interpreter will look for: nothing is checked."""
-    path, colon, function = name.partition(":")
+    """Return the same function for a name that another interpreter will look for, unchecked."""
+    return Creator(absolute(name), kwargs)
+
+
+def absolute(name: str) -> str:
+    """Return a name whose file, if it names one, is found from any working directory."""
+    path, inner = split(name)
     if path.endswith(".py"):
-        name = f"{Path(path).resolve()}{colon}{function}"  # another process may run elsewhere
-    return Creator(name, kwargs)
+        return f"{Path(path).resolve()}:{inner}" if inner else str(Path(path).resolve())
+    return str(Path(path).resolve()) if name.endswith((".toml", ".so", ".c")) else name
+
+
+def split(name: str) -> tuple[str, str]:
+    """Return the file or the module in a name, and what it names in there (``""`` for nothing).
+
+    The folder of a file may have a colon in its name.
+    """
+    path, _, inner = name.rpartition(":")
+    if path.endswith(".py"):
+        return path, inner
+    if name.endswith((".py", ".toml", ".so", ".c")):
+        return name, ""
+    module, _, inner = name.partition(":")
+    return module, inner
 
 
 def load_named(name: str) -> Callable[..., Any]:
@@ -95,17 +114,21 @@ def load_named(name: str) -> Callable[..., Any]:
     Raises:
         UnknownEnvError: there is no such thing.
     """
-    module, _, inner = name.partition(":")
+    module, inner = split(name)
     loaded = _load(Path(module)) if module.endswith(".py") else _import(module, name)
     return _attribute(loaded, inner, name)
 
 
-def maker(name: str) -> Callable[..., Any]:
-    """What makes the environment called `name`."""
-    module, colon, inner = name.partition(":")
+def maker(name: str, others: Sequence[str] = ()) -> Callable[..., Any]:
+    """Return what makes the environment called `name`.
+
+    Raises:
+        UnknownEnvError: see `creator`; names of `others` are suggested, too.
+    """
+    module, inner = split(name)
     if module.endswith(".py"):
         return load_named(name)
-    if colon:
+    if inner:
         loaded = _import(module, name)
         return _registered(inner) or _attribute(loaded, inner, name)
     found = _registered(name)
@@ -116,10 +139,9 @@ def maker(name: str) -> Callable[..., Any]:
         return found
     if re.fullmatch(r"\w+(\.\w+)+", name):
         return _in_module(name)
-    raise UnknownEnvError(
-        f"there is no environment {name!r}{did_you_mean(name, _ids())}; where a package has to be "
-        "imported to register an id, write module:Id"
-    )
+    hint = did_you_mean(name, [*others, *_ids()])
+    hint = hint or "; if a module must be imported to register this id, write module:Id"
+    raise UnknownEnvError(f"there is no environment {name!r}{hint}")
 
 
 def _registered(name: str) -> Callable[..., Any] | None:

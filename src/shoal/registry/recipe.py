@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import ConfigError, UnknownEnvError
+from shoal.registry.names import split
 
 __all__ = ["Recipe", "find", "names", "resolve"]
 
@@ -73,8 +74,8 @@ class Recipe:
     @property
     def creator(self) -> str:
         """`env`, with the whole path of a file."""
-        path = self.file.parent / self.env.partition(":")[0]
-        return f"{path}:{self.env.partition(':')[2]}" if path.suffix == ".py" else self.env
+        path, inner = split(self.env)
+        return f"{self.file.parent / path}:{inner}" if path.endswith(".py") else self.env
 
     def installed(self) -> bool:
         """Whether it can be made."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.vectorization.vector import Vector
 
-__all__ = ["creator", "find_compiled", "vectorize"]
+__all__ = ["vectorize"]
 
 BACKENDS = ("auto", "serial", "multiprocess", "pool", "native", "batched", "ray")
 MODES = ("next_step", "same_step", "disabled", "own")
@@ -105,29 +104,27 @@ def vectorize(
     from gymnasium.vector import AutoresetMode
 
     from shoal.emulation.options import EmulationOptions
-    from shoal.registry.recipe import resolve
+    from shoal.registry.creators import find_source
     from shoal.vectorization.auto import choose_workers
-    from shoal.vectorization.backends.batched import BatchedBackend, find_batched, make_batched
+    from shoal.vectorization.backends.batched import BatchedBackend
     from shoal.vectorization.backends.processes import ProcessBackend
     from shoal.vectorization.backends.serial import SerialBackend
     from shoal.vectorization.engine import usable_cores
     from shoal.vectorization.vector import Vector
 
     emulation = EmulationOptions(form, one_hot, max_len, max_agents, pad, debug)
-    if isinstance(env, str) and (recipe := resolve(env)):
-        env, env_kwargs = recipe.creator, {**recipe.kwargs, **(env_kwargs or {})}
-        emulation = emulation.filled(recipe.emulation)
-        if recipe.python and python is None:
-            python = str(recipe.interpreter)
-            backend = "auto" if backend == "serial" else backend
+    source = find_source(env, num_envs, env_kwargs, python)
+    emulation = emulation.filled(source.emulation)
+    if source.python is not None and python is None and backend == "serial":
+        backend = "auto"
+    python = source.python
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}")
     if on_error not in ("raise", "restart"):
         raise ValueError(f'on_error: expected "raise" or "restart", got {on_error!r}')
     if order not in ("first", "fixed"):
         raise ValueError(f'order: expected "first" or "fixed", got {order!r}')
-    batched = None if python is not None else find_batched(env)
-    if batched is not None:
+    if source.batched is not None:
         refused = {
             "backend": backend not in ("auto", "serial", "batched"),
             "autoreset": autoreset == "own",
@@ -141,9 +138,7 @@ def vectorize(
                 f"{', '.join(wrong)}: not for a batched environment, which steps all copies itself"
             )
         wanted = None if autoreset is None else _autoreset(autoreset)
-        made: Any = BatchedBackend(
-            make_batched(batched, num_envs, env_kwargs), wanted, seed, profile, debug
-        )
+        made: Any = BatchedBackend(source.batched(), wanted, seed, profile, debug)
         return Vector(made, autoreset=made.mode, copy=copy, seed=seed, debug=debug)
     if backend == "batched":
         raise ValueError(
@@ -151,11 +146,8 @@ def vectorize(
             f"functions with a parameter num_envs that make them, not for {env!r}"
         )
     if python is not None:
-        compiled, creators = None, isolated_creators(env, num_envs, env_kwargs)
         check_isolated(python, backend, start_method, debug)
-    else:
-        compiled = None if not isinstance(env, str) or ":" in env else find_compiled(env)
-        creators = make_creators(env, num_envs, env_kwargs)
+    compiled, creators = source.native, list(source.creators)
     num_envs = len(creators)
     mode = _autoreset("next_step" if autoreset is None else autoreset)
     restart = on_error == "restart"
@@ -173,7 +165,7 @@ def vectorize(
         check_counts("native", num_envs, workers, size, order)
         native = NativeBackend(
             compiled,
-            env_kwargs or {},
+            source.kwargs,
             num_envs,
             size,
             workers,
@@ -279,69 +271,6 @@ def check_counts(
         )
 
 
-def make_creators(
-    env: Any, num_envs: int | None, env_kwargs: Mapping[str, Any] | None
-) -> list[Callable[[], Any]]:
-    """One function for each environment, whatever `env` is."""
-    if isinstance(env, (list, tuple)):
-        if num_envs not in (None, len(env)):
-            raise ValueError(f"num_envs is {num_envs}, but {len(env)} creators were given")
-        if not env or not all(callable(creator) for creator in env):
-            raise ValueError("env: expected a list of functions that create environments")
-        return list(env)
-    count = check_num_envs(num_envs)
-    if isinstance(env, str):
-        return [creator(env, **(env_kwargs or {}))] * count
-    if env_kwargs:
-        raise ValueError("env_kwargs goes with an id; bind them to the function instead")
-    if hasattr(env, "observation_layout"):
-        import cloudpickle
-
-        return [functools.partial(cloudpickle.loads, cloudpickle.dumps(env))] * count
-    if callable(env):
-        return [env] * count
-    raise ValueError(
-        "env: expected an id, a function that creates an environment, a list of them, or an "
-        f"emulated environment, got {type(env).__name__}"
-    )
-
-
-def check_num_envs(num_envs: int | None) -> int:
-    """How many environments that is; ValueError unless at least one."""
-    count = 1 if num_envs is None else num_envs
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"num_envs: expected an integer of at least 1, got {num_envs!r}")
-    return count
-
-
-def isolated_creators(
-    env: Any, num_envs: int | None, env_kwargs: Mapping[str, Any] | None
-) -> list[Any]:
-    """A `Creator` for each environment: all of `env` that another interpreter can take."""
-    from shoal.errors import InterpreterError
-    from shoal.registry.names import Creator, named
-
-    many = isinstance(env, (list, tuple))
-    found = []
-    for each in env if many else [env]:
-        if isinstance(each, str):
-            each = named(each, **(env_kwargs or {}))
-        elif isinstance(each, Creator):
-            each = named(each.name, **{**each.kwargs, **(env_kwargs or {})})
-        else:
-            raise InterpreterError(
-                "env: another interpreter can't take objects of this one; give a name that it "
-                'knows ("CartPole-v1", "module:function", "file.py:function"), not a '
-                f"{type(each).__name__}"
-            )
-        found.append(each)
-    if not many:
-        return found * check_num_envs(num_envs)
-    if not found or num_envs not in (None, len(found)):
-        raise ValueError(f"num_envs is {num_envs}, but {len(found)} names were given")
-    return found
-
-
 def check_isolated(python: str, backend: str, start_method: str | None, debug: bool) -> None:
     """Raise unless these arguments go with workers under the interpreter `python`."""
     from shoal.vectorization.workers.process import check_interpreter
@@ -358,39 +287,6 @@ def check_isolated(python: str, backend: str, start_method: str | None, debug: b
     if debug:
         raise ValueError("debug: values can be checked in workers under this interpreter only")
     check_interpreter(python)
-
-
-def creator(name: str, **kwargs: Any) -> Callable[[], Any]:
-    """A function without arguments that makes the environment called `name`.
-
-    Args:
-        name: of a compiled environment, or as for `shoal.registry.names.creator`.
-        kwargs: for the environment's constructor.
-    """
-    if ":" not in name and find_compiled(name):
-        from shoal.ocean_c.make import make
-
-        return functools.partial(make, name, **kwargs)
-    from shoal.errors import UnknownEnvError, near
-    from shoal.registry import names as by_name
-    from shoal.registry import recipe as recipes
-
-    try:
-        return by_name.creator(name, **kwargs)
-    except UnknownEnvError as error:
-        from shoal.ocean_c.find import own_names
-
-        found = near(name, [*own_names(), *recipes.names()])
-        if not found:
-            raise
-        raise UnknownEnvError(f"{error}; or did you mean {', '.join(found)}?") from None
-
-
-def find_compiled(name: str) -> Any:
-    """The path of a compiled environment, or None; see `shoal.ocean_c.find.find`."""
-    from shoal.ocean_c.find import find
-
-    return find(name)
 
 
 def _autoreset(name: Any) -> Any:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shoal.emulation import emulate
-from shoal.vectorization import make_creators, vectorize
+from shoal.errors import ConfigError
+from shoal.registry.creators import find_source
+from shoal.vectorization import vectorize
 
 __all__ = ["environment"]
 
@@ -42,7 +44,14 @@ def environment(env: Any, **kwargs: Any) -> Callable[[Mapping[str, Any]], Any]:
         num_envs = config.get("num_envs")
         if num_envs is not None:
             return vectorize(env, num_envs, **given)
-        (make,) = make_creators(env, 1, kwargs.get("env_kwargs"))
-        return emulate(make(), **{name: given[name] for name in EMULATION if name in given})
+        source = find_source(env, 1, kwargs.get("env_kwargs"), kwargs.get("python"))
+        if source.kind in ("batched", "isolated"):
+            raise ConfigError(
+                "env must be an environment that RLlib can make in its own process, to learn its "
+                f"spaces; {env!r} is {source.kind}"
+            )
+        (make,) = source.creators
+        options = {**source.emulation, **given}
+        return emulate(make(), **{name: options[name] for name in EMULATION if name in options})
 
     return create

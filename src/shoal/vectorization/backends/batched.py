@@ -24,7 +24,6 @@ the step to come is a reset of those, and no transition.
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import sys
 import time
@@ -35,7 +34,6 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from shoal.errors import EmulationError, EnvCheckError, LayoutError
-from shoal.registry.names import maker
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import RESET, STEP
 from shoal.rows.layout import Layout, where
@@ -44,56 +42,13 @@ from shoal.vectorization.backends.serial import NUM_BLOCKS
 from shoal.vectorization.info import split_infos
 from shoal.vectorization.workers.group import seed_globals
 
-__all__ = ["BatchedBackend", "find_batched", "make_batched"]
+__all__ = ["BatchedBackend"]
 
 NESTED = frozenset(["Dict", "Tuple", "Box", "Discrete", "MultiDiscrete", "MultiBinary"])
 # What a step that resets calls the observations that came before: Gymnasium, and before it was 1.0.
 FINAL = ("final_obs", "final_observation")
 DLPACK_CPU = 1
 RESULTS = ("rewards", "terminations", "truncations", "episode_returns", "episode_lengths")
-
-
-def find_batched(env: Any) -> Any:
-    """The batched environment that `env` is, or the function that makes one; None if it is neither.
-
-    A function makes them if it has a parameter ``num_envs``: how many copies.
-    """
-    if isinstance(env, str):
-        env = maker(env) if ":" in env else None
-    if is_batched(env):
-        return env
-    try:
-        return env if callable(env) and "num_envs" in inspect.signature(env).parameters else None
-    except (TypeError, ValueError):  # of some functions in C nobody knows
-        return None
-
-
-def is_batched(env: Any) -> bool:
-    """Whether this is an environment that steps many copies itself."""
-    needed = ("num_envs", "single_observation_space", "single_action_space")
-    return not isinstance(env, type) and all(hasattr(env, name) for name in needed)
-
-
-def make_batched(env: Any, num_envs: int | None, env_kwargs: Mapping[str, Any] | None) -> Any:
-    """What `find_batched` has found as an environment with so many copies.
-
-    Raises:
-        ValueError: it has another number of them, or takes no arguments because it is made.
-        EmulationError: what the function has made is none.
-    """
-    if not is_batched(env):
-        count = {} if num_envs is None else {"num_envs": num_envs}
-        env = env(**(env_kwargs or {}), **count)
-        if not is_batched(env):
-            raise EmulationError(
-                "expected an environment with num_envs, single_observation_space and "
-                f"single_action_space, got {env!r}"
-            )
-    elif env_kwargs:
-        raise ValueError("env_kwargs: for a function that makes environments, not for one made")
-    if num_envs not in (None, int(env.num_envs)):
-        raise ValueError(f"num_envs: the environment has {env.num_envs} copies, not {num_envs}")
-    return env
 
 
 def reset_mode(env: Any) -> AutoresetMode:
