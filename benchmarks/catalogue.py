@@ -193,8 +193,8 @@ def row(name: str, steps: int, seconds: float) -> list[str]:
 
 def check(name: str, how: dict[str, Any], steps: int) -> tuple[str, str]:
     """The codes of the faults that checking an environment finds, and which interface it has."""
-    from shoal.emulation import is_multi_agent
     from shoal.emulation.check.questions import faults_of, report_from
+    from shoal.emulation.interfaces import is_multi_agent
     from shoal.registry.creators import find_source
 
     source = find_source(name, 1, how.get("env_kwargs"))

@@ -44,7 +44,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from gymnasium.wrappers import FlattenObservation
 
 import shoal
-from shoal.emulation import is_multi_agent
+from shoal.emulation.interfaces import is_multi_agent
 from shoal.emulation.loop import EnvLoop
 from shoal.rows.buffers import Buffers
 from shoal.rows.fields import SAME_STEP, zero_rows
@@ -170,7 +170,7 @@ def compiled_loop(make: Callable[[], Any], actions: np.ndarray) -> Callable[[], 
     envs = [shoal.emulate(make()) for _ in range(NUM_ENVS)]
     layouts = envs[0].observation_layout, envs[0].action_layout
     agents = envs[0].agents_per_env
-    loop = EnvLoop([env.driver() for env in envs], layouts[0].nbytes, SAME_STEP)
+    loop = EnvLoop([env.core.driver() for env in envs], layouts[0].nbytes, SAME_STEP)
     rows = zero_rows(*layouts, NUM_ENVS * agents)
     buffers = Buffers(*layouts, rows)
     for i in range(NUM_ENVS):

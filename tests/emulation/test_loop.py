@@ -27,7 +27,7 @@ class Looped:
         first = self.envs[0]
         layouts = first.observation_layout, first.action_layout
         self.layout = layouts[0]
-        self.loop = EnvLoop([env.driver() for env in self.envs], layouts[0].nbytes, mode)
+        self.loop = EnvLoop([env.core.driver() for env in self.envs], layouts[0].nbytes, mode)
         self.rows = zero_rows(*layouts, len(creators))
         self.buffers = Buffers(*layouts, self.rows)
 
@@ -290,7 +290,7 @@ def test_replaced_environments_begin_with_a_reset():
         ours.reset()
         ours.step([0, 0])
         fresh = shoal.emulate(Counting(9))
-        ours.loop.replace(0, fresh.driver())
+        ours.loop.replace(0, fresh.core.driver())
         ours.step([0, 0])
         assert ours.rows["masks"].tolist() == [False, True]
         assert ours.rows["episode_lengths"].tolist() == [0, 2]
@@ -351,7 +351,7 @@ def test_a_final_info_survives_an_environment_that_fills_the_same_dict_again():
             return 1, 0.0, True, False, self.info
 
     env = shoal.emulate(Reuses())
-    loop = EnvLoop([env.driver()], env.observation_layout.nbytes, SAME_STEP)
+    loop = EnvLoop([env.core.driver()], env.observation_layout.nbytes, SAME_STEP)
     loop.reset(0, None, None, env._buffers, 0)
     env.rows["actions"][:] = 0
     loop.step(env._buffers)

@@ -408,7 +408,9 @@ def test_rows_in_a_loop_with_autoreset(possible, mode):
     n = 40
     envs = [Scripted(possible, seed) for seed in (1, 2)]
     emulated = [shoal.emulate(env, max_agents=n) for env in envs]
-    loop = EnvLoop([env.driver() for env in emulated], emulated[0].observation_layout.nbytes, mode)
+    loop = EnvLoop(
+        [env.core.driver() for env in emulated], emulated[0].observation_layout.nbytes, mode
+    )
     layouts = emulated[0].observation_layout, emulated[0].action_layout
     rows = zero_rows(*layouts, 2 * n)
     buffers = Buffers(*layouts, rows)
@@ -905,8 +907,8 @@ def test_infos_of_others_are_passed_on():
     infos = {"box": {"n": 1}, "common": {"time": 3}}
     env = shoal.emulate(Various(["box", "discrete"], infos=infos))
     assert env.reset()[1] == infos | {"discrete": {}}
-    assert env.driver().info is None
-    loop = EnvLoop([env.driver()], env.observation_layout.nbytes, DISABLED)
+    assert env.core.driver().info is None
+    loop = EnvLoop([env.core.driver()], env.observation_layout.nbytes, DISABLED)
     loop.reset(0, None, None, Buffers(env.observation_layout, env.action_layout, env.rows), 0)
     assert loop.take_infos() == ([{0: {"n": 1}}], None)  # by slot, for whoever serves the rows
 
@@ -1299,7 +1301,7 @@ def test_rows_of_another_width_are_refused():
         shoal.rows.actions.ActionLayout.from_space(spaces.MultiDiscrete([2, 2])),
     )
     rows = zero_rows(*layouts, 2)
-    driver = env.driver()
+    driver = env.core.driver()
     loop = EnvLoop([driver], layouts[0].nbytes, DISABLED)
     loop.reset(0, None, None, Buffers(*layouts, rows), 0)
     with pytest.raises(EmulationError, match="rows of 16 action bytes, expected 8"):
@@ -1331,7 +1333,7 @@ def test_copies_hold_the_environment_as_it_is(make):
 def test_saved_states_go_on_alike(make, mode):
     first, second = (shoal.emulate(make(), max_agents=40) for _ in range(2))
     layouts = first.observation_layout, first.action_layout
-    loops = [EnvLoop([env.driver()], layouts[0].nbytes, mode) for env in (first, second)]
+    loops = [EnvLoop([env.core.driver()], layouts[0].nbytes, mode) for env in (first, second)]
     all_rows = [zero_rows(*layouts, 40) for _ in loops]
     buffers = [Buffers(*layouts, rows) for rows in all_rows]
     for rows in all_rows:
@@ -1342,7 +1344,8 @@ def test_saved_states_go_on_alike(make, mode):
         for _ in range(at % 3):
             loops[0].step(buffers[0])
         copy = pickle.loads(pickle.dumps((first.env, loops[0].get_state(0))))
-        second.env = loops[1].drivers[0].env = copy[0]
+        second.core.env = copy[0]
+        loops[1].replace(0, second.core.driver())
         loops[1].set_state(0, copy[1])
         for _ in range(at % 5):
             for loop, into in zip(loops, buffers):

@@ -39,21 +39,21 @@ class Short(gymnasium.Env):
     ],
 )
 def test_any_environment_can_be_measured(make):
-    found = measure_overhead(shoal.emulate(make()), steps=100, seconds=30)
+    found = measure_overhead(shoal.emulate(make()).core, steps=100, seconds=30)
     assert found.bare > 0 and found.noise >= 0
     assert -found.bare < found.added < 1e6
 
 
 def test_only_steps_within_an_episode_count():
     env = shoal.emulate(Short(3))
-    assert measure_overhead(env, steps=60, seconds=60) is not None
+    assert measure_overhead(env.core, steps=60, seconds=60) is not None
     # Two of three steps are; the last one of 60 is the second of the 30th episode.
     assert env.env.steps == 89 and env.env.resets == 30
 
 
 def test_too_few_steps_are_none():
-    assert measure_overhead(shoal.emulate(Short(1)), seconds=0.1) is None
-    assert measure_overhead(shoal.emulate(Short(9)), steps=10) is None
+    assert measure_overhead(shoal.emulate(Short(1)).core, seconds=0.1) is None
+    assert measure_overhead(shoal.emulate(Short(9)).core, steps=10) is None
 
 
 def test_the_clock_runs_in_steps_only():

@@ -27,7 +27,7 @@ from shoal.errors import EmulationError
 from shoal.rows.actions import ActionLayout, choices, is_discrete
 from shoal.rows.layout import Layout, box_spec, choice_spec
 
-__all__ = ["AgentSpaces", "agents_of"]
+__all__ = ["AgentSpaces"]
 
 if TYPE_CHECKING:
     Layouts = tuple[Layout, ActionLayout]
@@ -55,37 +55,39 @@ class Member:
 
 
 class AgentSpaces:
-    """What is known of the spaces of an environment's agents.
+    """The agents of an environment: who they are, their spaces, and the layouts of their rows.
 
     Args:
         env: has ``observation_space(agent)`` and ``action_space(agent)``, or, as in old PettingZoo,
-            dictionaries ``observation_spaces`` and ``action_spaces``.
-        possible_agents: all agents there may be; None if unknown.
-        agents: those to make the common layouts for.
+            dictionaries ``observation_spaces`` and ``action_spaces``. It is reset if it has no
+            ``possible_agents``, because only a reset shows what its agents are like.
         options: see `shoal.emulate`. With `pad`, every agent has the common spaces; a pair of
             layouts there is held by the common ones.
 
     Attributes:
+        index: the slot of every possible agent; None if the environment has no
+            ``possible_agents``.
+        num_slots: number of rows.
         observation_layout, action_layout: the common layouts.
         padded: every agent has the common spaces.
+
+    Raises:
+        EmulationError: `max_agents` is missing or too small.
     """
 
-    def __init__(
-        self,
-        env: Any,
-        possible_agents: list | None,
-        agents: Iterable,
-        options: EmulationOptions,
-    ):
+    def __init__(self, env: Any, options: EmulationOptions):
         self.env = env
-        self.index = None
-        if possible_agents is not None:
-            self.index = {agent: i for i, agent in enumerate(possible_agents)}
         self.padded = bool(options.pad)
         self._options = options
         self._members: dict[Any, Member] = {}
         # By the identity of both spaces, which the entry keeps alive: agents often share them.
         self._by_space: dict[tuple[int, int], Member] = {}
+        agents = list(getattr(env, "possible_agents", None) or ())
+        self.index = {agent: i for i, agent in enumerate(agents)} or None
+        self.num_slots = count_slots(env, len(agents), options.max_agents)
+        if self.index is None:
+            as_parallel(env).reset()
+            agents = list(env.agents)
         found = [self.layouts(agent) for agent in agents]
         if isinstance(options.pad, tuple):
             observation, action = (layout.spec for layout in options.pad)
@@ -146,52 +148,22 @@ class AgentSpaces:
 
     def _lay_out(self, observation: Any, action: Any) -> Layouts:
         options = self._options
-        return (
-            Layout.from_space(
-                observation,
-                options.form,
-                one_hot=options.one_hot,
-                max_len=options.max_len,
-                name="obs",
-            ),
-            ActionLayout.from_space(action, options.max_len),
-        )
+        return options.lay_out(observation), ActionLayout.from_space(action, options.max_len)
 
 
-def agents_of(env: Any, max_agents: int | None) -> tuple[int, list | None, list]:
-    """Which agents an environment has.
-
-    Returns:
-        The number of rows for them, all agents there may be (None if it doesn't say), and those
-        whose spaces can be asked for.
-
-    Raises:
-        EmulationError: `max_agents` is missing or too small.
-    """
-    possible = list(getattr(env, "possible_agents", None) or ()) or None
-    num_slots = count_slots(env, possible, max_agents)
-    if possible is not None:
-        return num_slots, possible, possible
-    as_parallel(env).reset()  # only a reset shows what its agents are like
-    return num_slots, None, list(env.agents)
-
-
-def count_slots(env: Any, possible: list | None, max_agents: int | None) -> int:
-    """The number of rows for the agents of `env`."""
+def count_slots(env: Any, num_possible: int, max_agents: int | None) -> int:
+    """Return the number of rows for the agents of `env`."""
     name = type(unwrapped(env)).__name__
-    if max_agents is None:
-        if possible is None:
-            raise EmulationError(
-                f"{name} has no possible_agents, so it doesn't say how many agents there may be; "
-                "give max_agents=N"
-            )
-        return len(possible)
-    least = 1 if possible is None else len(possible)
-    if not isinstance(max_agents, int) or max_agents < least:
+    if max_agents is None and not num_possible:
         raise EmulationError(
-            f"max_agents must be an integer of at least {least} for {name}, got {max_agents!r}"
+            f"{name} has no possible_agents, so it doesn't say how many agents there may be; "
+            "give max_agents=N"
         )
-    return max_agents
+    if max_agents is not None and max_agents < num_possible:
+        raise EmulationError(
+            f"max_agents must be an integer of at least {num_possible} for {name}, got {max_agents}"
+        )
+    return num_possible if max_agents is None else max_agents
 
 
 def common_layouts(layouts: list[Layouts]) -> Layouts:

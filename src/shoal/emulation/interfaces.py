@@ -1,6 +1,6 @@
-"""Environments of older interfaces, and what reproduces: all that needs neither Gymnasium nor gym.
+"""Which interface an environment has; environments of older interfaces as today's.
 
-Workers under another interpreter import this, where perhaps none of today's packages is.
+Workers under another interpreter import this, which may have neither Gymnasium nor PettingZoo.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ __all__ = [
     "OldEnv",
     "OldReset",
     "Wrapper",
+    "is_multi_agent",
     "is_of_gymnasium",
     "keywords",
-    "reproducible",
+    "require_environment",
     "unwrapped",
 ]
 
@@ -28,17 +29,33 @@ def is_of_gymnasium(thing: Any, name: str) -> bool:
     return "gymnasium" in sys.modules and isinstance(thing, getattr(sys.modules["gymnasium"], name))
 
 
-def reproducible(env: Any) -> Any:
-    """`env`, or a wrapper around it where its own ``reset(seed=...)`` does not reproduce.
+def require_environment(env: Any) -> None:
+    """Raise EmulationError unless `env` has what every environment has."""
+    if hasattr(env, "single_observation_space"):
+        raise EmulationError(
+            f"{type(env).__name__} steps many environments itself; give it to shoal.vectorize"
+        )
+    has = [hasattr(env, name) for name in ("reset", "step")]
+    for name in ("observation_space", "action_space"):  # old PettingZoo has dictionaries of them
+        has.append(hasattr(env, name) or hasattr(env, name + "s"))
+    if isinstance(env, type) or not all(has):
+        got = f"the class {env.__name__}; give an instance" if isinstance(env, type) else repr(env)
+        raise EmulationError(
+            "expected a Gymnasium, PettingZoo or old gym environment with reset, step, "
+            f"observation_space and action_space, got {got}"
+        )
 
-    That is so of NetHack (nle, MiniHack): see `shoal.emulation.single.SeededNetHack`.
-    """
-    packages = {cls.__module__.partition(".")[0] for cls in type(unwrapped(env)).__mro__}
-    if "nle" in packages and is_of_gymnasium(env, "Env"):
-        from shoal.emulation.single import SeededNetHack
 
-        return SeededNetHack(env)
-    return env
+def is_multi_agent(env: Any) -> bool:
+    """Return whether `env` has one of PettingZoo's interfaces, parallel or turn-based."""
+    for library in ("gymnasium", "gym"):  # an environment of theirs has imported them
+        if library in sys.modules and isinstance(env, sys.modules[library].Env):
+            return False  # some of these have agents too, behind one action space
+    # The space methods take an agent; without possible_agents, only they are there before a reset.
+    names = ("possible_agents", "agents", "agent_iter")
+    return any(hasattr(env, name) for name in names) or callable(
+        getattr(env, "observation_space", None)
+    )
 
 
 class OldEnv:

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from shoal.emulation.agent_spaces import AgentSpaces, agents_of, own_row
+from shoal.emulation.agent_spaces import own_row
+from shoal.emulation.core import Core
 from shoal.emulation.interfaces import unwrapped
-from shoal.emulation.multi_loop import MultiDriver
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import ActionError, LayoutError
 from shoal.rows.actions import ActionLayout
@@ -83,6 +83,7 @@ class EmulatedMultiEnv(ParallelEnv):
     (``rows["acting"]``), others are ignored and may be missing.
 
     Attributes:
+        core: what loops step, see `shoal.emulation.core.Core`.
         agents: the agents alive, as in the environment inside.
         possible_agents: those of the environment inside; absent if it has none.
         agents_per_env: number of slots: `max_agents`, or the number of possible agents.
@@ -93,30 +94,23 @@ class EmulatedMultiEnv(ParallelEnv):
     """
 
     def __init__(self, env: Any, options: EmulationOptions):
-        self._options = options
-        self.agents_per_env, possible, known = agents_of(env, options.max_agents)
-        if possible is not None:
-            self.possible_agents = possible
-        self._spaces = AgentSpaces(env, possible, known, options)
-        growable = possible is None and not options.pad
-        self._driver = MultiDriver(self._spaces, self.agents_per_env, growable)
+        self.core = Core(env, options)
+        self._spaces: Any = self.core.agent_spaces
+        self.agents_per_env = self.core.agents_per_env
+        if self._spaces.index is not None:
+            self.possible_agents = self.core.possible_agents
+        self._driver: Any = self.core.driver(
+            growable=self._spaces.index is None and not options.pad
+        )
         self.agents: list = []
-        self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
-        self.render_mode = getattr(env, "render_mode", None)
+        self.metadata = self.core.metadata
+        self.render_mode = self.core.render_mode
         self._take_layouts()
-
-    def driver(self) -> MultiDriver:
-        """What a compiled loop needs to step this environment."""
-        return MultiDriver(self._spaces, self.agents_per_env)
 
     @property
     def env(self) -> Any:
-        """The environment inside; may be replaced by a copy."""
-        return self._driver.env
-
-    @env.setter
-    def env(self, env: Any) -> None:
-        self._driver.env = env
+        """The environment inside."""
+        return self.core.env
 
     def bind(self, rows: dict[str, np.ndarray]) -> None:
         """Write results straight into these arrays from now on.
@@ -278,7 +272,7 @@ class EmulatedMultiEnv(ParallelEnv):
 
     def __reduce__(self) -> Any:
         """Copies and pickles hold the environment as it is, and begin with a reset."""
-        return EmulatedMultiEnv, (self.env, self._options)
+        return EmulatedMultiEnv, (self.env, self.core.options)
 
     def __repr__(self) -> str:
         return f"<EmulatedMultiEnv{self.env!r}>"

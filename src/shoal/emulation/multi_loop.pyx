@@ -136,13 +136,13 @@ cdef class MultiDriver(Driver):
     """Drives an environment with one of PettingZoo's interfaces.
 
     Args:
-        spaces: the `AgentSpaces` of the environment.
-        num_slots: rows of the environment.
+        env: the environment.
+        spaces: the `AgentSpaces` of its agents.
         growable: agents that don't fit the rows' common layouts widen them (the caller then has to
             bring wider rows) instead of being refused.
 
     Attributes:
-        env: the environment; may be replaced by a copy.
+        env: the environment; may be replaced.
         agents: those alive; empty once the episode is over.
         occupants: for each slot the agent in it, or None.
         observation_layout, action_layout: of the rows that `write` expects.
@@ -151,6 +151,7 @@ cdef class MultiDriver(Driver):
         all_infos: the infos as the environment gave them.
     """
 
+    cdef object _env
     cdef object parallel            # the environment, with a modern parallel interface
     cdef object spaces
     cdef object turns               # the TurnBasedEnv, or None
@@ -176,10 +177,10 @@ cdef class MultiDriver(Driver):
     cdef uint8_t* acting
     cdef uint8_t* leaving           # the occupant's life ended in the last step
 
-    def __cinit__(self, spaces, Py_ssize_t num_slots, bint growable=False):
-        cdef Py_ssize_t n = num_slots
+    def __cinit__(self, env, spaces, bint growable=False):
+        cdef Py_ssize_t n = spaces.num_slots
         self.spaces = spaces
-        self.env = spaces.env
+        self.env = env
         self.agents_per_env = self.num_slots = n
         self.growable = growable
         self.codecs = {}
@@ -206,11 +207,11 @@ cdef class MultiDriver(Driver):
 
     @property
     def env(self):
-        return self.spaces.env
+        return self._env
 
     @env.setter
     def env(self, env):
-        self.spaces.env = env
+        self._env = env
         self.parallel = as_parallel(env)
         self.turns = self.parallel if isinstance(self.parallel, TurnBasedEnv) else None
 

@@ -72,13 +72,14 @@ class Codec:
 class MultiDriver(Driver):
     """Drives an environment with one of PettingZoo's interfaces; in rows that never widen."""
 
-    def __init__(self, spaces: Any, num_slots: int):
+    def __init__(self, env: Any, spaces: Any, growable: bool = False):
+        num_slots = spaces.num_slots
         self.spaces, self.agents_per_env = spaces, num_slots
         self.observation_layout, self.action_layout = (
             spaces.observation_layout,
             spaces.action_layout,
         )
-        self.env = spaces.env
+        self.env = env
         self.codecs: dict[Any, Codec] = {}
         self.has_masks = False
         self.slots: list[int] = []  # of each of `agents`
@@ -98,11 +99,11 @@ class MultiDriver(Driver):
 
     @property
     def env(self) -> Any:
-        return self.spaces.env
+        return self._env
 
     @env.setter
     def env(self, env: Any) -> None:
-        self.spaces.env = env
+        self._env = env
         self.parallel = as_parallel(env)
         self.turns = self.parallel if isinstance(self.parallel, TurnBasedEnv) else None
 

@@ -88,6 +88,12 @@ class EmulationOptions:
             raise EmulationError(f"unknown option {min(unknown)!r}; the options are {names}")
         return dataclasses.replace(self, **{**defaults, **self.given()})
 
+    def lay_out(self, space: Any, name: str = "obs") -> Layout:
+        """Return the layout of an observation space."""
+        return Layout.from_space(
+            space, self.form, one_hot=self.one_hot, max_len=self.max_len, name=name
+        )
+
     def to_json(self) -> str:
         """Return these options as a JSON string; `from_json` returns equal options."""
         values = self.given()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.emulation.core import Core
 from shoal.emulation.loop import EnvLoop
 from shoal.rows.actions import RandomActions
 from shoal.rows.buffers import Buffers
@@ -77,7 +78,7 @@ class Idle:
 
 
 def measure_overhead(
-    env: Any, seed: int = 0, steps: int = 5000, seconds: float = 2.0
+    core: Core, seed: int = 0, steps: int = 5000, seconds: float = 2.0
 ) -> Overhead | None:
     """Measure what the compiled loop adds to the steps of an emulated environment.
 
@@ -87,20 +88,20 @@ def measure_overhead(
     episode ended are left out.
 
     Args:
-        env: emulated; it is reset and stepped with random actions.
+        core: of an environment, which is reset and stepped with random actions.
         seed: of the reset and the actions.
         steps, seconds: how long to measure, at most.
 
     Returns:
         None if there were fewer than `FEWEST` steps within an episode in that time.
     """
-    layouts = env.observation_layout, env.action_layout
-    driver = env.driver()
+    layouts = core.observation_layout, core.action_layout
+    driver: Any = core.driver()
     timed = (TimedTurns if hasattr(driver.env, "agent_iter") else Timed)(driver.env)
     driver.env = timed
     idle = Timed(Idle())
     loop = EnvLoop([driver], layouts[0].nbytes, SAME_STEP)
-    rows = zero_rows(*layouts, env.agents_per_env)
+    rows = zero_rows(*layouts, core.agents_per_env)
     buffers = Buffers(*layouts, rows)
     act = RandomActions(layouts[1], seed)
     loop.reset(0, seed, None, buffers, 0)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import random
-import warnings
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from shoal.emulation.interfaces import OldEnv, reproducible, unwrapped
-from shoal.emulation.loop import EnvLoop, SingleDriver
+from shoal.emulation.core import Core
+from shoal.emulation.interfaces import OldEnv
+from shoal.emulation.loop import EnvLoop
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import LayoutError
-from shoal.rows.actions import ActionLayout
 from shoal.rows.buffers import Buffers
 from shoal.rows.fields import DISABLED, zero_rows
-from shoal.rows.layout import Layout
 
-__all__ = ["EmulatedEnv", "OldGymEnv", "SeededNetHack"]
+__all__ = ["EmulatedEnv", "OldGymEnv"]
 
 
 class EmulatedEnv(gymnasium.Wrapper):
@@ -27,9 +24,11 @@ class EmulatedEnv(gymnasium.Wrapper):
     Made by `shoal.emulate`. Everything but the spaces is the wrapped environment's own: ``spec``,
     ``metadata``, ``render``, ``unwrapped``, ``np_random`` and any other attribute.
 
-    NetHack's own ``reset(seed=...)`` does not reproduce; here it does: see `SeededNetHack`.
+    NetHack's own ``reset(seed=...)`` does not reproduce; here it does: see
+    `shoal.emulation.seeding.SeededNetHack`.
 
     Attributes:
+        core: what loops step, see `shoal.emulation.core.Core`.
         env: the environment inside (an `OldGymEnv` around it where it is one of old ``gym``).
         observation_layout, action_layout: how observations and actions lie in a row.
         observation_space, action_space: the flat spaces. A space that is one array already (a Box,
@@ -43,24 +42,14 @@ class EmulatedEnv(gymnasium.Wrapper):
 
     def __init__(self, env: Any, options: EmulationOptions):
         super().__init__(env if isinstance(env, gymnasium.Env) else OldGymEnv(env))
-        self._options = options
-        self.observation_layout = Layout.from_space(
-            env.observation_space,
-            options.form,
-            one_hot=options.one_hot,
-            max_len=options.max_len,
-            name="obs",
-        )
-        self.action_layout = ActionLayout.from_space(env.action_space, options.max_len)
+        self.core = Core(self.env, options)
+        self.observation_layout = self.core.observation_layout
+        self.action_layout = self.core.action_layout
         self.observation_space = self.observation_layout.flat_space
         self.action_space = self.action_layout.flat_space
-        self._driver = self.driver()
+        self._driver: Any = self.core.driver()
         self._loop = EnvLoop([self._driver], self.observation_layout.nbytes, DISABLED)
         self.bind(zero_rows(self.observation_layout, self.action_layout, 1))
-
-    def driver(self) -> SingleDriver:
-        """What a compiled loop needs to step this environment."""
-        return SingleDriver(reproducible(self.env), self.observation_layout, self.action_layout)
 
     def bind(self, rows: dict[str, np.ndarray]) -> None:
         """Write results straight into these arrays from now on.
@@ -120,37 +109,12 @@ class EmulatedEnv(gymnasium.Wrapper):
 
     def __reduce__(self) -> Any:
         """Copies and pickles hold the environment as it is, and begin with a reset."""
-        return EmulatedEnv, (self.env, self._options)
+        return EmulatedEnv, (self.env, self.core.options)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "env":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return self.env.get_wrapper_attr(name)
-
-
-class SeededNetHack(gymnasium.Wrapper):
-    """Makes ``reset(seed=...)`` of NetHack (nle, MiniHack) reproduce.
-
-    The game draws from generators of its own, which only ``env.unwrapped.seed(core, disp)`` sets,
-    and for one episode. Once a seed was given, each reset passes two numbers drawn from it; without
-    one, whatever the user set stays. Empty options, which the game fails on, are left out.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        self._seeds: random.Random | None = None
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        if seed is not None:
-            self._seeds = random.Random(seed)
-        if self._seeds is not None:
-            core, disp = self._seeds.randrange(2**31), self._seeds.randrange(2**31)
-            try:
-                unwrapped(self.env).seed(core=core, disp=disp, reseed=False)
-            except RuntimeError as error:  # NetHackChallenge allows no seeds
-                warnings.warn(f"the seed has no effect: {error}", stacklevel=2)
-                self._seeds = None
-        return self.env.reset(seed=seed, options=options or None)
 
 
 class OldGymEnv(OldEnv, gymnasium.Env):

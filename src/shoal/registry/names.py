@@ -25,7 +25,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shoal.emulation.interfaces import reproducible
 from shoal.errors import UnknownEnvError, did_you_mean
 
 __all__ = ["Creator", "absolute", "creator", "load_named", "maker", "named", "split"]
@@ -62,7 +61,7 @@ class Creator:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> Any:
-        return reproducible(maker(self.name)(**self.kwargs))
+        return maker(self.name)(**self.kwargs)
 
 
 def creator(name: str, **kwargs: Any) -> Creator:

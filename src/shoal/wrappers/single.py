@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium
 
-from shoal.emulation import is_multi_agent
+from shoal.emulation.interfaces import is_multi_agent
 
 __all__ = ["ActionRepeat", "atari", "repeat_action", "time_limit"]
 

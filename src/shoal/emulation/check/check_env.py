@@ -25,11 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shoal.emulation import is_multi_agent, require_environment
 from shoal.emulation.check.checking_envs import checked
 from shoal.emulation.check.findings import ORDER, RULES, Finding, Log, Report
-from shoal.emulation.interfaces import is_of_gymnasium, keywords, reproducible, unwrapped
+from shoal.emulation.interfaces import (
+    is_multi_agent,
+    is_of_gymnasium,
+    keywords,
+    require_environment,
+    unwrapped,
+)
 from shoal.emulation.parallel import space_of
+from shoal.emulation.seeding import reproducible
 from shoal.errors import EnvCheckError, LayoutError
 from shoal.rows.layout import Layout, kind_of, step
 
@@ -403,9 +409,6 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
         or (getattr(env, "metadata", None) or {}).get("name")
         or type(unwrapped(env)).__name__
     )
-    single = sys.modules.get("shoal.emulation.single")
-    if single is not None and isinstance(env, single.SeededNetHack):
-        env = env.env  # what is asked is whether the environment itself reproduces
     if not is_of_gymnasium(env, "Env") and keywords(env) != {"seed", "options"}:
         log.tell("old-interface", "env", f"reset takes {keywords(env) or 'no arguments'}")
     if not is_multi_agent(env):

@@ -11,18 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation import is_multi_agent
 from shoal.emulation.check.findings import Log
-from shoal.emulation.interfaces import is_of_gymnasium
+from shoal.emulation.interfaces import OldEnv, Wrapper, is_multi_agent, is_of_gymnasium
 from shoal.emulation.parallel import as_parallel, space_of
 from shoal.rows.layout import kind_of, step
-
-try:
-    from gymnasium import Wrapper
-
-    from shoal.emulation.single import OldGymEnv as OldEnv
-except ImportError:  # under another interpreter
-    from shoal.emulation.interfaces import OldEnv, Wrapper  # type: ignore[assignment]
 
 __all__ = ["checked"]
 

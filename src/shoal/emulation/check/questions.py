@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal.emulation.check.findings import Finding, Report
-from shoal.emulation.core import bare
+from shoal.emulation.core import Core
 from shoal.emulation.interfaces import OldEnv
 from shoal.emulation.options import EmulationOptions
 from shoal.rows.actions import ActionLayout
@@ -96,7 +96,7 @@ def report_from(answer: Mapping[str, Any]) -> Report:
 
 def emulated(env: Any, emulation: Mapping[str, Any]) -> Any:
     """What a loop needs of an environment."""
-    return bare(original(env), EmulationOptions(**emulation))
+    return Core(original(env), EmulationOptions(**emulation))
 
 
 def original(env: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation import emulated
+from shoal.emulation.core import Core, core_of
 from shoal.emulation.loop import EnvLoop
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import EmulationError
@@ -38,10 +38,9 @@ class EnvGroup:
         emulation: how to emulate them.
         mode: the loop's autoreset mode.
         seed: of this process's global generators, which are left alone if it is None.
-        wrap: `shoal.emulation.emulated`, or what stands for it under another interpreter.
 
     Attributes:
-        envs: the emulated environments.
+        envs: the cores of the emulated environments.
         loop: steps them.
     """
 
@@ -52,7 +51,6 @@ class EnvGroup:
         emulation: EmulationOptions,
         mode: int,
         seed: int | None,
-        wrap: Callable[..., Any] = emulated,
     ):
         if seed is not None:
             seed_globals(seed)
@@ -60,8 +58,7 @@ class EnvGroup:
         self.creators = creators
         self.first = first
         self.emulation = emulation
-        self.wrap = wrap
-        self.envs: list[Any] = []
+        self.envs: list[Core] = []
         for i in range(len(creators)):
             try:
                 self.envs.append(self._create(i))
@@ -72,12 +69,11 @@ class EnvGroup:
                 raise
         if seed is not None and not had_torch:
             seed_torch(seed)
-        drivers = [env.driver() for env in self.envs]
+        drivers: list[Any] = [env.driver() for env in self.envs]
         self.loop = EnvLoop(drivers, self.envs[0].observation_layout.nbytes, mode)
 
-    def _create(self, i: int) -> Any:
-        env = self.creators[i]()
-        return env if hasattr(env, "observation_layout") else self.wrap(env, self.emulation)
+    def _create(self, i: int) -> Core:
+        return core_of(self.creators[i](), self.emulation)
 
     def recreate(self, i: int) -> None:
         """Put a new environment in the place of number `i`; its next step resets it."""

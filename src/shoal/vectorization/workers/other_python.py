@@ -38,12 +38,11 @@ def run(socket_fd: int, arena_fd: int, outbox_fd: int, parent: int, thread_stays
     sys.modules["shoal.vectorization.memory"] = memory_mmap
     if os.environ.get("SHOAL_COMPILED") == "0" or not compiled_modules_load():
         use_twins()
-    from shoal.emulation.core import bare
     from shoal.vectorization.workers import json_messages
     from shoal.vectorization.workers.worker import run_and_exit, run_worker
 
     known = socket_fd, arena_fd, outbox_fd, parent, thread_stays, json_messages
-    run_and_exit(run_worker, *known, None, None, bare)
+    run_and_exit(run_worker, *known)
 
 
 def compiled_modules_load() -> bool:

@@ -29,7 +29,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from shoal.emulation import emulated
 from shoal.emulation.options import EmulationOptions
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.engine import die_with_parent
@@ -131,7 +130,6 @@ def run_worker(
     messages: Any,
     mask: set[int] | None = None,
     creators: Sequence[Callable[[], Any]] | None = None,
-    wrap: Callable[..., Any] = emulated,
 ) -> int:
     """The whole life of a worker.
 
@@ -141,7 +139,6 @@ def run_worker(
         messages: the module that makes messages.
         mask: the signals that are to be blocked.
         creators: the functions that create the environments, if it is a fork that has them.
-        wrap: what emulates them.
 
     Returns:
         Its exit code.
@@ -168,9 +165,7 @@ def run_worker(
             if creators is None:
                 creators = messages.create(setup["creators"])
             emulation = EmulationOptions.from_json(setup["emulation"])
-            group = EnvGroup(
-                creators, setup["first"], emulation, setup["mode"], setup["seed"], wrap
-            )
+            group = EnvGroup(creators, setup["first"], emulation, setup["mode"], setup["seed"])
             if setup["description"] is not None:
                 check_same(setup["description"], group.description(), group.first)
         except Exception as error:
@@ -292,7 +287,7 @@ def fork_server(server_fd: int, arena_fd: int, outbox_fd: int, parent: int, mess
     threads, no CUDA. It ends, and its workers with it, when the parent closes the other end or is
     gone.
     """
-    import shoal.emulation.single  # noqa: F401 (all workers will need it: forks have it already)
+    import gymnasium  # noqa: F401 (all workers will need it: forks have it already)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=server_fd)
