@@ -131,7 +131,8 @@ def vectorize(
             "num_workers": num_workers,
             "batch_size": batch_size not in (None, num_envs),
             "on_error": on_error != "raise",
-            **{**emulation.given(), "debug": False},
+            **emulation.given(),
+            "debug": False,
         }
         if wrong := [name for name, given in refused.items() if given]:
             raise ValueError(

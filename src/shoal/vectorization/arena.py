@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from shoal.rows.actions import ActionLayout
 from shoal.rows.buffers import Buffers
 from shoal.rows.fields import row_fields
-from shoal.rows.layout import Layout
+from shoal.vectorization.backend import Description
 
 __all__ = ["Arena", "INFO_NBYTES"]
 
@@ -32,8 +31,7 @@ class Arena:
     """Arrays over shared (or private) memory.
 
     Args:
-        observation_layout, action_layout: of the environments.
-        agents_per_env: rows of one place.
+        description: of the environments.
         num_envs, batch_size, num_blocks, num_workers: of the vector.
         control_nbytes: of the engine's control block; 0 without an engine.
 
@@ -44,21 +42,19 @@ class Arena:
 
     def __init__(
         self,
-        observation_layout: Layout,
-        action_layout: ActionLayout,
-        agents_per_env: int,
+        description: Description,
         num_envs: int,
         batch_size: int,
         num_blocks: int,
         num_workers: int,
         control_nbytes: int,
     ):
-        self.layouts = observation_layout, action_layout
-        self.agents_per_env = agents_per_env
+        self.layouts = description.observation_layout, description.action_layout
+        self.agents_per_env = agents_per_env = description.agents_per_env
         self.batch_rows = batch_size * agents_per_env
         self.num_blocks = num_blocks
         self.num_rows = num_blocks * self.batch_rows
-        fields = row_fields(observation_layout, action_layout)
+        fields = row_fields(*self.layouts)
         shapes = {name: (self.num_rows, *shape) for name, (_, shape) in fields.items()}
         shapes["actions"] = (num_envs * agents_per_env, *fields["actions"][1])
         dtypes = {name: dtype for name, (dtype, _) in fields.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -23,7 +24,7 @@ from shoal.errors import (
 )
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import GIVEN, KEEP, RESET, STEP
-from shoal.rows.layout import Layout
+from shoal.vectorization.backend import Backend
 from shoal.vectorization.info import add_info
 from shoal.vectorization.stepper import EpisodeLog, collect, put_actions
 
@@ -85,38 +86,31 @@ class Vector(VectorEnv):
 
     def __init__(
         self,
-        backend: Any,
+        backend: Backend,
         *,
         autoreset: AutoresetMode | None,
         copy: bool,
         seed: int | None,
         debug: bool,
     ):
-        description = json.loads(backend.description)
+        description = backend.description
         self._backend = backend
         self._finalizer = weakref.finalize(self, backend.close)
         self.backend = backend.name
         self.num_workers = backend.num_workers
         self.num_envs = backend.num_envs
         self.batch_size = backend.batch_size
-        self.agents_per_env = description["agents_per_env"]
+        self.agents_per_env = description.agents_per_env
         self.num_rows = self.num_envs * self.agents_per_env
-        self.agents = description["agents"]
-        self.observation_layout = Layout.from_json(description["observation_layout"], "obs")
-        self.action_layout = ActionLayout(Layout.from_json(description["action_layout"], "action"))
+        self.agents = list(description.agents)
+        self.observation_layout = description.observation_layout
+        self.action_layout = description.action_layout
         self.copy = copy
         self.list_infos = False
-        self.metadata = {**description["metadata"], "autoreset_mode": autoreset}
-        self.render_mode = description["render_mode"]
+        self.metadata = {**(description.metadata or {}), "autoreset_mode": autoreset}
+        self.render_mode = description.render_mode
         self.spec = None
-        self.env_spec = description["spec"] and gymnasium.envs.registration.EnvSpec.from_json(
-            description["spec"]
-        )
-        self.single_observation_space = self.observation_layout.flat_space
-        self.single_action_space = self.action_layout.flat_space
-        rows = self.batch_size * self.agents_per_env
-        self.observation_space = batch_space(self.single_observation_space, rows)
-        self.action_space = batch_space(self.single_action_space, rows)
+        self.env_spec = description.spec
         self.autoreset = autoreset
         self._seed = seed
         self._arrays: dict[str, np.ndarray] = {}  # of the last batch
@@ -133,18 +127,33 @@ class Vector(VectorEnv):
         self._steps_freely = (
             self.batch_size == self.num_envs and autoreset is not AutoresetMode.DISABLED
         )
-        self._actions = backend.arena.arrays["actions"]
+        self._actions: Any = backend.arena.arrays["actions"]
         self._blocks = backend.arena.blocks
         self._counters = backend.arena.arrays["counters"]
         self._profiled = time.perf_counter_ns(), self._counters.copy()
         self._bounds = self.action_layout.bounds
-        # Threads copy the actions of `step` themselves, each those of its own environments. (Those
-        # of `send` may change before they come to it.)
-        self._lends = backend.name == "native"
         self._rows = np.arange(self.num_rows).reshape(self.num_envs, self.agents_per_env)
         self._all_rows = np.arange(self.num_rows)
         self.env_ids = np.arange(self.batch_size)
         self._episodes = EpisodeLog(self.num_rows, self.agents_per_env)
+
+    # Made when first asked for: of large observations they take seconds and much memory.
+
+    @functools.cached_property
+    def single_observation_space(self) -> Space:  # type: ignore[override]
+        return self.observation_layout.flat_space
+
+    @functools.cached_property
+    def single_action_space(self) -> Space:  # type: ignore[override]
+        return self.action_layout.flat.space  # not the one that an environment samples from
+
+    @functools.cached_property
+    def observation_space(self) -> Space:  # type: ignore[override]
+        return batch_space(self.single_observation_space, self.batch_size * self.agents_per_env)
+
+    @functools.cached_property
+    def action_space(self) -> Space:  # type: ignore[override]
+        return batch_space(self.single_action_space, self.batch_size * self.agents_per_env)
 
     # -- all environments at once -------------------------------------------------------------
 
@@ -190,7 +199,7 @@ class Vector(VectorEnv):
         """
         self._whole("step")
         if (
-            self._lends
+            self._backend.lends_actions
             and self._may_step
             and put_actions(self._actions, actions, self._bounds, copy=False)
         ):
@@ -300,7 +309,7 @@ class Vector(VectorEnv):
         """
         self._usable()
         self._whole("send_objects")
-        if self.backend in ("native", "batched"):
+        if not self._backend.takes_objects:
             raise ActionError(f"{self.backend} environments take only rows of actions")
         if self._pending is not None or not self._begun:
             first = "call recv first" if self._pending else "reset the environments first"

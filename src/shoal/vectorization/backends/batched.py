@@ -24,7 +24,6 @@ the step to come is a reset of those, and no transition.
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import RESET, STEP
 from shoal.rows.layout import Layout, where
 from shoal.vectorization.arena import Arena
+from shoal.vectorization.backend import Description
 from shoal.vectorization.backends.serial import NUM_BLOCKS
 from shoal.vectorization.info import split_infos
 from shoal.vectorization.workers.group import seed_globals
@@ -82,7 +82,7 @@ class BatchedBackend:
 
     Attributes:
         mode: of autoreset.
-        description: JSON of what the environment is.
+        description: what the environment is.
         arena: the rows of its copies.
 
     Raises:
@@ -93,6 +93,8 @@ class BatchedBackend:
 
     name = "batched"
     num_workers = 0
+    lends_actions = False
+    takes_objects = False
 
     def __init__(
         self, env: Any, mode: AutoresetMode | None, seed: int | None, profile: bool, debug: bool
@@ -113,22 +115,14 @@ class BatchedBackend:
         self.actions = ActionLayout.from_space(env.single_action_space)
         for layout in (self.layout, self.actions.native):
             require_arrays(layout.spec, layout.name)
-        self.description = json.dumps(
-            {
-                "observation_layout": self.layout.to_json(),
-                "action_layout": self.actions.native.to_json(),
-                "agents_per_env": 1,
-                "agents": ["agent"],
-                "metadata": dict(getattr(env, "metadata", None) or {}),
-                "render_mode": getattr(env, "render_mode", None),
-                "spec": None,
-            },
-            default=str,
-        )
-        self.arena = Arena(
+        self.description = Description(
             self.layout,
             self.actions,
-            1,
+            metadata=dict(getattr(env, "metadata", None) or {}),
+            render_mode=getattr(env, "render_mode", None),
+        )
+        self.arena = Arena(
+            self.description,
             num_envs=self.num_envs,
             batch_size=self.num_envs,
             num_blocks=NUM_BLOCKS,
@@ -146,7 +140,9 @@ class BatchedBackend:
         if seed is not None:
             seed_globals(seed)
 
-    def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
+    def post(
+        self, ops: Any, env_ids: Any, requests: dict[int, Any] | None, actions: Any = None
+    ) -> None:
         """Give every copy its next operation: one for all, or reset some and keep the others."""
         if not isinstance(ops, int):
             if (ops == STEP).any():

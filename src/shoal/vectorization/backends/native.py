@@ -11,7 +11,6 @@ takes.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from shoal.ocean_c.screen import METADATA, Screen
 from shoal.ocean_c.spaces import layouts
 from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
+from shoal.vectorization.backend import Description
 from shoal.vectorization.engine import num_blocks, usable_cores
 from shoal.vectorization.info import split_infos
 
@@ -48,11 +48,13 @@ class NativeBackend:
         debug: check every step; see `Engine`.
 
     Attributes:
-        description: JSON of what the environments are.
+        description: what the environments are.
         arena: their rows.
     """
 
     name = "native"
+    lends_actions = True  # each thread copies the actions of its environments
+    takes_objects = False
 
     def __init__(
         self,
@@ -75,24 +77,13 @@ class NativeBackend:
         self.num_envs, self.batch_size, self.num_workers = num_envs, batch_size, num_workers
         self.timeout, self.profile, self.debug = timeout, profile, debug or module.debug
         self.layout, actions = layouts(spec, module.path)
-        self.description = json.dumps(
-            {
-                "observation_layout": self.layout.to_json(),
-                "action_layout": actions.native.to_json(),
-                "agents_per_env": spec.agents,
-                "agents": [f"agent_{i}" for i in range(spec.agents)]
-                if spec.agents > 1
-                else ["agent"],
-                "metadata": METADATA,
-                "render_mode": self.render_mode,
-                "spec": None,
-            }
+        names = [f"agent_{i}" for i in range(spec.agents)] if spec.agents > 1 else ["agent"]
+        self.description = Description(
+            self.layout, actions, spec.agents, names, METADATA, self.render_mode
         )
         blocks = num_blocks(num_envs, batch_size)
         self.arena = Arena(
-            self.layout,
-            actions,
-            spec.agents,
+            self.description,
             num_envs=num_envs,
             batch_size=batch_size,
             num_blocks=blocks,
@@ -271,7 +262,7 @@ class NativeEnvView:
             f"parameters {names}"
         )
         vars(self)["render_mode"] = backend.render_mode
-        vars(self)["metadata"] = json.loads(backend.description)["metadata"]
+        vars(self)["metadata"] = dict(METADATA)
         vars(self)["render"] = functools.partial(backend.render, env)
         vars(self)["drawing"] = functools.partial(backend.engine.draw, env)
 

@@ -30,9 +30,9 @@ import numpy as np
 
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
-from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
+from shoal.vectorization.backend import Description
 from shoal.vectorization.engine import (
     DEAD,
     FAILED,
@@ -52,7 +52,6 @@ from shoal.vectorization.stepper import (
     lose_places,
 )
 from shoal.vectorization.workers import json_messages, pickle_messages
-from shoal.vectorization.workers.group import arrays_from, check_same
 from shoal.vectorization.workers.process import START_METHODS, UNKNOWN_EXIT, Process, Starter
 from shoal.vectorization.workers.worker import CLOSE_FAILED, Outbox, read_error
 
@@ -63,12 +62,15 @@ HASTE_SECONDS = 0.5  # the same if one of the workers is dead already
 
 
 class ProcessBackend:
-    """Environments in worker processes; see `shoal.vectorize` for the arguments.
+    """Environments in worker processes; see `Backend`, and `shoal.vectorize` for the arguments.
 
     Attributes:
-        description: JSON of what the environments are, as the first worker told it.
+        description: what the environments are, as the first worker told it.
         arena: the shared memory, attached.
     """
+
+    lends_actions = False
+    takes_objects = True
 
     def __init__(
         self,
@@ -150,16 +152,15 @@ class ProcessBackend:
         for setup in self._setups:
             self._processes.append(self._starter.start(self._inherit(setup["worker"])))
             self._processes[-1].send(self._messages.dumps(setup))
-        descriptions: dict[int, str] = {}
+        descriptions: dict[int, Description] = {}
         while len(descriptions) < self.num_workers:  # whoever fails first is heard first
             for w, process in enumerate(self._processes):
                 if w not in descriptions and process.has_message():
-                    descriptions[w] = self._receive(w).decode()
+                    descriptions[w] = Description.from_json(self._receive(w).decode())
             time.sleep(0.001)
         self.description = descriptions[0]
         for w in range(1, self.num_workers):
-            check_same(self.description, descriptions[w], self._first[w])
-        observation_layout, action_layout, agents = arrays_from(self.description)
+            self.description.require_same(descriptions[w], 0, self._first[w])
         mode = "first" if order == "first" and self.batch_size < self.num_envs else "fixed"
         counts = self.num_workers, self.num_envs, self.batch_size, mode
         geometry = {
@@ -170,7 +171,7 @@ class ProcessBackend:
             "control_nbytes": control_nbytes(*counts),
         }
         self._geometry = self._messages.dumps({"arena": geometry})
-        self.arena = Arena(observation_layout, ActionLayout(action_layout), agents, **geometry)
+        self.arena = Arena(self.description, **geometry)
         os.ftruncate(self._memory_fd, self.arena.nbytes)
         memory = map_memory(self._memory_fd, self.arena.nbytes)
         self.arena.attach(memory)
@@ -218,7 +219,13 @@ class ProcessBackend:
 
     # -- batches ------------------------------------------------------------------------------
 
-    def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
+    def post(
+        self,
+        ops: Any,
+        env_ids: np.ndarray | None,
+        requests: dict[int, Any] | None,
+        actions: Any = None,
+    ) -> None:
         """Give environments their next operation: one for all, or one each."""
         control = self._open()
         messages = {}
@@ -329,7 +336,7 @@ class ProcessBackend:
             "writer": self.num_workers + self._restarts,
             # What chance has led to once, it would lead to again.
             "seed": (self._setups[worker]["seed"] + self._restarts * self.num_envs) % 2**32,
-            "description": self.description,
+            "description": self.description.to_json(),
             "options": {e: self._options[e][0] for e in envs} if self._options else {},
             "owing": envs - set(outstanding),
         }

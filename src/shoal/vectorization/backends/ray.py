@@ -6,7 +6,6 @@ all environments. Actors start on whatever cluster `ray.init` has joined, or on 
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from collections.abc import Callable, Sequence
@@ -19,16 +18,15 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import StepTimeoutError, WorkerDied
-from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import row_fields
-from shoal.rows.layout import Layout
 from shoal.vectorization.arena import Arena
+from shoal.vectorization.backend import Description
 from shoal.vectorization.backends.processes import CLOSE_SECONDS
 from shoal.vectorization.backends.serial import NUM_BLOCKS
 from shoal.vectorization.info import add_info, items_of
 from shoal.vectorization.stepper import Stepper
 from shoal.vectorization.workers import pickle_messages
-from shoal.vectorization.workers.group import EnvGroup, check_same
+from shoal.vectorization.workers.group import EnvGroup
 from shoal.vectorization.workers.worker import answer_call, error_message, read_error
 
 __all__ = ["RayBackend"]
@@ -50,11 +48,8 @@ class Actor:
             )
         except Exception as error:
             return error_message(pickle_messages, error, f"while actor {setup['worker']} started")
-        env = self.group.envs[0]
         self.arena = Arena(
-            env.observation_layout,
-            env.action_layout,
-            env.agents_per_env,
+            self.group.description(),
             num_envs=setup["num_envs"],
             batch_size=len(creators),
             num_blocks=1,
@@ -63,7 +58,7 @@ class Actor:
         )
         self.arena.allocate()
         self.stepper = Stepper(self.group, self.arena, 0, setup["restart"], False)
-        return b"\0" + self.group.description().encode()
+        return b"\0" + self.group.description().to_json().encode()
 
     def run(self, ops: Any, actions: np.ndarray, requests: dict[int, Any] | None) -> Any:
         """Run every environment; (rows by name, [(row, info)]), or a message with an error."""
@@ -92,6 +87,8 @@ class RayBackend:
     """Environments in Ray actors; see `shoal.vectorize` for the arguments."""
 
     name = "ray"
+    lends_actions = False
+    takes_objects = True
 
     def __init__(
         self,
@@ -130,19 +127,16 @@ class RayBackend:
         ]
         try:
             answers = self._get([actor.describe.remote() for actor in self._actors], None)
-            described = [unpack(answer).decode() for answer in answers]
+            described = [Description.from_json(unpack(answer).decode()) for answer in answers]
             for w, description in enumerate(described):
-                check_same(described[0], description, self._first[w])
+                described[0].require_same(description, 0, self._first[w])
         except BaseException:
             self.close()
             raise
         self.description = described[0]
-        known = json.loads(self.description)
-        self._agents = known["agents_per_env"]
+        self._agents = self.description.agents_per_env
         self.arena = Arena(
-            Layout.from_json(known["observation_layout"], "obs"),
-            ActionLayout(Layout.from_json(known["action_layout"], "action")),
-            self._agents,
+            self.description,
             num_envs=self.num_envs,
             batch_size=self.num_envs,
             num_blocks=NUM_BLOCKS,
@@ -151,7 +145,9 @@ class RayBackend:
         )
         self.arena.allocate()
 
-    def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
+    def post(
+        self, ops: Any, env_ids: Any, requests: dict[int, Any] | None, actions: Any = None
+    ) -> None:
         """Send every actor its environments' next operations and actions."""
         actions = self.arena.arrays["actions"]
         self._pending = []

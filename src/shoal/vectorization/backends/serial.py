@@ -32,6 +32,8 @@ class SerialBackend:
 
     name = "serial"
     num_workers = 0
+    lends_actions = False
+    takes_objects = True
 
     def __init__(
         self,
@@ -45,11 +47,8 @@ class SerialBackend:
         self.num_envs = self.batch_size = len(creators)
         self.group = EnvGroup(creators, 0, emulation, mode, seed)
         self.description = self.group.description()
-        env = self.group.envs[0]
         self.arena = Arena(
-            env.observation_layout,
-            env.action_layout,
-            env.agents_per_env,
+            self.description,
             num_envs=self.num_envs,
             batch_size=self.num_envs,
             num_blocks=NUM_BLOCKS,
@@ -62,7 +61,9 @@ class SerialBackend:
         self._posted: tuple[Any, Any] = (None, None)
         self._all = np.arange(self.num_envs)
 
-    def post(self, ops: Any, env_ids: np.ndarray | None, requests: dict[int, Any] | None) -> None:
+    def post(
+        self, ops: Any, env_ids: Any, requests: dict[int, Any] | None, actions: Any = None
+    ) -> None:
         """Give every environment its next operation: one for all, or one each."""
         self._posted = ops, requests
 

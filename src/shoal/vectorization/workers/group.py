@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -15,14 +13,12 @@ from shoal.emulation.core import Core, core_of
 from shoal.emulation.loop import EnvLoop
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import EmulationError
-from shoal.rows.layout import Layout
+from shoal.vectorization.backend import Description
 
 __all__ = [
     "EnvGroup",
     "add_note",
-    "arrays_from",
     "call_method",
-    "check_same",
     "find_attribute",
     "has_attribute",
     "wrapper_names",
@@ -62,7 +58,7 @@ class EnvGroup:
         for i in range(len(creators)):
             try:
                 self.envs.append(self._create(i))
-                check_arrays(arrays_of(self.envs[0]), arrays_of(self.envs[i]), first, first + i)
+                self.description().require_same(Description.of(self.envs[i]), first, first + i)
             except Exception as error:
                 add_note(error, f"raised while environment {first + i} was created")
                 close_quietly(self.envs)
@@ -79,30 +75,13 @@ class EnvGroup:
         """Put a new environment in the place of number `i`; its next step resets it."""
         close_quietly([self.envs[i]])
         env = self._create(i)
-        check_arrays(arrays_of(self.envs[i]), arrays_of(env), self.first + i, self.first + i)
+        self.description().require_same(Description.of(env), self.first, self.first + i)
         self.envs[i] = env
         self.loop.replace(i, self.envs[i].driver())
 
-    def description(self) -> str:
-        """All that the parent needs to know of the environments, as JSON."""
-        env = self.envs[0]
-        spec = getattr(env, "spec", None)
-        try:
-            spec_json = spec.to_json() if spec is not None else None
-        except Exception:  # specs may hold anything, and are a convenience
-            spec_json = None
-        return json.dumps(
-            {
-                "observation_layout": env.observation_layout.to_json(),
-                "action_layout": env.action_layout.native.to_json(),
-                "agents_per_env": env.agents_per_env,
-                "agents": [str(agent) for agent in getattr(env, "possible_agents", ["agent"])],
-                "metadata": dict(env.metadata),
-                "render_mode": getattr(env, "render_mode", None),
-                "spec": spec_json,
-            },
-            default=str,
-        )
+    def description(self) -> Description:
+        """Return what the vector needs to know of the environments."""
+        return Description.of(self.envs[0])
 
     def call(self, i: int, name: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Call a method of environment `i`, or a function on it; or read an attribute."""
@@ -166,72 +145,6 @@ def close_quietly(envs: list[Any]) -> None:
             env.close()
         except Exception:
             pass
-
-
-def arrays_of(env: Any) -> tuple[Layout, Layout, int]:
-    """What decides the arrays of an emulated environment: observations, actions, agents."""
-    return env.observation_layout, env.action_layout.native, env.agents_per_env
-
-
-def arrays_from(description: str) -> tuple[Layout, Layout, int]:
-    """`arrays_of` an environment from `EnvGroup.description`."""
-    known = json.loads(description)
-    return (
-        Layout.from_json(known["observation_layout"], "obs"),
-        Layout.from_json(known["action_layout"], "action"),
-        known["agents_per_env"],
-    )
-
-
-def check_same(expected: str, description: str, index: int) -> None:
-    """Raise EmulationError unless two descriptions give the same arrays.
-
-    Args:
-        expected: of environment 0 (and more).
-        description: of environment `index` (and more).
-    """
-    check_arrays(arrays_from(expected), arrays_from(description), 0, index)
-
-
-def check_arrays(
-    expected: tuple[Layout, Layout, int], got: tuple[Layout, Layout, int], first: int, index: int
-) -> None:
-    """Raise EmulationError unless environments `first` and `index` give the same arrays."""
-    for what, one, other in zip(("observation space", "action space"), expected[:2], got[:2]):
-        if one != other:
-            raise EmulationError(
-                f"all environments must have the same {what}, but that of environment {index} is "
-                f"another than that of environment {first}: {difference(one, other)}"
-            )
-    if expected[2] != got[2]:
-        raise EmulationError(
-            f"all environments must have the same number of agents, but environment {index} has "
-            f"{got[2]} and environment {first} has {expected[2]}"
-        )
-
-
-def difference(expected: Layout, got: Layout) -> str:
-    """Where two layouts part."""
-    for one, other in itertools.zip_longest(expected.leaves, got.leaves):
-        texts = []
-        for leaf, layout in ((other, got), (one, expected)):
-            path = f"{layout.name}.{leaf.path}".rstrip(".") if leaf else "nothing"
-            text = f"{path} {leaf.dtype}{list(leaf.shape)}" if leaf else path
-            if (
-                one
-                and other
-                and (one.path, one.dtype, one.shape)
-                == (
-                    other.path,
-                    other.dtype,
-                    other.shape,
-                )
-            ):
-                text += f" from {leaf.low} to {leaf.high}"
-            texts.append(text)
-        if texts[0] != texts[1]:
-            return " instead of ".join(texts)
-    return f"{got} instead of {expected}"
 
 
 def add_note(error: BaseException, note: str) -> None:

@@ -31,11 +31,12 @@ from typing import Any, NoReturn
 
 from shoal.emulation.options import EmulationOptions
 from shoal.vectorization.arena import Arena
+from shoal.vectorization.backend import Description
 from shoal.vectorization.engine import die_with_parent
 from shoal.vectorization.info import InfoWriter
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import Stepper, serve
-from shoal.vectorization.workers.group import EnvGroup, check_same
+from shoal.vectorization.workers.group import EnvGroup
 
 __all__ = [
     "CLOSE_FAILED",
@@ -167,19 +168,17 @@ def run_worker(
             emulation = EmulationOptions.from_json(setup["emulation"])
             group = EnvGroup(creators, setup["first"], emulation, setup["mode"], setup["seed"])
             if setup["description"] is not None:
-                check_same(setup["description"], group.description(), group.first)
+                expected = Description.from_json(setup["description"])
+                expected.require_same(group.description(), 0, group.first)
         except Exception as error:
             said = error_message(messages, error, f"while worker {worker} started")
             send_message(connection, said)
             return 1
         for env, options in setup["options"].items():
             group.set_options(env - group.first, options)
-        send_message(connection, b"\0" + group.description().encode())
+        send_message(connection, b"\0" + group.description().to_json().encode())
         geometry = messages.loads(receive_message(connection))
-        env = group.envs[0]
-        arena = Arena(
-            env.observation_layout, env.action_layout, env.agents_per_env, **geometry["arena"]
-        )
+        arena = Arena(group.description(), **geometry["arena"])
         memory = map_memory(arena_fd, arena.nbytes)
         arena.attach(memory)
         stepper = Stepper(group, arena, worker, setup["restart"], setup["profile"])

@@ -1,0 +1,244 @@
+"""The contract between a vector and the backend that steps its environments.
+
+`Vector` is what the user holds. It checks every argument, so that a backend need not, and asks a
+backend only for what `Backend` lists. `Description` is what a vector knows of its environments.
+
+One thread at a time uses a backend, except for `Backend.close`.
+
+A batch's life: `post` gives environments an operation, until `batch_size` of them have one. `wait`
+returns when the results of the next batch are in block ``turn % arena.num_blocks`` of the arena.
+They stay there until ``wait(turn + 2)``.
+
+Workers under another interpreter import this (Python 3.8 or newer).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from shoal.errors import EmulationError
+from shoal.rows.actions import ActionLayout
+from shoal.rows.layout import Layout
+
+if TYPE_CHECKING:
+    from shoal.vectorization.arena import Arena
+
+__all__ = ["Backend", "Description"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a vector knows of its environments, which are all alike.
+
+    Attributes:
+        observation_layout, action_layout: of one agent.
+        agents_per_env: rows of each environment.
+        agents: names of the agents in one environment, as text.
+        metadata: as Gymnasium's environments have it.
+        render_mode: the same.
+        spec: Gymnasium's `EnvSpec`, or None.
+    """
+
+    observation_layout: Layout
+    action_layout: ActionLayout
+    agents_per_env: int = 1
+    agents: Sequence[str] = ("agent",)
+    metadata: Mapping[str, Any] | None = None
+    render_mode: str | None = None
+    spec: Any = None
+
+    @classmethod
+    def of(cls, env: Any) -> Description:
+        """Return the description of an emulated environment."""
+        return cls(
+            env.observation_layout,
+            env.action_layout,
+            env.agents_per_env,
+            [str(agent) for agent in getattr(env, "possible_agents", ["agent"])],
+            dict(env.metadata),
+            getattr(env, "render_mode", None),
+            getattr(env, "spec", None),
+        )
+
+    def to_json(self) -> str:
+        """Return JSON from which `from_json` makes an equal description, for other processes.
+
+        NumPy's numbers and arrays in the metadata become Python's; what JSON can't say, text.
+        """
+        fields = {**vars(self), "observation_layout": self.observation_layout.to_json()}
+        fields["action_layout"] = self.action_layout.native.to_json()
+        try:
+            fields["spec"] = self.spec and self.spec.to_json()
+        except Exception:  # a spec may hold anything, and nothing depends on it
+            fields["spec"] = None
+        return json.dumps(fields, default=plain)
+
+    @classmethod
+    def from_json(cls, text: str) -> Description:
+        """Return the description that `to_json` wrote."""
+        fields = json.loads(text)
+        fields["observation_layout"] = Layout.from_json(fields["observation_layout"], "obs")
+        fields["action_layout"] = ActionLayout(Layout.from_json(fields["action_layout"], "action"))
+        if fields["spec"]:
+            from gymnasium.envs.registration import EnvSpec
+
+            fields["spec"] = EnvSpec.from_json(fields["spec"])
+        return cls(**fields)
+
+    def require_same(self, other: Description, first: int, index: int) -> None:
+        """Raise EmulationError unless `other` has rows like these.
+
+        Args:
+            other: the description of environment `index`; this is that of environment `first`.
+        """
+        layouts = {
+            "observation space": (self.observation_layout, other.observation_layout),
+            "action space": (self.action_layout.native, other.action_layout.native),
+        }
+        for what, (expected, got) in layouts.items():
+            if expected != got:
+                raise EmulationError(
+                    f"all environments must have the same {what}, but that of environment {index} "
+                    f"differs from that of environment {first}: {difference(expected, got)}"
+                )
+        if self.agents_per_env != other.agents_per_env:
+            raise EmulationError(
+                "all environments must have the same number of agents, but environment "
+                f"{index} has {other.agents_per_env} and environment {first} has "
+                f"{self.agents_per_env}"
+            )
+
+
+def plain(value: Any) -> Any:
+    """Return a value that JSON knows for one that it doesn't."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
+        return value.tolist()
+    return str(value)
+
+
+def difference(expected: Layout, got: Layout) -> str:
+    """Return in words the first leaf in which two layouts differ."""
+    for one, other in itertools.zip_longest(expected.leaves, got.leaves):
+        texts = []
+        for leaf, layout in ((other, got), (one, expected)):
+            path = f"{layout.name}.{leaf.path}".rstrip(".") if leaf else "nothing"
+            text = f"{path} {leaf.dtype}{list(leaf.shape)}" if leaf else path
+            if leaf and like(one, other):
+                text += f" from {leaf.low} to {leaf.high}"
+            texts.append(text)
+        if texts[0] != texts[1]:
+            return " instead of ".join(texts)
+    return f"{got} instead of {expected}"
+
+
+def like(one: Any, other: Any) -> bool:
+    """Return whether two leaves (or None) have the same path, dtype and shape."""
+    if one is None or other is None:
+        return False
+    return bool((one.path, one.dtype, one.shape) == (other.path, other.dtype, other.shape))
+
+
+class Backend(Protocol):
+    """Steps environments, and writes what they return into the blocks of an arena.
+
+    Attributes:
+        name: ``"serial"``, ``"multiprocess"``, ``"pool"``, ``"native"``, ``"batched"``, ``"ray"``.
+        num_envs: number of environments.
+        num_workers: processes or threads that step them; 0: the caller's own thread does it.
+        batch_size: environments of one batch; `num_envs`, unless batches are of those that are
+            ready first.
+        description: what the environments are.
+        arena: the rows, attached. The vector writes ``arena.arrays["actions"]`` (the rows of
+            environments that are not in flight) before `post`, and only reads the rest. The backend
+            writes the rows of a block before `wait` returns, and ``arrays["counters"]``.
+        lends_actions: whether `post` takes the caller's own array of actions, and reads it until
+            the next `wait` has returned.
+        takes_objects: whether `post` takes the operation ``GIVEN``.
+    """
+
+    name: str
+    num_envs: int
+    num_workers: int
+    batch_size: int
+    description: Description
+    arena: Arena
+    lends_actions: bool
+    takes_objects: bool
+
+    def post(
+        self,
+        ops: int | np.ndarray,
+        env_ids: np.ndarray | None,
+        requests: dict[int, Any] | None,
+        actions: np.ndarray | None = None,
+    ) -> None:
+        """Give environments their next operation, and return without waiting for them.
+
+        Args:
+            ops: ``STEP``, ``RESET``, ``KEEP`` (deliver the rows again, with `masks` False) or
+                ``GIVEN`` (step with an action that is an object) for all; or one operation for each
+                environment (int32, ``(num_envs,)``).
+            env_ids: the environments that get it (int64); None: all. None of them is in flight.
+            requests: for each environment that is reset: (seed, options), None for none; for each
+                that is given an action: the action.
+            actions: where `lends_actions`: of all rows, instead of those in the arena.
+
+        Raises:
+            Exception: nothing was posted.
+        """
+        ...
+
+    def wait(self, timeout: float | None) -> int:
+        """Wait for the next batch and return its block.
+
+        Args:
+            timeout: seconds; None: that of the vector. What runs in the caller's own thread can't
+                time out.
+
+        Raises:
+            StepTimeoutError, KeyboardInterrupt: the batch is still on its way.
+            Exception: what an environment raised, or what ended a worker. The vector is closed.
+        """
+        ...
+
+    def env_ids(self, block: int) -> np.ndarray:
+        """Return the environments in the slots of a block (int64, ``(batch_size,)``)."""
+        ...
+
+    def infos(self, block: int) -> dict[str, Any]:
+        """Return the infos of the block last waited for, as Gymnasium's vectors give them."""
+        ...
+
+    def each_info(self, block: int) -> list[dict[str, Any]]:
+        """Return the infos of the block last waited for: the caller's own dict for each row."""
+        ...
+
+    def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
+        """Call a method for every environment that has arguments, while none is in flight.
+
+        Args:
+            method: ``"call"`` (name or function, args, kwargs), ``"set_attribute"`` (name, value),
+                ``"set_options"`` (options,), ``"get_state"`` () or ``"set_state"`` (state,).
+            arguments: for each environment, or None for those that are left alone.
+
+        Returns:
+            A result for each environment, None for those.
+
+        Raises:
+            Exception: what the first environment raised of those that did.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the environments and release everything, within a few seconds.
+
+        Raises:
+            Exception: what the first environment raised of those that did; all is released.
+        """
+        ...
