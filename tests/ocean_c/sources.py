@@ -15,6 +15,7 @@ PARTS = {
         if (s->position >= s->length) io->rewards[0] = io->terminated[0] = 1;""",
     "observe": "*(float *)io->observations = (float)s->position / (float)s->length;",
     "report": "(void)agent; values[0] = s->position >= s->length;",
+    "draw": "shoal_circle(c, 0, 0, 1, SHOAL_INK);",
     "table": """
         .name = "walk", .text = "Walk.", .max_steps = 50,
         .params = {{.name = "length", .value = 10, .low = 2, .high = 1000, .type = SHOAL_INTEGER}},
@@ -32,7 +33,7 @@ SHOAL_FN void init(State *s, const double *params) { (void)s; (void)params; %(in
 SHOAL_FN void reset(State *s, const shoal_io *io) { %(reset)s observe(s, io); }
 SHOAL_FN void step(State *s, const shoal_io *io) { %(step)s observe(s, io); }
 SHOAL_FN void report(const State *s, int32_t agent, float *values) { (void)s; %(report)s }
-static void draw(const State *s, shoal_canvas *c) { (void)s; shoal_circle(c, 0, 0, 1, SHOAL_INK); }
+static void draw(const State *s, shoal_canvas *c) { (void)s; (void)c; %(draw)s }
 SHOAL_ENV(%(table)s);
 """
 

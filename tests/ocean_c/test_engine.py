@@ -1,6 +1,7 @@
 """The engine: what it loads, how it steps, and what it refuses."""
 
 import hashlib
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -481,18 +482,37 @@ def test_debugging_changes_nothing(walk, countdown):
 # -- threads --------------------------------------------------------------------------------------
 
 
-def test_threads_are_free_of_races(tmp_path):
-    """test_threads.c under ThreadSanitizer, where the compiler has it."""
+def threads_program(folder, *flags):
+    """Compile test_threads.c with the engine."""
     here = Path(__file__).parent
     include = here.parents[1] / "src" / "shoal" / "ocean_c"
-    program = str(tmp_path / "threads")
     sources = [str(here / "test_threads.c"), str(include / "c" / "engine.c")]
     command = ["cc", "-std=c11", "-O1", "-g", *sources, f"-I{include}", "-lm", "-lpthread"]
-    command += ["-o", program]
-    sanitized = subprocess.run([*command, "-fsanitize=thread"], capture_output=True)
-    if sanitized.returncode:
-        subprocess.run(command, check=True)
-    done = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    program = folder / "threads"
+    done = subprocess.run([*command, *flags, "-o", str(program)], capture_output=True)
+    return None if done.returncode else str(program)
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_threads_are_free_of_races(tmp_path, sanitizer):
+    """test_threads.c under a sanitizer, where the compiler has it, with all invariants checked."""
+    program = threads_program(tmp_path, f"-fsanitize={sanitizer}")
+    program = program or threads_program(tmp_path, "-DSHOAL_CHECKS")
+    env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # the rows of the program itself
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120, env=env)
     if "unexpected memory mapping" in done.stderr:  # the kernel's, not ours
         pytest.skip("ThreadSanitizer does not run on this kernel")
-    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stdout + done.stderr
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "the same with every number of threads" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "violation, said", [("twice", "atomic_exchange"), ("block", "posted - e->received < num")]
+)
+def test_a_broken_invariant_is_noticed_by_test_builds_only(tmp_path, violation, said):
+    done = subprocess.run(
+        [threads_program(tmp_path, "-DSHOAL_CHECKS"), violation], capture_output=True, text=True
+    )
+    assert done.returncode < 0 and "broken invariant" in done.stderr and said in done.stderr
+    release = Path(threads_program(tmp_path)).read_bytes()
+    assert b"broken invariant" not in release

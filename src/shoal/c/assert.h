@@ -16,10 +16,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #define SHOAL_ASSERT(condition)                                                                    \
-    ((condition) ? (void)0                                                                         \
-                 : (fprintf(stderr, "%s:%d: broken invariant: %s\n", __FILE__, __LINE__,           \
-                            #condition),                                                           \
-                    abort()))
+    ((condition)                                                                                   \
+         ? (void)0                                                                                 \
+         : (fprintf(stderr, "%s:%d: broken invariant: %s\n", __FILE__, __LINE__, #condition),      \
+            abort()))
 #else
 #define SHOAL_ASSERT(condition) ((void)sizeof((condition) ? 1 : 0)) /* not evaluated */
 #endif

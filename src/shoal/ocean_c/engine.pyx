@@ -1,5 +1,6 @@
-"""Compiled environments: `Module` loads one, `Engine` steps many copies of it (see c/engine.h)."""
+"""Native environments: `Module` loads one, `Engine` steps many of them (see c/engine.h)."""
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -9,8 +10,9 @@ from posix.unistd cimport getpid
 
 cimport numpy as cnp
 
-from shoal.rows.rows cimport Rows
+from shoal.rows.rows cimport SHOAL_RESET, SHOAL_SAME_STEP, Rows
 
+import math
 import os
 
 import numpy as np
@@ -47,7 +49,7 @@ cdef extern from "dlfcn.h":
 cdef extern from "c/engine.h" nogil:
     enum:
         SHOAL_ABI_VERSION, SHOAL_MAX_PARAMS, SHOAL_MAX_FIELDS, SHOAL_MAX_LOGS, SHOAL_MAX_NDIM
-        SHOAL_DONE, SHOAL_NOT_YET, SHOAL_FAULTY
+        SHOAL_DONE, SHOAL_NOT_YET, SHOAL_FAULTY, SHOAL_CLOSED
         SHOAL_FAULT_BOUNDS, SHOAL_FAULT_UNWRITTEN, SHOAL_FAULT_STATE, SHOAL_FAULT_CHANCE
     ctypedef struct shoal_param:
         const char* name
@@ -94,7 +96,7 @@ cdef extern from "c/engine.h" nogil:
         void* reset
         void* step_many
         void* report
-        void (*draw)(const void* state, shoal_canvas* canvas)
+        void (*draw)(const void* state, shoal_canvas* canvas) noexcept nogil
         const char* name
         const char* text
         int32_t agents, max_steps, action_mask
@@ -102,11 +104,13 @@ cdef extern from "c/engine.h" nogil:
         shoal_field* observations
         shoal_field* actions
         shoal_log* logs
-        const char* (*resolve)(const double* params, shoal_spec* spec)
+        const char* (*resolve)(const double* params, shoal_spec* spec) noexcept nogil
     uint32_t SHOAL_NIGHT
     ctypedef struct shoal_fault:
         int32_t kind, where, op
         int64_t env, offset
+    ctypedef struct shoal_call:
+        pass
     ctypedef struct shoal_engine:
         const shoal_table* table
         double* params
@@ -129,6 +133,9 @@ cdef extern from "c/engine.h" nogil:
         uint64_t posted, received
         uint64_t* num_ended
     int shoal_engine_open(shoal_engine* engine)
+    void shoal_engine_init(void* engine)
+    int shoal_engine_start(shoal_engine* engine)
+    void shoal_engine_stop(shoal_engine* engine)
     int64_t shoal_next_set(const uint8_t* one, const uint8_t* other, int64_t i, int64_t n)
     int shoal_engine_close(shoal_engine* engine, int64_t nanoseconds)
     void shoal_engine_seed(shoal_engine* engine, int64_t env, uint64_t seed)
@@ -139,6 +146,24 @@ cdef extern from "c/engine.h" nogil:
     int shoal_engine_wait(
         shoal_engine* engine, int help, int64_t nanoseconds, int64_t* block
     )
+    int shoal_call_start(shoal_call** call, void (*function)(void*) noexcept nogil, void* argument)
+    int shoal_call_wait(shoal_call* call, int64_t nanoseconds)
+    void shoal_call_free(shoal_call* call)
+
+cdef extern from "../c/clock.h" nogil:
+    int64_t clock_ns()
+
+cdef extern from *:
+    """
+    static void nap(void) { /* between looks at what can't wake us */
+        const struct timespec time = {0, 200 * 1000};
+        nanosleep(&time, NULL);
+    }
+    """
+    void nap() nogil
+
+cdef extern from "errno.h":
+    int EBUSY, ENOMEM
 
 cdef extern from *:
     """
@@ -149,6 +174,7 @@ cdef extern from *:
 
 DTYPES = [None, np.uint8, np.int8, np.int16, np.int32, np.int64, np.float32]
 KINDS = ["real", "integer", "boolean"]
+MOST_ELEMENTS = 2**27  # of a field
 cdef int64_t SLICE = 100_000_000  # nanoseconds between looks at signals
 cdef int64_t CLOSE_TIME = 5_000_000_000  # nanoseconds
 
@@ -164,23 +190,81 @@ cdef struct Column:
     uint8_t* mask
 
 
+# -- calls that may not return ---------------------------------------------------------------------
+
+cdef struct ResolveCall:
+    const shoal_table* table
+    const char* wrong
+    double[SHOAL_MAX_PARAMS + 1] params
+    shoal_spec spec
+
+
+cdef void call_resolve(void* argument) noexcept nogil:
+    cdef ResolveCall* call = <ResolveCall*>argument
+    call.wrong = call.table.resolve(call.params, &call.spec)
+
+
+cdef struct DrawCall:
+    const shoal_table* table
+    const void* state
+    shoal_canvas canvas
+
+
+cdef void call_draw(void* argument) noexcept nogil:
+    cdef DrawCall* call = <DrawCall*>argument
+    call.table.draw(call.state, &call.canvas)
+
+
+cdef int call_apart(
+    str what, void (*function)(void*) noexcept nogil, void* argument, int64_t limit
+) except -1:
+    """Call `function` on a thread of its own, and let Ctrl-C through meanwhile.
+
+    If this raises, the thread may go on using `argument`, which must stay for good.
+
+    Args:
+        what: for the error.
+        limit: nanoseconds; negative for none.
+
+    Raises:
+        StepTimeoutError: the call took longer than `limit`.
+    """
+    cdef shoal_call* call = NULL
+    cdef int over = 0
+    cdef int64_t begin = clock_ns()
+    if shoal_call_start(&call, function, argument):  # no thread can be had: without one, then
+        with nogil:
+            function(argument)
+        return 0
+    while True:
+        with nogil:
+            over = shoal_call_wait(call, SLICE if limit < 0 or limit > SLICE else limit)
+        if over:
+            shoal_call_free(call)
+            return 0
+        PyErr_CheckSignals()
+        if 0 <= limit <= clock_ns() - begin:
+            raise StepTimeoutError(f"{what} has not returned within {limit / 1e9:g} s")
+
+
 cdef str text_of(const char* text):
     return "" if text == NULL else (<bytes>text).decode("utf-8", "replace")
 
 
 cdef class Module:
-    """A compiled environment, loaded and checked.
+    """A native environment's module, loaded and checked.
 
     Args:
-        path: of the shared library that ``shoal build`` made.
-        version: how many others this process has loaded from the same path before.
+        path: the shared library that ``shoal build`` made.
+        version: how many modules this process has loaded from the same path before.
 
     Attributes:
-        table: what it says of itself, a `Table`.
-        debug: whether it was built with ``--debug``, so that every step of it is checked.
+        table: the `Table` that the C file exports.
+        debug: True if built with ``--debug``: every step is checked.
 
     Raises:
-        EnvModuleError: it can't be loaded, was built for another header, or its table is wrong.
+        EnvModuleError: the file can't be loaded or was built for another header, or its table is
+            wrong.
     """
 
     cdef readonly str path
@@ -202,7 +286,7 @@ cdef class Module:
         self.c = <const shoal_table*>dlsym(handle, b"shoal_env_table")
         if self.c == NULL:
             raise EnvModuleError(
-                f"{self.path} is no environment: it has no symbol shoal_env_table, which "
+                f"{self.path} is not an environment: it has no symbol shoal_env_table, which "
                 "SHOAL_ENV(...) at the end of the C file exports"
             )
         self.debug = dlsym(handle, b"shoal_env_debug") != NULL
@@ -284,6 +368,11 @@ cdef class Module:
             shape = tuple([field.shape[j] for j in range(field.ndim)])
             if any(n < 1 for n in shape):
                 raise EnvModuleError(f"{self.path}: field {name!r}: shape {shape}")
+            if math.prod(shape) > MOST_ELEMENTS:
+                raise EnvModuleError(
+                    f"{self.path}: field {name!r}: shape {shape} has more than {MOST_ELEMENTS:,} "
+                    "elements"
+                )
             low, high = np.full(shape, field.low), np.full(shape, field.high)
             size = low.size
             for k in range(size):
@@ -299,22 +388,22 @@ cdef class Module:
         return tuple(found)
 
     def spec(self, params):
-        """What the environment is with these parameters (a mapping): a `Spec`.
+        """Return the environment's `Spec` for these parameters (a mapping).
 
         Raises:
             ParameterError: an unknown name, a missing or a bad value.
         """
+        cdef ResolveCall* call
         cdef shoal_spec* c
-        cdef double[SHOAL_MAX_PARAMS + 1] values
-        cdef const char* wrong
         cdef int i
+        cdef bint left = False  # a thread still uses `call`
         given, limit = param_values(self.table, params, self.path)
-        memset(values, 0, sizeof(values))
-        for i in range(len(given)):
-            values[i] = given[i]
-        c = <shoal_spec*>calloc(1, sizeof(shoal_spec))
-        if c == NULL:
+        call = <ResolveCall*>calloc(1, sizeof(ResolveCall))
+        if call == NULL:
             raise MemoryError
+        c = &call.spec
+        for i in range(len(given)):
+            call.params[i] = given[i]
         try:
             c.agents = self.c.agents or 1
             c.max_steps = self.c.max_steps
@@ -323,9 +412,11 @@ cdef class Module:
                    (SHOAL_MAX_FIELDS + 1) * sizeof(shoal_field))
             memcpy(c.actions, self.c.actions, (SHOAL_MAX_FIELDS + 1) * sizeof(shoal_field))
             if self.c.resolve != NULL:
-                wrong = self.c.resolve(values, c)
-                if wrong != NULL:
-                    raise ParameterError(f"{self.table.name}: {text_of(wrong)}")
+                call.table, left = self.c, True
+                call_apart(f"{self.table.name}: resolve", call_resolve, call, -1)
+                left = False
+                if call.wrong != NULL:
+                    raise ParameterError(f"{self.table.name}: {text_of(call.wrong)}")
             if c.state_size < self.c.state_size:
                 raise EnvModuleError(
                     f"{self.path}: resolve: the state has {self.c.state_size} bytes, and was made "
@@ -337,7 +428,8 @@ cdef class Module:
                 limit,
             )
         finally:
-            free(c)
+            if not left:
+                free(call)
         check_fields(spec, self.path)
         return spec
 
@@ -345,29 +437,41 @@ cdef class Module:
         return Module, (self.path,)
 
 
+@cython.no_gc_clear  # __dealloc__ needs the attributes
 cdef class Engine:
-    """Steps copies of one environment; see c/engine.h.
+    """Steps many environments of one module; see c/engine.h.
+
+    One thread at a time may use it; `close` may be called from any thread, at any time.
 
     Args:
-        module, spec: which, and `Module.spec` of its parameters.
-        num_envs: copies.
-        mode: of autoreset: 0 next step, 1 same step, 2 disabled.
-        batch_size: environments of a job; all by default.
-        num_blocks: of `batch_size` environments, that rows are given for.
-        num_threads: besides the caller's own; with 0 all is done in `wait`.
+        module, spec: the environment, and `Module.spec` of its parameters.
+        num_envs: environments.
+        mode: of autoreset: ``NEXT_STEP``, ``SAME_STEP`` or ``DISABLED`` of `shoal.rows.fields`.
+        batch_size: environments of a job; default: all.
+        num_blocks: blocks of `batch_size` environments that rows are given for.
+        num_threads: threads besides the caller's; with 0 the caller steps everything in `wait`.
         spin: seconds for which an idle thread looks for work before it sleeps.
         debug: run each step twice, between guards; see `wait`. Always on if the module says so.
+        timeout: seconds that all environments' `init` may take together; None for no limit.
+
+    Raises:
+        MemoryError: the arrays do not fit.
+        StepTimeoutError: `init` did not return in time; the thread that runs it stays for good.
     """
 
     cdef readonly Module module
     cdef readonly object spec
     cdef readonly Py_ssize_t num_envs, agents, batch_size, num_blocks
-    cdef shoal_engine c
+    cdef shoal_engine* c            # NULL once it is freed, or left to a thread for good
     cdef bint is_open
+    cdef int inside                 # calls under way that use `c`; changed with the GIL held
+    cdef bint waits                 # a thread is in `wait`
+    cdef bint stuck                 # a thread that can't be stopped uses `c`
     cdef int pid
     cdef object low, high           # the pointers look into these
     cdef list log_names
     cdef cnp.ndarray logs
+    cdef cnp.ndarray bound_actions
     cdef object lent                # actions that threads may still read
     cdef dict arrays
     cdef object drawing
@@ -375,6 +479,7 @@ cdef class Engine:
     def __cinit__(
         self, Module module, spec, Py_ssize_t num_envs, int mode=0, *, batch_size=None,
         Py_ssize_t num_blocks=1, int num_threads=0, double spin=50e-6, bint debug=False,
+        timeout=None,
     ):
         cdef int i, error
         self.module, self.spec = module, spec
@@ -382,15 +487,24 @@ cdef class Engine:
         self.batch_size = num_envs if batch_size is None else batch_size
         self.num_blocks = num_blocks
         self.pid = os.getpid()
-        memset(&self.c, 0, sizeof(self.c))
+        self.low, self.high = action_bounds(spec)
+        self.log_names = [name for name, _ in module.table.logs]
+        # Two cache lines are fetched together, but small states are better off close together.
+        align = max(module.c.state_align, 8)
+        stride = -(-spec.state_size // align) * align
+        row = observation_offsets(spec)[1]
+        if max(stride, row) >= 2**60:
+            raise MemoryError(self._too_large())
+        self.c = <shoal_engine*>calloc(1, sizeof(shoal_engine))
+        if self.c == NULL:
+            raise MemoryError
         self.c.table = module.c
         for i in range(len(spec.values)):
             self.c.params[i] = spec.values[i]
         self.c.num_envs, self.c.agents = num_envs, spec.agents
         self.c.num_logs = len(module.table.logs)
         self.c.writes_masks = module.table.action_mask
-        self.c.observation_size = observation_offsets(spec)[1]
-        self.low, self.high = action_bounds(spec)
+        self.c.observation_size = row
         size = len(self.low)
         if spec.actions[0].dtype.kind == "i":
             self.c.action_size = 8 * size
@@ -399,45 +513,82 @@ cdef class Engine:
             self.c.action_size = 4 * size
             self.c.action_low = <const float*>cnp.PyArray_DATA(self.low)
             self.c.action_high = <const float*>cnp.PyArray_DATA(self.high)
-        self.c.state_size = spec.state_size
-        # Two cache lines are fetched together, but small states are better off close together.
-        align = max(module.c.state_align, 8)
-        self.c.state_stride = -(-spec.state_size // align) * align
+        self.c.state_size, self.c.state_stride = spec.state_size, stride
         self.c.max_steps = spec.max_steps
         self.c.mode, self.c.debug = mode, debug or module.debug
         self.c.batch_size, self.c.num_blocks = self.batch_size, num_blocks
         self.c.num_threads, self.c.spin_ns = num_threads, <int32_t>(spin * 1e9)
-        self.log_names = [name for name, _ in module.table.logs]
-        error = shoal_engine_open(&self.c)
+        error = shoal_engine_open(self.c)
         if error:
-            raise OSError(error, f"{os.strerror(error)}: {num_envs} environments, "
-                                 f"{num_threads} threads")
-        self.is_open = True
+            free(self.c)
+            self.c = NULL
+            if error == ENOMEM:
+                raise MemoryError(self._too_large())
+            raise OSError(error, f"{os.strerror(error)}: {num_envs} environments")
+        self.is_open = self.stuck = True
+        call_apart(f"{module.table.name}: init", shoal_engine_init, self.c,
+                   -1 if timeout is None else <int64_t>(timeout * 1e9))
+        self.stuck = False
+        error = shoal_engine_start(self.c)
+        if error:
+            raise OSError(error, f"{os.strerror(error)}: {num_threads} threads")
+
+    def _too_large(self):
+        return (
+            f"not enough memory for {self.num_envs} environments with a state of "
+            f"{self.spec.state_size} bytes and {self.agents} agents each"
+        )
 
     def __dealloc__(self):
-        self._close(INT64_MAX)
+        self._close()
 
-    cdef int _close(self, int64_t nanoseconds) noexcept:
+    cdef int _close(self) noexcept:
+        """Stop and free everything; EBUSY if a thread does not come back from its environment."""
         cdef int error = 0
-        if self.is_open:
-            self.is_open = False
-            if getpid() == self.pid:  # threads and their locks are not in a fork
-                with nogil:
-                    error = shoal_engine_close(&self.c, nanoseconds)
+        cdef int64_t until = clock_ns() + CLOSE_TIME
+        if not self.is_open:
+            return 0
+        self.is_open = False  # no call begins from now on
+        if getpid() != self.pid:  # threads and their locks are not in a fork
+            return 0
+        with nogil:
+            shoal_engine_stop(self.c)
+        while self.inside and clock_ns() < until:
+            with nogil:
+                nap()
+        if self.inside or self.stuck:
+            error = EBUSY
+        else:
+            with nogil:
+                error = shoal_engine_close(self.c, until - clock_ns())
+        if error:
+            self.stuck = True
+            for kept in (self.arrays, self.logs, self.lent, self.low, self.high, self.drawing):
+                Py_INCREF(kept)  # the thread may write to them
+        else:
+            free(self.c)
+            self.c = NULL
         return error
 
     def close(self):
-        """End the threads and free everything; more than once is fine.
+        """Stop the threads and free everything; closing again does nothing.
+
+        Calls under way in other threads raise ClosedError.
 
         Raises:
-            StepTimeoutError: a thread has not come back from its environment in 5 seconds; it and
-                what it uses stay for good.
+            StepTimeoutError: a thread has not come back from its environment in 5 seconds; the
+                thread and all that it uses stay for good.
         """
-        if self._close(CLOSE_TIME):
-            Py_INCREF(self)  # what the thread writes to must not be freed
+        if self._close():
             raise StepTimeoutError(
                 f"{self.module.table.name} has not returned for 5 seconds, and can't be stopped"
             )
+
+    cdef int _enter(self) except -1:
+        """Begin a call that uses `c`; `inside` must be decreased at its end."""
+        self._usable()
+        self.inside += 1
+        return 0
 
     cdef int _usable(self) except -1:
         if not self.is_open:
@@ -479,6 +630,7 @@ cdef class Engine:
                     + f" of {np.dtype(dtype)}" * (dtype is not None) + f", got {got}"
                 )
         self.arrays = {name: arrays[name] for name in sizes}
+        self.bound_actions = arrays["actions"]
         self.logs = np.zeros((rows, len(self.log_names)), np.float32)
         self.c.rows.actions = address(arrays["actions"])
         self.c.rows.observations = address(arrays["observations"])
@@ -500,7 +652,7 @@ cdef class Engine:
     def seed(self, Py_ssize_t env, seed):
         """Seed one environment's generator."""
         self._usable()
-        shoal_engine_seed(&self.c, env, <uint64_t>(seed & 0xFFFFFFFFFFFFFFFF))
+        shoal_engine_seed(self.c, env, <uint64_t>(seed & 0xFFFFFFFFFFFFFFFF))
 
     def seed_all(self, first):
         """Environment i gets ``first + i``."""
@@ -508,82 +660,105 @@ cdef class Engine:
         cdef uint64_t start = first & 0xFFFFFFFFFFFFFFFF
         cdef Py_ssize_t i
         for i in range(self.num_envs):
-            shoal_engine_seed(&self.c, i, start + <uint64_t>i)
+            shoal_engine_seed(self.c, i, start + <uint64_t>i)
 
     cpdef int post(self, int op, envs=None, ops=None, cnp.ndarray actions=None) except -1:
         """Give `batch_size` environments an operation; their results go to the next block.
 
         Args:
-            op: 0 step, 1 reset, 2 deliver again.
-            envs: which (int64); all by default.
+            op: ``STEP``, ``RESET`` or ``KEEP`` (deliver again) of `shoal.rows.fields`.
+            envs: which (int64); default: all.
             ops: one operation for each instead (int32).
-            actions: of all environments, C-contiguous, of as many bytes as the bound ones, to which
-                they are copied by the threads; by default those are in place. They must stay as
-                they are until `wait` has returned.
+            actions: of all environments, C-contiguous, with as many bytes as the bound ones, to
+                which the threads copy them; by default the bound ones are in place. They must stay
+                as they are until `wait` has returned.
         """
         cdef const int64_t[::1] numbers
         cdef const int32_t[::1] each
-        self._usable()
+        cdef const int32_t* first_op = NULL
         if self.arrays is None:
             raise ValueError("post: bind arrays first")
-        if self.c.posted - self.c.received >= <uint64_t>self.num_blocks:
-            raise ValueError("post: all blocks are taken; wait for one first")
-        if envs is None and ops is None:
-            if actions is None:
-                shoal_engine_post(&self.c, op, NULL, NULL, NULL)
-                return 0
-            if cnp.PyArray_NBYTES(actions) != self.num_envs * self.agents * self.c.action_size or (
-                not cnp.PyArray_IS_C_CONTIGUOUS(actions)
-            ):
-                raise ValueError("post: actions: expected as many bytes as bound, C-contiguous")
-            self.lent = actions
-            shoal_engine_post(&self.c, op, NULL, NULL, cnp.PyArray_BYTES(actions))
-            return 0
-        numbers = np.arange(self.num_envs) if envs is None else envs
-        if numbers.shape[0] != self.batch_size:
-            raise ValueError(f"post: expected {self.batch_size} environments")
-        if ops is None:
-            shoal_engine_post(&self.c, op, &numbers[0], NULL, NULL)
-        else:
-            each = ops
-            if each.shape[0] != self.batch_size:
-                raise ValueError(f"post: expected {self.batch_size} operations")
-            shoal_engine_post(&self.c, op, &numbers[0], &each[0], NULL)
+        if actions is not None and (
+            envs is not None or ops is not None or not cnp.PyArray_IS_C_CONTIGUOUS(actions)
+            or cnp.PyArray_NBYTES(actions) != cnp.PyArray_NBYTES(self.bound_actions)
+        ):
+            raise ValueError(
+                "post: actions: expected as many bytes as bound, C-contiguous, for all environments"
+            )
+        if envs is not None or ops is not None:
+            numbers = np.arange(self.num_envs) if envs is None else envs
+            if numbers.shape[0] != self.batch_size:
+                raise ValueError(f"post: expected {self.batch_size} environments")
+            if ops is not None:
+                each = ops
+                if each.shape[0] != self.batch_size:
+                    raise ValueError(f"post: expected {self.batch_size} operations")
+                first_op = &each[0]
+        self._enter()
+        try:
+            if self.c.posted - self.c.received >= <uint64_t>self.num_blocks:
+                raise ValueError("post: all blocks are taken; wait for one first")
+            if envs is None and ops is None:
+                self.lent = actions
+                shoal_engine_post(
+                    self.c, op, NULL, NULL, NULL if actions is None else cnp.PyArray_BYTES(actions)
+                )
+            else:
+                shoal_engine_post(self.c, op, &numbers[0], first_op, NULL)
+        finally:
+            self.inside -= 1
         return 0
 
-    cpdef Py_ssize_t wait(self, timeout=None) except -2:
-        """The block that holds the results of the oldest job; -1 if they aren't there in time.
+    cpdef Py_ssize_t wait(self, timeout=None, turn=None) except -2:
+        """Wait for a job; return the block of its results, or -1 if it takes too long.
 
         Args:
-            timeout: seconds, or None for no limit. Without one the caller helps; where it does all
-                by itself, nothing can time out.
+            timeout: seconds, or None for no limit. Without one the caller steps too; if there are
+                no threads, the caller steps everything, and there is no limit.
+            turn: number of the job, from 0 on; default: the oldest one that no call has returned.
+                The job before it may be named again, so an interrupt after this loses nothing.
 
         Raises:
+            ClosedError: another thread has closed the engine.
             EnvCheckError: debugging found a fault.
         """
-        cdef int64_t block = -1, left = SLICE, waited = 0
-        cdef int64_t limit = -1 if timeout is None else <int64_t>(timeout * 1e9)
+        cdef int64_t block = -1, left = SLICE, limit = -1, until = 0
         cdef int code
-        self._usable()
-        if self.c.posted == self.c.received:
-            raise ValueError("wait: nothing was posted")
-        while True:
-            if limit >= 0:
-                left = min(SLICE, max(0, limit - waited))
-            with nogil:
-                code = shoal_engine_wait(&self.c, limit < 0, left, &block)
-            if code == SHOAL_DONE:
-                return block
-            if code == SHOAL_FAULTY:
-                raise self._fault()
-            PyErr_CheckSignals()
-            waited += left
-            if 0 <= limit <= waited:
-                return -1
+        if timeout is not None:
+            limit = <int64_t>(min(timeout, 1e9) * 1e9)
+            until = clock_ns() + limit
+        self._enter()
+        try:
+            if turn is not None and <uint64_t>turn < self.c.received:
+                return turn % self.num_blocks
+            if self.c.posted == self.c.received:
+                raise ValueError("wait: nothing was posted")
+            if self.waits:
+                raise ValueError("wait: another thread is waiting")
+            self.waits = True
+            try:
+                while True:
+                    if limit >= 0:
+                        left = min(SLICE, max(0, until - clock_ns()))
+                    with nogil:
+                        code = shoal_engine_wait(self.c, limit < 0, left, &block)
+                    if code == SHOAL_DONE:
+                        return block
+                    if code == SHOAL_FAULTY:
+                        raise self._fault()
+                    if code == SHOAL_CLOSED:
+                        raise ClosedError("this engine was closed during a step")
+                    PyErr_CheckSignals()
+                    if limit >= 0 and clock_ns() >= until:
+                        return -1
+            finally:
+                self.waits = False
+        finally:
+            self.inside -= 1
 
     cdef object _fault(self):
         cdef shoal_fault fault = self.c.fault
-        op = "reset" if fault.op == 1 else "step"
+        op = "reset" if fault.op == SHOAL_RESET else "step"
         where = f"{self.module.table.name}, environment {fault.env}: {op}"
         if fault.kind == SHOAL_FAULT_STATE:
             return EnvCheckError(
@@ -623,14 +798,24 @@ cdef class Engine:
         return "observations", name, self.agents * row
 
     def num_ended(self, Py_ssize_t block):
-        """How many agents' episodes have ended in a block that was received."""
+        """Return how many agents' episodes have ended in a block that was received."""
+        self._usable()
         return self.c.num_ended[block]
 
     def infos(self, Py_ssize_t block):
-        """Log fields of the episodes that have ended in a block, as Gymnasium's vectors give infos.
+        """Return the log fields of the episodes that have ended in a block.
 
-        Where the environment was reset in the same step they are in ``final_info``.
+        They are a dict of arrays (float64, with bool masks ``_name``), one value a row, as
+        Gymnasium's vectors give infos; in ``final_info`` if the environment was reset in the same
+        step.
         """
+        self._enter()
+        try:
+            return self._infos(block)
+        finally:
+            self.inside -= 1
+
+    cdef dict _infos(self, Py_ssize_t block):
         cdef Py_ssize_t n = self.batch_size * self.agents, first = block * n, i, k
         cdef Py_ssize_t num_logs = self.c.num_logs
         cdef cnp.npy_intp length = n
@@ -638,7 +823,7 @@ cdef class Engine:
         cdef const uint8_t* truncated = self.c.rows.truncations + first
         cdef const uint8_t* finals = self.c.rows.finals + first
         cdef const float* logs = self.c.logs + first * num_logs
-        cdef bint same = self.c.mode == 1
+        cdef bint same = self.c.mode == SHOAL_SAME_STEP
         cdef Column[16] now
         cdef Column[16] final
         cdef Column* columns
@@ -685,7 +870,7 @@ cdef class Engine:
         return 0
 
     def get_state(self, Py_ssize_t env):
-        """All that decides how an environment goes on, as bytes."""
+        """Return all that decides how an environment continues, as bytes."""
         cdef Py_ssize_t n = self.agents, at = env * n
         self._usable()
         return b"".join([
@@ -698,10 +883,10 @@ cdef class Engine:
         ])
 
     def set_state(self, Py_ssize_t env, bytes state):
-        """Go on from what `get_state` returned.
+        """Continue from a state of `get_state`.
 
         Raises:
-            ValueError: it is that of another environment, or of other parameters.
+            ValueError: the state is of another environment, or of other parameters.
         """
         cdef Py_ssize_t n = self.agents, at = env * n, k, size
         cdef const char* source = state
@@ -726,45 +911,70 @@ cdef class Engine:
             source += sizes[k]
 
     def pending(self, Py_ssize_t env):
-        """Whether an environment's next step would be a reset."""
+        """Return whether an environment's next step would be a reset."""
         self._usable()
         return self.c.pending[env] != 0
 
     def gone(self, Py_ssize_t row):
-        """Whether an agent has ended and will not act before the next reset."""
+        """Return whether an agent has ended and will not act before the next reset."""
         self._usable()
         return self.c.gone[row] != 0
 
-    def draw(self, Py_ssize_t env):
-        """What an environment draws: (shapes, points, text, view, background).
+    def draw(self, Py_ssize_t env, timeout=None):
+        """Return an environment's drawing: (shapes, points, text, view, background).
 
         `shapes` has dtype `SHAPE`; `points` is float32 ``(n, 2)``; `text` is bytes; the view is
-        (left, top, width, height); the background a colour, 0xRRGGBBAA.
+        (left, top, width, height); the background is a colour, 0xRRGGBBAA.
+
+        Args:
+            env: index of the environment.
+            timeout: seconds; None for no limit.
+
+        Raises:
+            StepTimeoutError: `draw` did not return in time; the engine can't be used afterwards.
         """
-        cdef shoal_canvas canvas
+        cdef DrawCall* call
+        cdef shoal_canvas* canvas
         cdef cnp.ndarray shapes, points, text
-        self._usable()
         if self.drawing is None:
             self.drawing = (
                 np.zeros(16384, SHAPE), np.zeros((32768, 2), np.float32), np.zeros(16384, np.uint8)
             )
         shapes, points, text = self.drawing
-        memset(&canvas, 0, sizeof(canvas))
-        canvas.shapes = <shoal_shape*>cnp.PyArray_DATA(shapes)
-        canvas.points = <float*>cnp.PyArray_DATA(points)
-        canvas.text = <char*>cnp.PyArray_DATA(text)
-        canvas.max_shapes, canvas.max_points = shapes.shape[0], points.shape[0]
-        canvas.max_text = text.shape[0]
-        canvas.w = canvas.h = 1
-        canvas.background = SHOAL_NIGHT
-        self.module.c.draw(self.c.states + env * self.c.state_stride, &canvas)
-        return (
-            shapes[: canvas.num_shapes].copy(),
-            points[: canvas.num_points].copy(),
-            text[: canvas.num_text].tobytes(),
-            (canvas.x, canvas.y, canvas.w, canvas.h),
-            canvas.background,
-        )
+        self._enter()
+        try:
+            call = <DrawCall*>calloc(1, sizeof(DrawCall))
+            if call == NULL:
+                raise MemoryError
+            canvas = &call.canvas
+            canvas.shapes = <shoal_shape*>cnp.PyArray_DATA(shapes)
+            canvas.points = <float*>cnp.PyArray_DATA(points)
+            canvas.text = <char*>cnp.PyArray_DATA(text)
+            canvas.max_shapes, canvas.max_points = shapes.shape[0], points.shape[0]
+            canvas.max_text = text.shape[0]
+            canvas.w = canvas.h = 1
+            canvas.background = SHOAL_NIGHT
+            call.table = self.module.c
+            call.state = self.c.states + env * self.c.state_stride
+            try:
+                call_apart(f"{self.module.table.name}: draw", call_draw, call,
+                           -1 if timeout is None else <int64_t>(timeout * 1e9))
+            except BaseException:  # the thread still reads the state
+                self.stuck, self.is_open = True, False
+                shoal_engine_stop(self.c)
+                Py_INCREF(self)
+                raise
+            drawing = (
+                shapes[: canvas.num_shapes].copy(),
+                points[: canvas.num_points].copy(),
+                text[: canvas.num_text].tobytes(),
+                (canvas.x, canvas.y, canvas.w, canvas.h),
+                canvas.background,
+            )
+            free(call)
+            return drawing
+        finally:
+            self.inside -= 1
 
 
 cdef char* address(cnp.ndarray array):

@@ -8,9 +8,10 @@ import gymnasium
 import numpy as np
 
 from shoal.errors import ParameterError, ResetNeededError
-from shoal.ocean_c.one_env import RESET, STEP, OneEnv
+from shoal.ocean_c.one_env import OneEnv
 from shoal.ocean_c.screen import METADATA
 from shoal.ocean_c.spaces import action_space, observation_space
+from shoal.rows.fields import RESET, STEP
 
 __all__ = ["NativeEnv"]
 

@@ -10,9 +10,10 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from shoal.errors import ResetNeededError
-from shoal.ocean_c.one_env import RESET, STEP, OneEnv
+from shoal.ocean_c.one_env import OneEnv
 from shoal.ocean_c.screen import METADATA
 from shoal.ocean_c.spaces import action_space, observation_space
+from shoal.rows.fields import RESET, STEP
 
 __all__ = ["NativeParallelEnv"]
 

@@ -13,12 +13,9 @@ from shoal.ocean_c.engine import Engine
 from shoal.ocean_c.find import module_named
 from shoal.ocean_c.screen import MODES, Screen
 from shoal.ocean_c.spaces import layouts
-from shoal.rows.fields import zero_rows
+from shoal.rows.fields import DISABLED, zero_rows
 
-__all__ = ["RESET", "STEP", "OneEnv"]
-
-DISABLED = 2
-STEP, RESET = 0, 1
+__all__ = ["OneEnv"]
 
 
 class OneEnv:
@@ -59,7 +56,7 @@ class OneEnv:
         self.engine.seed(0, seed)
 
     def run(self, op: int) -> None:
-        """Step or reset the environment, from and to `rows`."""
+        """Do an operation (``STEP`` or ``RESET``), from and to `rows`."""
         self.engine.post(op)
         self.engine.wait()
 

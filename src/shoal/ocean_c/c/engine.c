@@ -21,6 +21,36 @@
 #define WIDE
 #endif
 
+/* -- waiting -------------------------------------------------------------------------------------
+ */
+
+/* A condition whose waits end by the monotonic clock: the clock on the wall may be set back. */
+static void init_condition(pthread_cond_t *condition) {
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+#ifndef __APPLE__
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+/* Wait for `condition` until `until` (clock_ns); returns whether it is too late. */
+static int wait_until(pthread_cond_t *condition, pthread_mutex_t *mutex, int64_t until) {
+#ifdef __APPLE__
+    const int64_t left = until - clock_ns();
+    const int64_t time = left > 0 ? left : 0;
+#else
+    const int64_t time = until;
+#endif
+    const struct timespec at = {(time_t)(time / 1000000000), (long)(time % 1000000000)};
+#ifdef __APPLE__
+    return pthread_cond_timedwait_relative_np(condition, mutex, &at) == ETIMEDOUT;
+#else
+    return pthread_cond_timedwait(condition, mutex, &at) == ETIMEDOUT;
+#endif
+}
+
 /* -- calling the environment ---------------------------------------------------------------------
  */
 
@@ -436,10 +466,37 @@ static void keep(shoal_engine *e, int64_t env, int64_t place) {
     memset(r->finals + to, 0, (size_t)n);
 }
 
+/* The stages of an environment's operation, in their order; the last one is followed by the first.
+ */
+enum { FREE, POSTED, STEPPED, DONE };
+
+/* Check that an environment comes to `stage` from the one before. */
+static inline void enter_stage(shoal_engine *e, int64_t env, uint8_t stage) {
+#ifdef SHOAL_CHECKS
+    SHOAL_ASSERT(atomic_exchange(&e->stage[env], stage) == (stage + 3) % 4);
+#else
+    (void)e, (void)env, (void)stage;
+#endif
+}
+
+/* Check that all environments of a job come to `stage`. */
+static inline void enter_stages(shoal_engine *e, const shoal_job *job, uint8_t stage) {
+#ifdef SHOAL_CHECKS
+    for (int64_t i = 0; i < e->batch_size; i++)
+        enter_stage(e, job->shares->envs ? job->shares->envs[i] : i, stage);
+#else
+    (void)e, (void)job, (void)stage;
+#endif
+}
+
 /* Do `op` with `count` environments from `env` on, whose results go to consecutive places. */
 static uint32_t run(shoal_engine *e, shoal_scratch *t, int32_t op, int64_t env, int64_t place,
                     int64_t count) {
     uint32_t num_ended = 0;
+    SHOAL_ASSERT(env >= 0 && count > 0 && env + count <= e->num_envs);
+    SHOAL_ASSERT(place >= 0 && place + count <= e->num_blocks * e->batch_size);
+    for (int64_t i = 0; i < count; i++)
+        enter_stage(e, env + i, STEPPED);
     if (op == SHOAL_STEP) {
         num_ended = step_run(e, t, env, place, count);
     } else {
@@ -449,15 +506,17 @@ static uint32_t run(shoal_engine *e, shoal_scratch *t, int32_t op, int64_t env, 
             else
                 keep(e, env + i, place + i);
     }
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; i < count; i++) {
         e->place[env + i] = place + i;
+        enter_stage(e, env + i, DONE);
+    }
     return num_ended;
 }
 
 /* -- jobs ----------------------------------------------------------------------------------------
  */
 
-/* One chunk of the job that `share` is of; returns how many agents' episodes have ended. */
+/* Run one chunk of the job of `share`; return how many agents' episodes have ended. */
 static uint32_t run_chunk(shoal_engine *e, shoal_scratch *t, const shoal_job *job,
                           const shoal_share *share, int64_t number) {
     int64_t first = number * e->chunk, end = first + e->chunk;
@@ -482,7 +541,7 @@ static uint32_t run_chunk(shoal_engine *e, shoal_scratch *t, const shoal_job *jo
     return num_ended;
 }
 
-/* Take chunks of a job until none is left: those of thread `me`, then the others'. */
+/* Take chunks of a job until none is left: those of thread `me`, then those of the others. */
 static void work(shoal_engine *e, int32_t me, shoal_job *job) {
     const int32_t parties = e->num_threads + 1;
     shoal_share *mine = &job->shares[me];
@@ -494,6 +553,7 @@ static void work(shoal_engine *e, int32_t me, shoal_job *job) {
             ticket = atomic_fetch_add_explicit(&share->ticket, 1, memory_order_acquire);
             if ((uint32_t)ticket >= ticket >> 32)
                 break;
+            SHOAL_ASSERT((uint32_t)ticket < (uint64_t)e->num_chunks);
             num_ended += run_chunk(e, &e->scratch[me], job, mine, (uint32_t)ticket);
             taken++;
             ticket++;
@@ -546,10 +606,23 @@ static void *thread_main(void *argument) {
     }
 }
 
+/* Return how many chunks of a slot the threads have done, over all its jobs. */
+static uint64_t chunks_done(const shoal_engine *e, const shoal_job *job) {
+    uint64_t done = 0;
+    for (int32_t i = 0; i <= e->num_threads; i++)
+        done += atomic_load(&job->shares[i].done);
+    return done;
+}
+
 void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const int32_t *ops,
                        const char *actions) {
-    shoal_job *job = &e->jobs[e->posted++ % (uint64_t)e->num_blocks];
+    const uint64_t num_blocks = (uint64_t)e->num_blocks;
     const uint64_t parties = (uint64_t)e->num_threads + 1, chunks = (uint64_t)e->num_chunks;
+    shoal_job *job = &e->jobs[e->posted % num_blocks];
+    SHOAL_ASSERT(e->posted - e->received < num_blocks);
+    SHOAL_ASSERT(!e->num_threads || chunks_done(e, job) == e->posted / num_blocks * chunks);
+    SHOAL_ASSERT(!actions || !envs);
+    e->posted++;
     if (envs)
         memcpy(job->env_list, envs, (size_t)e->batch_size * sizeof *envs);
     if (ops)
@@ -561,6 +634,7 @@ void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const i
         share->ops = ops ? job->op_list : NULL;
         share->actions = actions;
     }
+    enter_stages(e, job, POSTED);
     if (e->num_threads == 0)
         return;
     for (uint64_t i = 0; i < parties; i++) {
@@ -578,54 +652,118 @@ void shoal_engine_post(shoal_engine *e, int32_t op, const int64_t *envs, const i
     }
 }
 
-/* Whether all chunks of the job that is received next are done. */
+/* Return whether all chunks of the job that is received next are done. */
 static int is_over(const shoal_engine *e, const shoal_job *job) {
     const uint64_t jobs = e->received / (uint64_t)e->num_blocks + 1; /* of this slot */
-    uint64_t done = 0;
-    for (int32_t i = 0; i <= e->num_threads; i++)
-        done += atomic_load(&job->shares[i].done);
+    const uint64_t done = chunks_done(e, job);
+    SHOAL_ASSERT(done <= jobs * (uint64_t)e->num_chunks);
     return done == jobs * (uint64_t)e->num_chunks;
+}
+
+/* Wait until the threads have finished a job; SHOAL_DONE, SHOAL_NOT_YET or SHOAL_CLOSED. */
+static int wait_for_threads(shoal_engine *e, const shoal_job *job, int64_t nanoseconds) {
+    if (is_over(e, job)) /* which it mostly is: no need to know the time */
+        return SHOAL_DONE;
+    const int64_t begin = clock_ns(), spin_until = begin + e->spin_ns;
+    const int64_t until = nanoseconds < INT64_MAX - begin ? begin + nanoseconds : INT64_MAX;
+    int late = 0;
+    for (int i = 1; !late && !is_over(e, job) && !atomic_load(&e->closed); i++) {
+        pause_core();
+        if (i % 64 || clock_ns() < spin_until)
+            continue;
+        pthread_mutex_lock(&e->mutex);
+        atomic_store(&e->waiting, 1);
+        while (!is_over(e, job) && !atomic_load(&e->closed) && !late)
+            late = wait_until(&e->finished, &e->mutex, until);
+        atomic_store(&e->waiting, 0);
+        pthread_mutex_unlock(&e->mutex);
+    }
+    return is_over(e, job) ? SHOAL_DONE : late ? SHOAL_NOT_YET : SHOAL_CLOSED;
 }
 
 int shoal_engine_wait(shoal_engine *e, int help, int64_t nanoseconds, int64_t *block) {
     const int64_t slot = (int64_t)(e->received % (uint64_t)e->num_blocks);
     shoal_job *job = &e->jobs[slot];
     uint64_t all_ended = 0;
+    SHOAL_ASSERT(e->received < e->posted);
     if (e->num_threads == 0) {
-        for (int64_t i = 0; i < e->num_chunks; i++)
+        for (int64_t i = 0; i < e->num_chunks; i++) {
+            if (atomic_load(&e->closed))
+                return SHOAL_CLOSED;
             job->shares->num_ended += run_chunk(e, e->scratch, job, job->shares, i);
+        }
     } else {
         if (help)
             work(e, e->num_threads, job);
-        int late = is_over(e, job); /* which it mostly is: no need to know the time */
-        int64_t now = late ? 0 : clock_ns();
-        const int64_t until = now + nanoseconds, spin_until = now + e->spin_ns;
-        for (int i = 1; !late && !is_over(e, job); i++) {
-            pause_core();
-            if (i % 64 || (now = clock_ns()) < spin_until)
-                continue;
-            struct timespec time; /* condition variables know only the clock on the wall */
-            clock_gettime(CLOCK_REALTIME, &time);
-            now = time.tv_nsec + (until > now ? until - now : 0);
-            time.tv_sec += (time_t)(now / 1000000000);
-            time.tv_nsec = (long)(now % 1000000000);
-            pthread_mutex_lock(&e->mutex);
-            atomic_store(&e->waiting, 1);
-            while (!is_over(e, job) && !late)
-                late = pthread_cond_timedwait(&e->finished, &e->mutex, &time) == ETIMEDOUT;
-            atomic_store(&e->waiting, 0);
-            pthread_mutex_unlock(&e->mutex);
-        }
-        if (!is_over(e, job))
-            return SHOAL_NOT_YET;
+        const int code = wait_for_threads(e, job, nanoseconds);
+        if (code != SHOAL_DONE)
+            return code;
     }
     for (int32_t i = 0; i <= e->num_threads; i++)
         all_ended += job->shares[i].num_ended;
     e->num_ended[slot] = all_ended - e->all_ended[slot];
     e->all_ended[slot] = all_ended;
+    enter_stages(e, job, FREE);
     e->received++;
     *block = slot;
     return atomic_load(&e->faulty) ? SHOAL_FAULTY : SHOAL_DONE;
+}
+
+/* -- calls that may not return -------------------------------------------------------------------
+ */
+
+struct shoal_call {
+    void (*function)(void *);
+    void *argument;
+    int over;
+    pthread_mutex_t mutex;
+    pthread_cond_t finished;
+};
+
+static void *call_main(void *argument) {
+    shoal_call *call = (shoal_call *)argument;
+    call->function(call->argument);
+    pthread_mutex_lock(&call->mutex);
+    call->over = 1;
+    pthread_cond_signal(&call->finished);
+    pthread_mutex_unlock(&call->mutex);
+    return NULL;
+}
+
+int shoal_call_start(shoal_call **made, void (*function)(void *), void *argument) {
+    shoal_call *call = (shoal_call *)calloc(1, sizeof *call);
+    pthread_t thread;
+    int error;
+    if (!call)
+        return ENOMEM;
+    call->function = function, call->argument = argument;
+    pthread_mutex_init(&call->mutex, NULL);
+    init_condition(&call->finished);
+    error = pthread_create(&thread, NULL, call_main, call);
+    if (error) {
+        shoal_call_free(call);
+        return error;
+    }
+    pthread_detach(thread);
+    *made = call;
+    return 0;
+}
+
+int shoal_call_wait(shoal_call *call, int64_t nanoseconds) {
+    const int64_t until = clock_ns() + nanoseconds;
+    int over;
+    pthread_mutex_lock(&call->mutex);
+    while (!call->over && !wait_until(&call->finished, &call->mutex, until)) {
+    }
+    over = call->over;
+    pthread_mutex_unlock(&call->mutex);
+    return over;
+}
+
+void shoal_call_free(shoal_call *call) {
+    pthread_mutex_destroy(&call->mutex);
+    pthread_cond_destroy(&call->finished);
+    free(call);
 }
 
 /* -- life ----------------------------------------------------------------------------------------
@@ -635,14 +773,24 @@ void shoal_engine_seed(shoal_engine *e, int64_t env, uint64_t seed) {
     shoal_seed((shoal_rng *)(void *)state_of(e, env), seed);
 }
 
+/* Return the product, or set an error if it (and a few like it together) may not fit. */
+static size_t checked_product(size_t count, size_t size, int *error) {
+    size_t product = 0;
+    if (__builtin_mul_overflow(count, size, &product) || product > SIZE_MAX / 32) {
+        *error = ENOMEM;
+        return 0;
+    }
+    return product;
+}
+
 static void *zeros(size_t count, size_t size, int *error) {
-    size_t bytes = (count * size + 127) / 128 * 128;
+    const size_t bytes = checked_product(count, size, error) / 128 * 128 + 256;
     void *memory = NULL;
-    if (posix_memalign(&memory, 128, bytes + 128)) {
+    if (*error || posix_memalign(&memory, 128, bytes)) {
         *error = ENOMEM;
         return NULL;
     }
-    return memset(memory, 0, bytes + 128);
+    return memset(memory, 0, bytes);
 }
 
 static int start_thread(shoal_engine *e, int32_t number) {
@@ -661,14 +809,23 @@ static int start_thread(shoal_engine *e, int32_t number) {
 }
 
 int shoal_engine_open(shoal_engine *e) {
-    const size_t n = (size_t)e->num_envs, rows = n * (size_t)e->agents;
-    const size_t most = (size_t)(e->agents > MOST_ROWS ? e->agents : MOST_ROWS);
     const int64_t parties = e->num_threads + 1;
+    const size_t most = (size_t)(e->agents > MOST_ROWS ? e->agents : MOST_ROWS);
     int64_t most_envs = MOST_ROWS / e->agents, wanted = e->num_threads ? CHUNKS_PER_THREAD : 1;
     part parts[NUM_PARTS];
     int error = 0;
     if (e->num_envs >= MOST_ENVS)
         return EINVAL;
+    const size_t n = (size_t)e->num_envs, rows = checked_product(n, (size_t)e->agents, &error);
+    /* All that is multiplied later: rows of the blocks, their arrays, and what debugging copies. */
+    const size_t places = checked_product((size_t)e->num_blocks, (size_t)e->batch_size, &error);
+    const size_t all = checked_product(places > n ? places : n, (size_t)e->agents, &error);
+    const size_t widths[] = {(size_t)e->observation_size, (size_t)e->action_size,
+                             (size_t)e->num_masked, (size_t)e->num_logs * sizeof(float), 9};
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        checked_product(all, widths[i], &error);
+    if (checked_product(n, (size_t)e->state_stride, &error), error)
+        return error;
     most_envs = most_envs < 1 ? 1 : most_envs;
     wanted *= parties;
     e->chunk = (e->batch_size + wanted - 1) / wanted;
@@ -686,45 +843,59 @@ int shoal_engine_open(shoal_engine *e) {
     e->num_ended = (uint64_t *)zeros((size_t)e->num_blocks, sizeof *e->num_ended, &error);
     e->scratch = (shoal_scratch *)zeros((size_t)e->num_threads + 1, sizeof *e->scratch, &error);
     e->threads = (pthread_t *)zeros((size_t)e->num_threads + 1, sizeof *e->threads, &error);
-    if (!error) {
-        for (int64_t i = 0; i < e->num_blocks; i++) {
-            e->jobs[i].shares =
-                (shoal_share *)zeros((size_t)e->num_threads + 1, sizeof(shoal_share), &error);
-            e->jobs[i].first_place = i * e->batch_size;
-            e->jobs[i].env_list = (int64_t *)zeros((size_t)e->batch_size, 8, &error);
-            e->jobs[i].op_list = (int32_t *)zeros((size_t)e->batch_size, 4, &error);
-        }
-        for (int32_t i = 0; i <= e->num_threads; i++) {
-            shoal_scratch *t = &e->scratch[i];
-            const size_t guarded = e->debug ? (size_t)lay_parts(e, NULL, parts) : 0;
-            t->rewards = (float *)zeros(most, sizeof(float), &error);
-            t->respawned = (uint8_t *)zeros(most, 1, &error);
-            t->spare = (uint8_t *)zeros((size_t)e->agents, sizeof(float) + 5, &error);
-            t->guarded = (char *)zeros(guarded, 1, &error);
-            t->first = (char *)zeros(guarded, 1, &error);
-        }
+#ifdef SHOAL_CHECKS
+    e->stage = (_Atomic uint8_t *)zeros(n, 1, &error);
+#endif
+    for (int64_t i = 0; !error && i < e->num_blocks; i++) {
+        e->jobs[i].shares =
+            (shoal_share *)zeros((size_t)e->num_threads + 1, sizeof(shoal_share), &error);
+        e->jobs[i].first_place = i * e->batch_size;
+        e->jobs[i].env_list = (int64_t *)zeros((size_t)e->batch_size, 8, &error);
+        e->jobs[i].op_list = (int32_t *)zeros((size_t)e->batch_size, 4, &error);
+    }
+    for (int32_t i = 0; !error && i <= e->num_threads; i++) {
+        shoal_scratch *t = &e->scratch[i];
+        const size_t guarded = e->debug ? (size_t)lay_parts(e, NULL, parts) : 0;
+        t->rewards = (float *)zeros(most, sizeof(float), &error);
+        t->respawned = (uint8_t *)zeros(most, 1, &error);
+        t->spare = (uint8_t *)zeros((size_t)e->agents, sizeof(float) + 5, &error);
+        t->guarded = (char *)zeros(guarded, 1, &error);
+        t->first = (char *)zeros(guarded, 1, &error);
     }
     pthread_mutex_init(&e->mutex, NULL);
-    pthread_cond_init(&e->wake, NULL);
-    pthread_cond_init(&e->finished, NULL);
-    if (!error) {
-        memset(e->pending, 1, n);
-        for (size_t i = 0; i < n; i++)
-            e->table->init(state_of(e, (int64_t)i), e->params);
-        for (; e->started < e->num_threads && !error; e->started += !error)
-            error = start_thread(e, e->started);
-    }
+    init_condition(&e->wake);
+    init_condition(&e->finished);
     if (error)
-        shoal_engine_close(e, INT64_MAX);
+        shoal_engine_close(e, 0);
+    else
+        memset(e->pending, 1, n);
     return error;
+}
+
+void shoal_engine_init(void *engine) {
+    shoal_engine *e = (shoal_engine *)engine;
+    for (int64_t i = 0; i < e->num_envs; i++)
+        e->table->init(state_of(e, i), e->params);
+}
+
+int shoal_engine_start(shoal_engine *e) {
+    int error = 0;
+    for (; e->started < e->num_threads && !error; e->started += !error)
+        error = start_thread(e, e->started);
+    return error;
+}
+
+void shoal_engine_stop(shoal_engine *e) {
+    atomic_store(&e->closed, 1);
+    pthread_mutex_lock(&e->mutex);
+    pthread_cond_broadcast(&e->wake);
+    pthread_cond_broadcast(&e->finished);
+    pthread_mutex_unlock(&e->mutex);
 }
 
 int shoal_engine_close(shoal_engine *e, int64_t nanoseconds) {
     const int64_t start = clock_ns();
-    atomic_store(&e->closed, 1);
-    pthread_mutex_lock(&e->mutex);
-    pthread_cond_broadcast(&e->wake);
-    pthread_mutex_unlock(&e->mutex);
+    shoal_engine_stop(e);
     while (atomic_load(&e->alive)) {
         const struct timespec nap = {0, 200 * 1000};
         if (clock_ns() - start > nanoseconds)
@@ -749,6 +920,9 @@ int shoal_engine_close(shoal_engine *e, int64_t nanoseconds) {
                    e->gone,   e->jobs,  e->scratch, e->all_ended, e->num_ended, e->threads};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
+#ifdef SHOAL_CHECKS
+    free((void *)e->stage);
+#endif
     pthread_mutex_destroy(&e->mutex);
     pthread_cond_destroy(&e->wake);
     pthread_cond_destroy(&e->finished);

@@ -1,43 +1,50 @@
-/* Steps many copies of one environment (shoal_env.h), on one thread or several.
+/* Steps many environments of one table (shoal_env.h), on one thread or several.
  *
  * Environments are posted as jobs: a job is one batch, whose results go to one block of rows. Jobs
  * are finished in the order in which they were posted.
  *
- * Invariants:
- * - An environment is in at most one job that is not finished; a block belongs to at most one.
+ * Invariants ("checked": by SHOAL_ASSERT in sanitizer and test builds):
+ * - An environment is in at most one job that is not received; a block belongs to at most one.
  *   So no two threads ever touch the same environment, the same rows or the same counters, and
- *   nothing that is stepped depends on which thread does it.
- * - A job is cut into chunks, and each thread (the caller is one) has a share of them: always the
- *   same environments, which so stay in the cache of its core. `ticket` holds the end of a share
- *   and its next chunk: adding 1 takes a chunk, or tells that none is left. Whoever has finished
- *   its own share takes chunks of the others'.
+ *   no result depends on which thread steps an environment. (Checked: `stage`.)
+ * - A job is cut into chunks, and each thread (the caller is one) has a share of the chunks: always
+ *   the same environments, which stay in the cache of the thread's core. `ticket` holds the end of
+ *   a share and its next chunk: adding 1 takes a chunk, or reports that none is left. A thread that
+ *   has finished its own share takes chunks of the others' shares. (Checked: each chunk is taken
+ *   once, by `stage`.)
  * - Tickets are stored after all of a job has been written (release) and added to with acquire, so
- *   whoever takes a chunk sees the job that it belongs to, even if it has come to the slot for an
- *   earlier one. A share's `number` is stored after its ticket (release): its thread, which looks
- *   out for the number (acquire), finds the ticket.
+ *   a thread that takes a chunk sees the job of the chunk, even if the thread came to the slot for
+ *   an earlier job. A share's `number` is stored after its ticket (release): its thread, which
+ *   waits for the number (acquire), finds the ticket. (Checked: `stage`.)
  * - `done` counts the chunks that a thread has finished in a slot, over all jobs, and only that
  *   thread writes it (release). Each job of a slot has `num_chunks`, so a job is over when the sum
- *   is a multiple known beforehand; who reads that (acquire) sees the results.
+ *   is a multiple known beforehand; a thread that reads that sum (acquire) sees the results.
+ *   (Checked: the sum never exceeds the multiple.)
  * - A slot of the ring is used again only when its job has been received: all its chunks are done.
+ *   (Checked when a job is posted.)
  * - What one thread writes in every batch shares no cache line with what another one reads or
  *   writes then: handing over a line takes as long as stepping 40 small environments. Hence the
- *   padding.
- * - A sleeper announces itself (`sleepers`, `waiting`) before it looks for the last time; whoever
- *   changes what it looks at looks for sleepers after that (all seq_cst, or a fence that is): no
- *   wake-up is lost.
+ *   padding. (Checked when compiled.)
+ * - A sleeper announces itself (`sleepers`, `waiting`) before it looks for the last time; a thread
+ *   that changes what sleepers look at checks for sleepers after that (all seq_cst, or a fence that
+ *   is): no wake-up is lost.
  * - With num_threads == 0 there are no threads, and no atomic operation is contended: jobs run in
  *   the caller, when it waits for them.
+ * - Nothing is freed while a thread is in an environment or in a call of this engine: the caller
+ *   closes only when its other threads have left; `shoal_engine_stop` makes them leave.
  */
 #ifndef SHOAL_ENGINE_H
 #define SHOAL_ENGINE_H
 
+#include "../../c/assert.h"
 #include "../../rows/rows.h"
 #include "../shoal_env.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { SHOAL_DONE = 0, SHOAL_NOT_YET = 1, SHOAL_FAULTY = 2 }; /* what waiting returns */
+/* What waiting returns. */
+enum { SHOAL_DONE = 0, SHOAL_NOT_YET = 1, SHOAL_FAULTY = 2, SHOAL_CLOSED = 3 };
 
 /* What debugging finds. */
 enum {
@@ -55,7 +62,7 @@ typedef struct {
     int64_t env, offset; /* offset: bytes from the first row of the array */
 } shoal_fault;
 
-/* What a thread needs of a job. The poster writes the first half, the thread itself the second. */
+/* A thread's part of a job. The poster writes the first half, the thread itself the second. */
 typedef struct {
     _Atomic uint64_t number; /* of the job, from 1 on */
     _Atomic uint64_t ticket; /* end << 32 | next chunk */
@@ -68,6 +75,8 @@ typedef struct {
     uint64_t num_ended;    /* agents, in these chunks */
     char pad2[128 - 16];
 } shoal_share;
+SHOAL_STATIC_ASSERT(offsetof(shoal_share, done) == 128 && sizeof(shoal_share) == 256,
+                    "poster and thread write to cache lines of their own");
 
 typedef struct {
     shoal_share *shares; /* one for each thread; the last is the caller's */
@@ -76,13 +85,13 @@ typedef struct {
     int64_t first_place;
 } shoal_job; /* one for each block */
 
-/* What one thread needs for itself. */
+/* One thread's own memory. */
 typedef struct {
-    float *rewards;     /* rows of a chunk */
-    uint8_t *respawned; /* rows of a chunk */
+    float *rewards;     /* of a chunk's rows */
+    uint8_t *respawned; /* of a chunk's rows */
     uint8_t *spare;     /* all but observations of one environment's rows, for a reset */
     char *guarded;      /* debugging: one environment's arrays and state, with guards between */
-    char *first;        /* debugging: what the first of two runs gave */
+    char *first;        /* debugging: results of the first of two runs */
 } shoal_scratch;
 
 typedef struct shoal_engine {
@@ -122,28 +131,47 @@ typedef struct shoal_engine {
     uint64_t posted, received;
     uint64_t *all_ended; /* of each block, over all its jobs: agents */
     uint64_t *num_ended; /* of each block, in the job that was received last: agents */
+#ifdef SHOAL_CHECKS
+    _Atomic uint8_t *stage; /* of each environment: 0 free, 1 posted, 2 stepped now, 3 done */
+#endif
     char pad2[128];
 } shoal_engine;
 
-/* Allocate everything for the numbers given in `engine`, which is zero otherwise, and start the
- * threads; 0, or an errno. The rows may follow later. */
+/* Allocate everything for the numbers given in `engine`, which is zero otherwise; 0, or an errno
+ * (ENOMEM too where a size does not fit 64 bits), after which nothing is left to close. */
 int shoal_engine_open(shoal_engine *engine);
-/* Let the threads end, wait for them for `nanoseconds`, and free everything; if one of them does
- * not come back from its environment, EBUSY, and all that it may use is left as it is. */
+/* Call `init` of every environment. */
+void shoal_engine_init(void *engine);
+/* Start the threads; 0, or an errno. The rows may follow later. */
+int shoal_engine_start(shoal_engine *engine);
+/* Make all threads leave soon, callers in `shoal_engine_wait` included. */
+void shoal_engine_stop(shoal_engine *engine);
+/* Stop, wait for the engine's threads for `nanoseconds`, and free everything. If a thread does not
+ * come back from its environment, return EBUSY and leave all that the thread may use. */
 int shoal_engine_close(shoal_engine *engine, int64_t nanoseconds);
-/* The generator of one environment. */
+/* Seed the generator of one environment. */
 void shoal_engine_seed(shoal_engine *engine, int64_t env, uint64_t seed);
 /* Post a job of `batch_size` environments to the next block. `envs`, `ops`: NULL, or copied.
  * `actions`: NULL, or those of all environments (`envs` is NULL then), which must stay until the
- * job has been received: each thread copies those of its own environments to the rows. */
+ * job is over: each thread copies the actions of its environments to the rows. */
 void shoal_engine_post(shoal_engine *engine, int32_t op, const int64_t *envs, const int32_t *ops,
                        const char *actions);
-/* Wait for the oldest job, at most about `nanoseconds`: SHOAL_DONE (its block is received),
- * SHOAL_NOT_YET, or SHOAL_FAULTY. With `help` the caller works on it too, however long that takes;
- * where there are no threads it always does. */
+/* Wait for the oldest job, at most about `nanoseconds`: SHOAL_DONE or SHOAL_FAULTY (the job is over
+ * and received, and `block` set), SHOAL_NOT_YET, or SHOAL_CLOSED. With `help` the caller works on
+ * the job too, however long that takes; where there are no threads it always does. */
 int shoal_engine_wait(shoal_engine *engine, int help, int64_t nanoseconds, int64_t *block);
 
-/* The first index from `i` on where one of two arrays is not 0; `n` if there is none. */
+/* A call on a thread of its own, so that the caller can give up on an environment that does not
+ * return. The caller frees `call` when it is over, and leaves it and all that `function` uses for
+ * good when it gives up. */
+typedef struct shoal_call shoal_call;
+/* Start it; 0, or an errno. */
+int shoal_call_start(shoal_call **call, void (*function)(void *), void *argument);
+/* Wait for at most `nanoseconds`; returns whether the call is over. */
+int shoal_call_wait(shoal_call *call, int64_t nanoseconds);
+void shoal_call_free(shoal_call *call);
+
+/* Return the first index from `i` on where one of two arrays is not 0; `n` if there is none. */
 static inline int64_t shoal_next_set(const uint8_t *one, const uint8_t *other, int64_t i,
                                      int64_t n) {
     while (i < n) {

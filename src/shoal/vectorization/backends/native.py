@@ -103,6 +103,7 @@ class NativeBackend:
             # Longer than another thread's last chunk takes; waking one costs 50 us or more.
             spin=300e-6 if usable_cores() > threads else 0,
             debug=debug,
+            timeout=timeout,
         )
         self.engine.bind(self.arena.arrays)
         self.engine.seed_all(int.from_bytes(os.urandom(8), "little") if seed is None else seed)
