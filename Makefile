@@ -1,23 +1,29 @@
-# Needs Python 3.11 or newer (with venv), a C compiler and make; everything else goes into $(VENV).
+# Needs Python 3.11 or newer (with venv), a C compiler and make; everything else goes into $(VENV), in
+# the versions that constraints.txt pins. `make lock` writes that file.
 #
 # There are three sets of packages, each one stamp file in $(VENV): `demo` (to train on NetHack),
-# `test`, and `bench` or `dev` on top of it. A set is installed again when pyproject.toml, the pins or a source changes; the
-# compiled objects stay in $(VENV)/build, so that only what changed is compiled.
+# `test`, and `bench` or `dev` on top of it. A set is installed again when pyproject.toml, the pins
+# or a source changes; the compiled objects stay in $(VENV)/build, so that only what changed is
+# compiled.
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= auto
 BIN := $(VENV)/bin
-ENV := PATH=$(abspath $(BIN)):$$PATH
+ENV := PATH=$(abspath $(BIN)):$$PATH PIP_BUILD_CONSTRAINT=$(abspath constraints.txt)
 PIP := $(ENV) python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SHOAL := $(PIP) --no-build-isolation --config-settings=build-dir=$(VENV)/build
-# Without its dependencies: constraints.txt says why.
-NLE := $(PIP) pybind11 && $(PIP) --no-deps nle
+# nle 1.3.0 asks for gymnasium 1.2.0 although it runs on 1.4.0, and pip would fall back to nle 0.9.1.
+# So nle is installed without its dependencies, which are all there before.
+NLE := $(PIP) --no-deps nle==1.3.0
+# Each process runs its share of the tests; one that is done takes from the others.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 export NO_MKDOCS_2_WARNING := 1
 SOURCES := pyproject.toml meson.build \
 	$(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -name '.*')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all sanitize bench lint docs wheel clean
+.PHONY: demo test test-all sanitize bench lint docs wheel lock clean
 
 demo: $(VENV)/.demo ## NetHack: two minutes of training, then what it scores
 	run=nethack-$$(date +%Y%m%d-%H%M%S) && \
@@ -26,10 +32,10 @@ demo: $(VENV)/.demo ## NetHack: two minutes of training, then what it scores
 	echo "the learning curve: runs/$$run/curve.png; to watch it: $(BIN)/shoal eval $$run --render"
 
 test: $(VENV)/.test ## all but the slow tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(VENV)/.test sanitize ## every test, and the compiled code under sanitizers
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 bench: $(VENV)/.bench ## every benchmark but those of training, which take hours
 	set -e; for file in $(filter-out benchmarks/_% benchmarks/%training.py benchmarks/catalogue.py,$(wildcard benchmarks/*.py)); do \
@@ -48,7 +54,13 @@ docs: $(VENV)/.dev ## the documentation, into site/
 
 wheel: $(VENV)/.test ## an sdist and, from it, a wheel; into dist/
 	rm -rf dist
-	$(BIN)/python -m build
+	$(BIN)/python -m build --no-isolation
+
+# All versions for Linux and macOS, Python 3.11 and newer; with UPGRADE=--upgrade, the newest ones.
+lock: $(VENV)/.dev ## the pins, constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate $(UPGRADE) \
+		--custom-compile-command "make lock" \
+		$(addprefix --group ,build test bench dev docs) --extra train --output-file constraints.txt pyproject.toml
 
 clean: ## back to a fresh clone
 	rm -rf $(VENV) .venv-others build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
@@ -74,28 +86,27 @@ sanitize: $(VENV)/.test
 		$(BIN)/python -m pytest --capture=sys tests/rows tests/emulation tests/vectorization/test_info.py \
 		--deselect 'tests/emulation/test_single.py::test_gymnasiums_checker_passes[ALE/Pong-v5]'
 
-$(VENV)/.tools: constraints.txt Makefile
+$(VENV)/.tools: constraints.txt pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) meson-python meson ninja Cython numpy
+	$(PIP) --upgrade pip
+	$(PIP) --group build
 	touch $@
 
-# torch goes first and alone, so that nothing that needs it can choose another build of it.
 $(VENV)/.demo: $(SOURCES) $(VENV)/.tools
-	$(PIP) torch==2.13.0
 	$(SHOAL) '.[train]'
 	$(NLE)
 	touch $@
 
 $(VENV)/.test: $(SOURCES) $(VENV)/.tools
-	$(PIP) torch==2.13.0
-	$(SHOAL) '.[test]'
+	$(PIP) --group test
+	$(SHOAL) .
 	$(NLE)
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test
-	$(SHOAL) '.[bench]'
+	$(PIP) --group bench
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.test
-	$(SHOAL) '.[dev,docs]'
+	$(PIP) --group dev --group docs
 	touch $@
