@@ -1,10 +1,14 @@
-"""Set before any environment is imported: tests run on machines with neither screen nor sound."""
+"""Set before any environment is imported: tests run on machines with neither screen nor sound.
+
+Several processes run the tests, so each computes with one thread.
+"""
 
 import os
 import signal
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that runs the tests in the background has them and what they start ignore Ctrl-C, which
 # some of them are about.

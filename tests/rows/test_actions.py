@@ -125,8 +125,8 @@ def check_arrivals(space, max_len, count):
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_ten_thousand_sampled_actions_arrive_in_the_space(name):
-    check_arrivals(*ACTIONS[name], 10_000)
+def test_a_thousand_sampled_actions_arrive_in_the_space(name):
+    check_arrivals(*ACTIONS[name], 1000)
 
 
 @pytest.mark.parametrize("name", SPACES)
