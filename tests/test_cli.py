@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_run_prints_layout_speed_episodes_and_overhead(capsys):
     assert main(["run", "CartPole-v1", "--steps", "500", "--num-envs", "3"]) == 0
     out, err = capsys.readouterr()
     assert re.search(r"box +float32 +4 +0\.\.16", out)
-    assert re.search(r"1,500 steps in \S+ s: [\d,]+ steps per second", out)
+    assert re.search(r"1,500 steps in \S+ s: [\d,]+ steps per second, random actions drawn", out)
+    assert re.search(r"without drawing actions: [\d,]+ steps per second", out)
     episodes, mean, low, high, length = re.search(
         r"(\d+) episodes ended: return (\S+) \((\S+) to (\S+)\), length (\S+) ", out
     ).groups()
@@ -79,7 +81,7 @@ def test_run_prints_layout_speed_episodes_and_overhead(capsys):
     # All steps but those of the unfinished episodes are in an episode.
     assert 0 <= 1500 - int(episodes) * float(mean) <= 3 * 500
     assert re.search(r"emulation overhead: .* µs.* per step", out)
-    assert err == ""
+    assert re.fullmatch(r"(shoal: .*\n)?", err)
 
 
 def test_the_same_seed_gives_the_same_episodes(capsys):
@@ -93,10 +95,11 @@ def test_the_same_seed_gives_the_same_episodes(capsys):
 
 
 def test_run_steps_nethack_and_prints_its_layout(capsys):
-    assert main(["run", "nle:NetHackScore-v0", "--steps", "50", "--num-envs", "4"]) == 0
+    run = ["run", "nle:NetHackScore-v0", "--steps", "50", "--num-envs", "4"]
+    assert main([*run, "--backend", "pool"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"tty_chars +box +uint8 +24x80", out)
-    assert "14 leaves" in out and "pool of 2, 4 copies" in out and "200 steps" in out
+    assert "14 leaves" in out and "pool of 2, 4 environments" in out and "200 steps" in out
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_run_steps_several_agents(name, agents, capsys):
     assert main(["run", name, "--steps", "60", "--num-envs", "2"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{name}: {agents} agents\n")
-    assert "120 steps in" in out and "agent rows per second" in out and "episodes ended" in out
+    assert "120 steps in" in out and "agent rows)" in out and "episodes ended" in out
     assert re.search(r"emulation overhead: .* µs.* per step", out)
 
 
@@ -127,11 +130,86 @@ def test_bench_compares_every_backend(capsys):
 
 
 def test_bench_says_what_to_use():
-    assert 'backend="serial"' in advice(100.0, {1: 90.0, 2: 104.0}, {})
-    said = advice(100.0, {1: 90.0, 2: 180.0}, {32: 185.0})
+    assert 'backend="serial"' in advice("ordinary", 100.0, {1: 90.0, 2: 104.0}, {})
+    said = advice("ordinary", 100.0, {1: 90.0, 2: 180.0}, {32: 185.0})
     assert 'backend="multiprocess", num_workers=2: 1.80 × serial' in said and "pool" not in said
-    said = advice(100.0, {1: 90.0, 2: 150.0}, {32: 190.0, 16: 170.0})
-    assert "num_workers=2, batch_size=32, 1.90 × serial" in said
+    said = advice("ordinary", 100.0, {1: 90.0, 2: 150.0}, {32: 190.0, 16: 170.0})
+    assert 'backend="pool", num_workers=2, batch_size=32, 1.90 × serial' in said
+    assert "num_workers=1: more are no faster" in advice("native", 100.0, {1: 100.0, 2: 104.0}, {})
+    said = advice("native", 100.0, {1: 100.0, 2: 150.0}, {2048: 190.0})
+    assert 'backend="native", num_workers=2: 1.50 × one thread' in said
+    assert 'backend="native", num_workers=2, batch_size=2048, 1.90 ×' in said
+
+
+def test_bench_keeps_its_columns_apart(capsys, monkeypatch):
+    """Of the widest numbers and names, each column's end is that of its title."""
+    monkeypatch.setattr("shoal.cli.configuration", lambda vector: "16 threads, pool of 2048")
+    assert main(["bench", "squared", "--num-envs", "2", "--seconds", "0.01"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    title = next(line for line in lines if "steps/s" in line)
+    row = next(line for line in lines if line.startswith("16 threads"))
+    assert [m.end() for m in re.finditer(r"\S+", title)][:5] == [
+        m.end() for m in re.finditer(r"\S+", row[24:].rjust(len(row)))
+    ][:5]
+    assert 'Use backend="native", num_workers=' in lines[-1] or "batch_size" in lines[-1]
+
+
+BATCHED = f"{Path(__file__).parent}/vectorization/batched_environments.py:guess"
+
+
+def test_a_batched_environment_is_asked_as_any_other(capsys):
+    assert main(["describe", BATCHED]) == 0
+    assert re.search(r"box +float32 +4 +0\.\.16", capsys.readouterr().out)
+    assert main(["check", BATCHED, "--steps", "400"]) == 0
+    assert "TorchGuess: 400 steps, 40 episodes, seed 0\nno faults" in capsys.readouterr().out
+    assert main(["run", BATCHED, "--steps", "16", "--num-envs", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "batched, 3 environments\n48 steps in" in out and "3 episodes ended" in out
+    assert main(["bench", BATCHED, "--seconds", "0.05"]) == 0
+    assert 'Use backend="batched"' in capsys.readouterr().out
+
+
+FAULTY = """
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+
+class Faulty:
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+    single_observation_space = spaces.Box(0, 1, (2,), np.float32)
+    single_action_space = spaces.Discrete(2)
+
+    def __init__(self, num_envs, broken=False):
+        self.num_envs, self.broken, self.rng = num_envs, broken, np.random.default_rng()
+
+    def look(self):
+        seen = self.rng.random((self.num_envs, 2), np.float32)
+        seen[1] = 2, np.nan
+        return seen
+
+    def reset(self, *, seed=None, options=None):
+        return self.look(), {}
+
+    def step(self, actions):
+        if self.broken:
+            raise ZeroDivisionError("a fault")
+        none = np.zeros(self.num_envs, bool)
+        return self.look(), np.full(self.num_envs, np.inf), none, none, {}
+"""
+
+
+def test_the_faults_of_a_batched_environment_are_found(tmp_path, capsys):
+    file = tmp_path / "faulty_batched.py"
+    file.write_text(FAULTY)
+    assert main(["check", f"{file}:Faulty", "--steps", "80"]) == 1
+    out = capsys.readouterr().out
+    assert "error[bounds] obs[0]: environment 1: 2.0 in batch 1 (10 times)" in out
+    assert "error[nan] obs[1]: environment 1: nan in batch 1 (10 times)" in out
+    assert "error[reward-nan] reward: environment 0: inf (10 times)" in out
+    assert "error[not-reproducible] reset: reset twice with seed 0, batch 1 differs" in out
+    assert "note[never-ends]" in out
+    assert main(["check", f"{file}:Faulty", "--kwargs", "broken=True"]) == 1
+    assert "error[exception] step: ZeroDivisionError: a fault" in capsys.readouterr().out
 
 
 def test_describe_shows_each_kind_of_agent(capsys):
@@ -197,7 +275,7 @@ def test_an_unknown_name_is_one_line_and_status_2(command, capsys):
 
 
 def test_an_error_of_the_environment_is_one_line_and_status_2(env_file, capsys):
-    assert main(["run", f"{env_file}:reckless"]) == 2
+    assert main(["run", f"{env_file}:reckless", "--backend", "pool"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "RuntimeError: illegal" in err and "--traceback" in err
     with pytest.raises(RuntimeError, match="illegal"):
@@ -221,7 +299,17 @@ def test_ctrl_c_ends_quietly(env_file):
 def test_a_terminal_shows_progress_and_ends_with_a_clear_line(env_file):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "run", f"{env_file}:Slow", "--steps", "30", "--num-envs", "2"],
+        [
+            *COMMAND,
+            "run",
+            f"{env_file}:Slow",
+            "--steps",
+            "30",
+            "--num-envs",
+            "2",
+            "--backend",
+            "pool",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=theirs,
     )

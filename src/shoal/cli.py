@@ -24,10 +24,16 @@ __all__ = ["main"]
 NAMES = """\
 ENV is one of
   CartPole-v1                          a Gymnasium id
+  squared, my_env.so                   a native environment, Shoal's or your own (shoal build)
+  nmmo, my_recipe.toml                 a recipe (shoal env list), or the file of one
   nle:NetHackScore-v0                  module:Id, where the module registers the id
   pettingzoo.butterfly.pistonball_v6   a module with parallel_env() or env()
   my_env.py:make                       a file, and the function in it that makes the environment
 """
+
+NUM_ENVS = {"native": 4096, "batched": 64}  # by default, of these kinds
+BATCHED = 8  # environments of a batched environment that is examined
+WIDTH = 24  # of the first column of `shoal bench`
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,35 +107,46 @@ def add_command(
 
 
 def emulation(args: argparse.Namespace) -> dict[str, Any]:
-    """Those options that `shoal.emulate` takes, as far as they or the recipe give them."""
-    from shoal.registry.recipe import find
-
+    """Return the options of emulation that were given."""
     options = {"max_len": args.max_len, "max_agents": args.max_agents, "pad": args.pad}
-    recipe = find(args.env)
-    given = {name: value for name, value in options.items() if value}
-    return {**(recipe.emulation if recipe else {}), **given}
+    return {name: value for name, value in options.items() if value}
+
+
+def source_of(args: argparse.Namespace) -> Any:
+    """Return what ENV means: a `shoal.registry.creators.Source`."""
+    from shoal.registry.creators import find_source
+
+    return find_source(args.env, None, dict(args.kwargs))
+
+
+def make_vector(args: argparse.Namespace, num_envs: int, **options: Any) -> Any:
+    """Make a vector of ENV, with the options of emulation that were given."""
+    given = {"env_kwargs": dict(args.kwargs), **emulation(args), **options}
+    return shoal.vectorize(args.env, num_envs, **given)
 
 
 @contextlib.contextmanager
 def examined(args: argparse.Namespace) -> Iterator[Callable[..., Any]]:
-    """A function that asks one environment: ``ask(question, ...)`` is ``question(env, ...)``.
+    """Yield ``ask``: ``ask(question, ...)`` returns ``question(env, ...)`` of one environment.
 
-    One whose recipe has an interpreter of its own is asked there, in a worker, so that questions
-    are functions that run there too (`shoal.emulation.check.questions`).
+    Questions are the functions of `shoal.emulation.check.questions`, since an environment whose
+    recipe has its own interpreter is asked there, in a worker. A batched environment is asked with
+    the functions of the same names in `shoal.vectorization.check_batched`.
     """
-    from shoal.registry.creators import find_source
-
-    source = find_source(args.env, 1, dict(args.kwargs))
+    source = source_of(args)
     if source.kind == "isolated":
-        with contextlib.closing(
-            shoal.vectorize(args.env, 1, env_kwargs=dict(args.kwargs), **emulation(args))
-        ) as vector:
+        with contextlib.closing(make_vector(args, 1)) as vector:
             yield lambda question, *given: vector.call_on([0], question, *given)[0]
-        return
-    env = (source.creators or (source.batched,))[0]()
-    yield lambda question, *given: question(env, *given)
-    if callable(getattr(env, "close", None)):  # old ones may have none
-        env.close()
+    elif source.kind == "batched":
+        from shoal.vectorization import check_batched
+
+        with contextlib.closing(make_vector(args, BATCHED)) as vector:
+            yield lambda question, *given: getattr(check_batched, question.__name__)(vector, *given)
+    else:
+        env = source.creators[0]()
+        yield lambda question, *given: question(env, *given)
+        if callable(getattr(env, "close", None)):  # old ones may have none
+            env.close()
 
 
 def keyword(text: str) -> tuple[str, Any]:
@@ -160,9 +177,22 @@ def add_describe(commands: Any) -> None:
 def describe(args: argparse.Namespace) -> int:
     from shoal.emulation.check.questions import layouts_of, show_layouts
 
+    source = source_of(args)
     with examined(args) as ask:
-        print(show_layouts(args.env, ask(layouts_of, emulation(args))))
+        layouts = show_layouts(args.env, ask(layouts_of, {**source.emulation, **emulation(args)}))
+    if source.recipe is not None:
+        print(about(source.recipe), end="\n\n")
+    print(layouts)
     return 0
+
+
+def about(recipe: Any) -> str:
+    """Return what a user should know of a recipe, one line for each thing."""
+    lines = [f"{recipe.name}: {recipe.summary}"]
+    for title in ("conventions", "licence", "notes"):
+        if text := getattr(recipe, title):
+            lines.append(f"{title}: {text}")
+    return "\n".join(lines)
 
 
 # -- shoal check ------------------------------------------------------------------------------
@@ -189,19 +219,21 @@ def check(args: argparse.Namespace) -> int:
 def add_run(commands: Any) -> None:
     parser = add_command(commands, "run", run, "step an environment with random actions")
     parser.add_argument(
-        "--num-envs", type=count, help="copies; default: 16, and 4096 of a compiled environment"
+        "--num-envs",
+        type=count,
+        help="environments; default: 16, 64 of a batched environment, 4096 of a native one",
     )
     parser.add_argument(
         "--steps",
         type=count,
-        help="of each copy; default: 10000, and 1000 of a compiled environment",
+        help="of each environment; default: 10000, 1000 of a batched or native environment",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first copy; default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="of the first environment; default: 0")
     parser.add_argument(
         "--backend",
-        choices=("auto", "serial", "multiprocess", "pool", "native"),
-        help="default: pool, which steps half of the copies while the others wait for actions; and "
-        "native for a compiled environment",
+        choices=("auto", "serial", "multiprocess", "pool", "native", "batched"),
+        default="auto",
+        help="default: auto, which measures for a second and takes the fastest",
     )
     parser.add_argument("--num-workers", type=count, help="processes; default: one for each core")
 
@@ -209,46 +241,44 @@ def add_run(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from shoal.emulation.check.questions import layouts_of, show_layouts, show_overhead
 
-    options = emulation(args)
+    source = source_of(args)
+    options = {**source.emulation, **emulation(args)}
     with examined(args) as ask:
         layouts = ask(layouts_of, options)
         print(show_layouts(args.env, layouts), end="\n\n", flush=True)
-        step_copies(args, options, layouts["agents_per_env"])
+        step_all(args, source.kind, layouts["agents_per_env"])
         print(ask(show_overhead, options, args.seed))
     return 0
 
 
-def step_copies(args: argparse.Namespace, options: dict[str, Any], agents: int) -> None:
-    """Step copies of an environment with random actions, and print how fast, and what they score.
+def step_all(args: argparse.Namespace, kind: str, agents: int) -> None:
+    """Step environments with random actions, and print how fast, and what they score.
 
     Args:
-        options: for emulation.
+        kind: of the source.
         agents: of each environment.
     """
     import numpy as np
 
-    from shoal.registry.creators import find_source
     from shoal.vectorization.auto import drive
 
-    compiled = find_source(args.env, None, dict(args.kwargs)).native
-    num_envs = args.num_envs or (4096 if compiled else 16)
-    steps = args.steps or (1000 if compiled else 10_000)
-    vector = shoal.vectorize(
-        args.env,
-        num_envs,
-        env_kwargs=dict(args.kwargs),
-        backend=args.backend or ("native" if compiled else "pool" if num_envs > 1 else "serial"),
+    steps = args.steps or (1000 if kind in ("native", "batched") else 10_000)
+    vector = make_vector(
+        args,
+        args.num_envs or NUM_ENVS.get(kind, 16),
+        backend=args.backend,
         num_workers=args.num_workers,
-        autoreset="same_step",
+        autoreset=None if kind == "batched" else "same_step",
         seed=args.seed,
-        **options,
     )
     with contextlib.closing(vector):
-        num_batches = -(-steps * num_envs // vector.batch_size)
+        num_batches = -(-steps * vector.num_envs // vector.batch_size)
         bar = Progress(num_batches * vector.batch_size)
         returns, lengths = [], []
-        begin = time.perf_counter()
-        for i, (batch, _) in enumerate(itertools.islice(drive(vector, args.seed), num_batches), 1):
+        stepping, begin = 0.0, time.perf_counter()
+        driven = itertools.islice(drive(vector, args.seed), num_batches)
+        for i, (batch, seconds) in enumerate(driven, 1):
+            stepping += seconds
             ended = (batch.terminations | batch.truncations) & batch.masks
             if ended.any():
                 returns.extend(vector.episode_returns[ended])
@@ -256,12 +286,12 @@ def step_copies(args: argparse.Namespace, options: dict[str, Any], agents: int) 
             bar.show(i * vector.batch_size)
         seconds = time.perf_counter() - begin
     bar.clear()
-    print(f"{configuration(vector)}, {vector.num_envs} copies")
     total = num_batches * vector.batch_size
-    print(f"{total:,} steps in {seconds:.3g} s: {total / seconds:,.0f} steps per second", end="")
-    if agents > 1:
-        print(f", {total * agents / seconds:,.0f} agent rows per second", end="")
-    print(f"\n{len(returns):,} episodes ended", end="")
+    print(f"{configuration(vector)}, {vector.num_envs} environments")
+    print(f"{total:,} steps in {seconds:.3g} s: {rate(total, seconds, agents)}", end="")
+    if vector.batch_size == vector.num_envs:  # else the other environments step meanwhile
+        print(f", random actions drawn\nwithout drawing actions: {rate(total, stepping, agents)}")
+    print(f"{len(returns):,} episodes ended", end="")
     if returns:
         print(
             f": return {np.mean(returns):.4g} ({min(returns):.4g} to {max(returns):.4g}), "
@@ -271,14 +301,18 @@ def step_copies(args: argparse.Namespace, options: dict[str, Any], agents: int) 
     print()
 
 
+def rate(steps: int, seconds: float, agents: int) -> str:
+    """Return how many steps of environments, and rows of their agents, a second has."""
+    text = f"{steps / seconds:,.0f} steps per second"
+    return text + (f" ({steps * agents / seconds:,.0f} agent rows)" if agents > 1 else "")
+
+
 def configuration(vector: Any) -> str:
-    """How a vector steps its environments, in a few words."""
+    """Return how a vector steps its environments, in a few words."""
     if vector.num_workers == 0:
         return vector.backend
-    if vector.backend == "native":
-        text = f"{vector.num_workers} thread" + "s" * (vector.num_workers != 1)
-        return text + f", pool of {vector.batch_size}" * (vector.batch_size < vector.num_envs)
-    text = f"{vector.num_workers} worker" + "s" * (vector.num_workers != 1)
+    what = "thread" if vector.backend == "native" else "worker"
+    text = f"{vector.num_workers} {what}" + "s" * (vector.num_workers != 1)
     return text + f", pool of {vector.batch_size}" * (vector.batch_size < vector.num_envs)
 
 
@@ -286,9 +320,9 @@ def configuration(vector: Any) -> str:
 
 
 def add_bench(commands: Any) -> None:
-    parser = add_command(commands, "bench", bench, "compare all ways to step many copies")
+    parser = add_command(commands, "bench", bench, "compare all ways to step many environments")
     parser.add_argument(
-        "--num-envs", type=count, help="copies; default: 64, and 4096 of a compiled environment"
+        "--num-envs", type=count, help="environments; default: 64, 4096 of a native environment"
     )
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="for each configuration; default: 1"
@@ -296,52 +330,48 @@ def add_bench(commands: Any) -> None:
 
 
 def bench(args: argparse.Namespace) -> int:
-    from shoal.registry.creators import find_source
     from shoal.vectorization.engine import usable_cores
 
-    native = find_source(args.env, None, dict(args.kwargs)).native
-    args.num_envs = args.num_envs or (4096 if native else 64)
+    kind = source_of(args).kind
+    args.num_envs = args.num_envs or NUM_ENVS.get(kind, 64)
     num_envs, most = args.num_envs, min(usable_cores(), args.num_envs)
     print(
-        f"{args.env}, {num_envs} copies, random actions; shares of the time of the processes that "
-        f"step them,\nand microseconds from sending actions until a batch is there\n\n"
-        f"{'':<22}  steps/s  environment  packing  waiting  other      p50      p99",
+        f"{args.env}, {num_envs} environments, random actions; shares of the time of the processes "
+        "that step them,\nand microseconds from sending actions until a batch is there\n\n"
+        f"{'':<{WIDTH}}{'steps/s':>13}  environment  packing  waiting  other       p50       p99",
         flush=True,
     )
-    if native:
-        for workers in range(1, most + 1):
-            measure(args, {"backend": "native", "num_workers": workers})
-        measure(args, {"backend": "native", "batch_size": max(1, num_envs // 2)})
+    if kind == "batched":
+        measure(args, {"backend": "batched"})
+        print(f'\nUse backend="batched": {args.env} steps all its environments itself.')
         return 0
-    serial = measure(args, {"backend": "serial"})
     # All counts up to 4, then doubled.
     counts = [n for n in range(1, most + 1) if n <= 4 or n == most or n & (n - 1) == 0]
-    whole = {n: measure(args, {"backend": "multiprocess", "num_workers": n}) for n in counts}
+    if kind == "native":
+        whole = {n: measure(args, {"backend": "native", "num_workers": n}) for n in counts}
+        first, name = whole[1], "native"
+    else:
+        first, name = 0.0, "multiprocess"
+        if kind != "isolated":
+            first = measure(args, {"backend": "serial"})
+        whole = {n: measure(args, {"backend": name, "num_workers": n}) for n in counts}
     workers = max(whole, key=whole.__getitem__)
-    sizes = sorted({num_envs // part for part in (2, 4, 8) if num_envs // part >= workers})[::-1]
-    pools = {
-        size: measure(args, {"backend": "pool", "num_workers": workers, "batch_size": size})
-        for size in sizes
-    }
-    print(f"\n{advice(serial, whole, pools)}")
+    pools = {}
+    for size in (num_envs // 2, num_envs // 4, num_envs // 8):
+        if size >= workers:
+            pool = {"backend": "native" if kind == "native" else "pool", "num_workers": workers}
+            pools[size] = measure(args, {**pool, "batch_size": size})
+    print(f"\n{advice(kind, first or whole[1], whole, pools)}")
     return 0
 
 
 def measure(args: argparse.Namespace, options: dict[str, Any]) -> float:
-    """Steps per second of one configuration; prints its row of the table."""
+    """Return the steps per second of one configuration, and print its row of the table."""
     import numpy as np
 
     from shoal.vectorization.auto import drive
 
-    vector = shoal.vectorize(
-        args.env,
-        args.num_envs,
-        env_kwargs=dict(args.kwargs),
-        seed=0,
-        profile=True,
-        **options,
-        **emulation(args),
-    )
+    vector = make_vector(args, args.num_envs, seed=0, profile=True, **options)
     with contextlib.closing(vector):
         driven = drive(vector, seed=0)
         next(driven)  # the first warms up
@@ -355,31 +385,43 @@ def measure(args: argparse.Namespace, options: dict[str, Any]) -> float:
     rate = len(latencies) * vector.batch_size / (now - begin)
     p50, p99 = np.percentile(latencies, [50, 99]) * 1e6
     print(
-        f"{configuration(vector):<22}{rate:>9,.0f}{shares['environment']:>13.0%}"
+        f"{configuration(vector):<{WIDTH}}{rate:>13,.0f}{shares['environment']:>13.0%}"
         f"{shares['packing']:>9.0%}{shares['waiting']:>9.0%}{shares['other']:>7.0%}"
-        f"{p50:>9,.0f}{p99:>9,.0f}",
+        f"{p50:>10,.0f}{p99:>10,.0f}",
         flush=True,
     )
     return rate
 
 
-def advice(serial: float, whole: dict[int, float], pools: dict[int, float]) -> str:
-    """What to use, given the steps per second of each number of workers and size of batches.
+def advice(kind: str, first: float, whole: dict[int, float], pools: dict[int, float]) -> str:
+    """Return what to use, given the steps per second of each configuration.
 
-    What is less than 5 % faster than something simpler is not worth its trouble.
+    A gain of less than 5 % is not worth a more complicated configuration.
+
+    Args:
+        kind: of the source.
+        first: steps per second of the simplest: serial, or one thread or worker.
+        whole: of each number of workers (threads of a native environment).
+        pools: of each size of batches, with the best of these numbers.
     """
+    name = "native" if kind == "native" else "multiprocess"
+    pool = "native" if kind == "native" else "pool"
+    than = {"native": "one thread", "isolated": "one worker"}.get(kind, "serial")
     workers = max(whole, key=whole.__getitem__)
-    if whole[workers] > 1.05 * serial:
-        text = f'Use backend="multiprocess", num_workers={workers}'
-        text += f": {whole[workers] / serial:.2f} × serial."
-    else:
+    if whole[workers] > 1.05 * first:
+        text = (
+            f'Use backend="{name}", num_workers={workers}: {whole[workers] / first:.2f} × {than}.'
+        )
+    elif kind == "ordinary":
         text = 'Use backend="serial": workers are no faster.'
+    else:
+        text = f'Use backend="{name}", num_workers=1: more are no faster.'
     if pools:
         size = max(pools, key=pools.__getitem__)
-        if pools[size] > 1.05 * max(serial, whole[workers]):
+        if pools[size] > 1.05 * max(first, whole[workers]):
             text += (
-                f'\nIf you can take batches of a part of the copies: backend="pool", '
-                f"num_workers={workers}, batch_size={size}, {pools[size] / serial:.2f} × serial."
+                f'\nIf you can take batches of a part of the environments: backend="{pool}", '
+                f"num_workers={workers}, batch_size={size}, {pools[size] / first:.2f} × {than}."
             )
     return text
 

@@ -101,7 +101,7 @@ def output(capsys, *arguments, status=0):
 def test_it_is_described_as_any_other(name, recipe, capsys):
     file = recipe(name)
     here = output(capsys, "describe", f"{file.parent / 'old_env.py'}:{name}")
-    assert output(capsys, "describe", file) == here
+    assert output(capsys, "describe", file) == f"{name}: old\n\n{here}"
     assert "discrete" in here and ("of 2 kinds" in here) == (name == "Pair")
 
 
@@ -124,7 +124,7 @@ def test_it_can_be_run(recipe, capsys, request):
     steps = "--steps", "70", "--num-envs", "2"
     out = output(capsys, "run", file, *steps, "--backend", "multiprocess")
     assert out.startswith("ENV: 1 agent\n\nobservation\n")
-    assert "2 copies\n140 steps in" in out
+    assert "2 environments\n140 steps in" in out
     assert "20 episodes ended: return 3.5 (3.5 to 3.5), length 7 (7 to 7)" in out
     measured = request.node.callspec.id == "gymnasium"  # which draws the actions
     why_not = "\nemulation overhead: not measured, for there is no Gymnasium"

@@ -76,7 +76,9 @@ def seconds_per_batch(vector: Vector, seconds: float) -> float:
         vector.close()
 
 
-def drive(vector: Vector, seed: int) -> Iterator[tuple[Batch, float]]:
+def drive(
+    vector: Vector, seed: int, action_seed: int | None = None
+) -> Iterator[tuple[Batch, float]]:
     """Reset a vector and step it for ever with random legal actions, whatever its batches are.
 
     Yields:
@@ -87,7 +89,7 @@ def drive(vector: Vector, seed: int) -> Iterator[tuple[Batch, float]]:
     actions: Any = rows["actions"]
     if isinstance(vector.single_action_space, gymnasium.spaces.Dict):
         actions = layout.flat.view(actions)
-    choose = RandomActions(layout, seed)
+    choose = RandomActions(layout, seed if action_seed is None else action_seed)
     vector.async_reset(seed=seed)
     vector.recv()
     while True:
