@@ -3,8 +3,7 @@
     python benchmarks/isolated.py [--python OTHER ...] [--only dungeon nmmo] [--busy]
 
 `dungeon`: NetHack's observations, with steps that take no time and steps as long as NetHack's. Each
-interpreter named needs NumPy and Gymnasium. Without any, Shoal's compiled modules are kept from
-loading in this one (``SHOAL_COMPILED=0``), and NumPy takes their place.
+interpreter named needs NumPy and Gymnasium. The default is this interpreter, isolated.
 
 Bar: 0.9 × the throughput of workers under this interpreter, with steps as long as NetHack's.
 
@@ -24,7 +23,6 @@ other work; with ``--busy`` they are left out.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -212,8 +210,8 @@ def ratio(base: list[float], mine: list[float]) -> float:
 def version_of(python: str) -> str:
     """What to call an interpreter."""
     code = (
-        "import os, sys, numpy; print('Python %d.%d' % sys.version_info[:2] + ', NumPy ' + "
-        "numpy.__version__ + ', SHOAL_COMPILED=0' * (os.environ.get('SHOAL_COMPILED') == '0'))"
+        "import sys, numpy; print('Python %d.%d' % sys.version_info[:2] + ', NumPy ' + "
+        "numpy.__version__)"
     )
     return subprocess.run(
         [python, "-c", code], capture_output=True, text=True, check=True
@@ -294,7 +292,6 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true")
     args = parser.parse_args()
     if not args.python:
-        os.environ["SHOAL_COMPILED"] = "0"
         args.python = [sys.executable]
     about = machine("numpy", "gymnasium")
     text = f"# Workers under another interpreter\n\n{machine_text(about)}\n"
@@ -305,7 +302,6 @@ def main() -> None:
         rows = [[*head, "steps per second", "factor"], *dungeon(args.python, args.rounds, 100)]
         head, *data["dungeon"] = (row[:columns] for row in rows)
         text += f"\n{table(head, data['dungeon'])}\n"
-    os.environ.pop("SHOAL_COMPILED", None)
     if "nmmo" in args.only and (found := nmmo(args.rounds, 30)):
         head = ["Neural MMO", "emulation adds", "processor time per agent step", "factor"]
         rows = [[*head, "agent steps per second", "factor"], *found]

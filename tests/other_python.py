@@ -80,20 +80,4 @@ def old_gym_python():
     return python
 
 
-def plain_python(python=sys.executable):
-    """An interpreter, but for our compiled modules: their twins take their places."""
-    folder = ROOT / ".venv-others"
-    folder.mkdir(parents=True, exist_ok=True)
-    script = folder / f"plain-{Path(python).parents[1].name}"
-    script.write_text(f'#!/bin/sh\nSHOAL_COMPILED=0 exec {python} "$@"\n')
-    script.chmod(0o755)
-    return str(script)
-
-
-PYTHONS = {
-    "compiled": lambda: sys.executable,
-    "plain": plain_python,
-    "old": old_python,
-    "oldest": oldest_python,
-    "old, plain": lambda: plain_python(old_python()),
-}
+PYTHONS = {"this": lambda: sys.executable, "old": old_python, "oldest": oldest_python}

@@ -27,7 +27,7 @@ from shoal.errors import (
 )
 from shoal.registry.names import Creator
 from shoal.vectorization import vectorize
-from tests.other_python import old_python, plain_python
+from tests.other_python import old_python
 from tests.vectorization import faulty
 from tests.vectorization.faulty import Faulty, OtherSpaces, Talkative
 
@@ -47,8 +47,9 @@ def make(num_envs, faults, num_workers=2, **kwargs):
     if kwargs["backend"] != "serial":
         kwargs["num_workers"] = num_workers
     functions = creators(num_envs, faults)
-    if kwargs.get("start_method") in ("old", "plain"):
-        kwargs["python"] = (old_python if kwargs.pop("start_method") == "old" else plain_python)()
+    if kwargs.get("start_method") in ("old", "isolated"):
+        old = kwargs.pop("start_method") == "old"
+        kwargs["python"] = old_python() if old else sys.executable
         functions = [
             Creator(f"{faulty.__file__}:by_name", dict(zip(("where", "deed", "when"), arguments)))
             for arguments in (
@@ -181,10 +182,11 @@ def is_running(pid):
     ],
 )
 @pytest.mark.parametrize(
-    ("method", "where"), [("fork", "init"), ("fork", "step"), ("fork", "call"), ("plain", "step")]
+    ("method", "where"),
+    [("fork", "init"), ("fork", "step"), ("fork", "call"), ("isolated", "step")],
 )
 def test_exceptions_that_resist_pickling_keep_their_type(deed, type_name, text, method, where):
-    if (method, type_name) == ("plain", "LocalError"):
+    if (method, type_name) == ("isolated", "LocalError"):
         pytest.skip("nothing is pickled, so the class can't be known here")
     with pytest.raises(Exception) as caught:
         vector = make(2, {0: (where, deed, 1)}, 1, start_method=method)
@@ -687,7 +689,7 @@ def test_restart_replaces_a_worker_that_dies(method, where, tmp_path):
     vector.close()
 
 
-@pytest.mark.parametrize("method", [None, "plain", "old"])
+@pytest.mark.parametrize("method", [None, "old"])
 @pytest.mark.parametrize("autoreset", ["next_step", "same_step", "disabled"])
 def test_environments_that_were_done_before_the_death_say_so_in_their_next_row(autoreset, method):
     vector = make(4, {}, on_error="restart", autoreset=autoreset, start_method=method)

@@ -12,7 +12,7 @@ import pytest
 import shoal
 from shoal.errors import EmulationError, InterpreterError, UnknownEnvError
 from shoal.vectorization.workers import json_messages
-from tests.other_python import old_gym_python, old_python, oldest_python, plain_python
+from tests.other_python import old_gym_python, old_python, oldest_python
 from tests.vectorization import faulty
 
 ROOT = Path(__file__).parents[2]
@@ -134,17 +134,9 @@ def create():
 
 
 @pytest.mark.parametrize(
-    ("python", "suffix"),
-    [
-        (old_python, ".abi3.so"),
-        (oldest_python, ".abi3.so"),
-        (old_gym_python, ".abi3.so"),
-        (plain_python, "_numpy.py"),
-        (lambda: plain_python(oldest_python()), "_numpy.py"),
-    ],
-    ids=["3.9", "3.8", "gym", "plain", "plain 3.8"],
+    "python", [old_python, oldest_python, old_gym_python], ids=["3.9", "3.8", "gym"]
 )
-def test_workers_run_compiled_code_unless_they_are_told_not_to(python, suffix, tmp_path):
+def test_older_interpreters_run_the_modules_by_the_stable_abi(python, tmp_path):
     code = """
 import sys
 try:
@@ -162,7 +154,7 @@ class Env:
         return 0, 0.0, False, {}
 
     def files(self):
-        names = ["emulation.loop", "emulation.multi_loop", "vectorization.info"]
+        names = ["emulation.loop", "emulation.multi_loop", "vectorization.stepper"]
         return [sys.modules[f"shoal.{name}"].__file__ for name in names]
 
 def create():
@@ -170,18 +162,30 @@ def create():
 """
     name = write(tmp_path / "which.py", code)
     vector = shoal.vectorize(name, 1, python=python())
-    assert all(file.endswith(suffix) for file in vector.call("files")[0])
+    assert all(file.endswith(".abi3.so") for file in vector.call("files")[0])
     vector.close()
 
 
+def script(path, lines):
+    """A file that can be run like an interpreter."""
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
 @pytest.mark.parametrize(
-    ("python", "said"),
+    ("lines", "said"),
     [
-        ("/no/such/python", "can't be run"),
-        ("/bin/true", "is no Python"),
+        (None, "can't be run"),
+        ("exit 0", "must be a Python interpreter"),
+        ("echo 3 11", "must be a Python interpreter"),
+        ("echo shoal: 3 7 numpy", "need Python 3.8 or newer, and '.*/python' is 3.7"),
     ],
 )
-def test_an_interpreter_that_will_not_do_is_one_clear_error(python, said):
+def test_an_interpreter_that_will_not_do_is_one_clear_error(lines, said, tmp_path):
+    python = str(tmp_path / "python")
+    if lines is not None:
+        script(tmp_path / "python", lines)
     with pytest.raises(InterpreterError, match=said):
         shoal.vectorize("CartPole-v1", python=python)
 
@@ -190,6 +194,37 @@ def test_an_interpreter_without_numpy(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     with pytest.raises(InterpreterError, match=r"can't import NumPy.*named 'numpy'"):
         shoal.vectorize("CartPole-v1", python=str(tmp_path / "venv/bin/python"))
+
+
+def test_an_interpreter_that_can_not_load_our_compiled_modules(tmp_path):
+    """PyPy, another version without the GIL, or a NumPy older than 1.17."""
+    (tmp_path / "sitecustomize.py").write_text("""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name == "shoal.emulation.loop":
+            raise ImportError("undefined symbol: PyObject_Vectorcall")
+
+sys.meta_path.insert(0, Refuse())
+""")
+    lines = f'PYTHONPATH={tmp_path} exec {sys.executable} "$@"'
+    said = "compiled modules, which need CPython 3.8 .* and NumPy 1.17 .*: .*PyObject_Vectorcall"
+    with pytest.raises(InterpreterError, match=said):
+        shoal.vectorize("CartPole-v1", python=script(tmp_path / "python", lines))
+
+
+def test_an_interpreter_in_a_process_of_its_own(tmp_path):
+    python = script(tmp_path / "python", f'{sys.executable} "$@"; true')
+    with pytest.raises(InterpreterError, match=r"as another process.*exec"):
+        shoal.vectorize("CartPole-v1", python=python)
+
+
+def test_an_interpreter_that_greets(tmp_path):
+    lines = f'echo Welcome to Python 2.7; echo 1 2 3; exec {sys.executable} "$@"'
+    vector = shoal.vectorize("CartPole-v1", 1, python=script(tmp_path / "python", lines))
+    vector.reset()
+    vector.close()
 
 
 @pytest.mark.parametrize(
@@ -256,7 +291,7 @@ def test_what_can_not_cross_arrives_as_text():
     assert back["x"] == 1 and "Faulty" in back["thing"]
 
 
-@pytest.mark.parametrize("python", [plain_python, old_python], ids=["plain", "old"])
+@pytest.mark.parametrize("python", [lambda: sys.executable, old_python], ids=["this", "old"])
 def test_a_snapshot_goes_on_exactly(python, monkeypatch):
     monkeypatch.chdir(ROOT)  # from where `tests` can be imported
     name = "tests.vectorization.environments:Everything"
@@ -274,7 +309,7 @@ def test_a_snapshot_goes_on_exactly(python, monkeypatch):
 
 
 def test_infos_of_all_kinds_arrive_as_from_any_worker(tmp_path):
-    """Through slots and messages, with and without our compiled modules there."""
+    """Through slots and messages."""
     code = """
 import enum
 import gymnasium, numpy as np
@@ -306,7 +341,7 @@ def create():
 """
     name = write(tmp_path / "chatty.py", code)
     runs = []
-    for how in ({"backend": "serial"}, {"python": sys.executable}, {"python": plain_python()}):
+    for how in ({"backend": "serial"}, {"python": sys.executable}, {"python": old_python()}):
         vector = shoal.vectorize(name, 2, **how)
         vector.reset(options={"k": [1, 2]})
         found = [vector.step(np.zeros(2, np.int64))[4] for _ in range(20)]

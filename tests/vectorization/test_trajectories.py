@@ -26,11 +26,9 @@ BACKENDS = {
     "forkserver": {"backend": "multiprocess", "num_workers": 4, "start_method": "forkserver"},
     "spawn": {"backend": "multiprocess", "num_workers": 2, "start_method": "spawn"},
     "pool": {"backend": "pool", "num_workers": 4, "batch_size": 2},
-    "compiled": {"backend": "multiprocess", "num_workers": 2, "python": "compiled"},
-    "plain": {"backend": "multiprocess", "num_workers": 2, "python": "plain"},
+    "isolated": {"backend": "multiprocess", "num_workers": 2, "python": "this"},
     "old": {"backend": "multiprocess", "num_workers": 2, "python": "old"},
     "oldest": {"backend": "multiprocess", "num_workers": 2, "python": "oldest"},
-    "old, plain": {"backend": "multiprocess", "num_workers": 2, "python": "old, plain"},
     "old, pool": {"backend": "pool", "num_workers": 3, "batch_size": 2, "python": "old"},
     "pool, fixed": {"backend": "pool", "num_workers": 2, "batch_size": 3, "order": "fixed"},
 }

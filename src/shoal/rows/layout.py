@@ -7,8 +7,7 @@ the space, so a layout can travel as JSON to an interpreter that shares none of 
 Two forms exist. ``bytes`` keeps every leaf in its own dtype, naturally aligned, so that views need
 no copy; ``float32`` casts and concatenates all leaves into one vector.
 
-Values are written and read by a packer: the compiled one (`pack.pyx`) or, where it can't load, the
-NumPy one with identical bytes (`pack_numpy.py`).
+Values are written and read by the compiled packer (`pack.pyx`).
 """
 
 from __future__ import annotations
@@ -214,12 +213,10 @@ class Layout:
 
     @property
     def packer(self) -> Any:
-        """The compiled packer of this layout, or the NumPy one where it can't load."""
+        """The compiled packer of this layout."""
         if self._packer is None:
-            try:
-                from shoal.rows.pack import Packer
-            except ImportError:
-                from shoal.rows.values import NumpyPacker as Packer
+            from shoal.rows.pack import Packer
+
             self._packer = Packer(self)
         return self._packer
 

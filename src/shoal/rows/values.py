@@ -1,8 +1,7 @@
 """Packing and unpacking of layouts with NumPy alone.
 
-The fallback where the compiled packer (`pack.pyx`) can't load, and the oracle that it is tested
-against, byte for byte. What both have in common (the node tree, the checks, the rare kinds of
-spaces) stands here once and is called by both.
+The oracle that the compiled packer (`pack.pyx`) is tested against, byte for byte. What both have in
+common (the node tree, the checks, the rare kinds of spaces) stands here once and is called by both.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
 from shoal.errors import LayoutError
 from shoal.rows.layout import (
@@ -27,7 +25,7 @@ from shoal.rows.layout import (
     where,
 )
 
-__all__ = ["NumpyPacker", "RowPacker"]
+__all__ = ["NumpyPacker"]
 
 
 @dataclass(frozen=True)
@@ -177,82 +175,6 @@ class NumpyPacker:
             edges = [self._unpack(node.children[1], arrays, (*index, i)) for i in range(num_edges)]
             links = np.array(arrays[first + node.num_leaves - 1][index][:num_edges])
         return graph_value(nodes, edges, links, spec)
-
-
-class RowPacker:
-    """Packs values into the rows of one array.
-
-    Quick where the space is made of arrays in Dicts and Tuples: then each leaf is one assignment
-    into an array of that leaf in all rows.
-
-    Args:
-        layout: of the values.
-        rows: array of shape ``(num_rows, n)`` whose rows begin with the bytes of the layout's.
-    """
-
-    def __init__(self, layout: Layout, rows: np.ndarray):
-        self.layout = layout
-        self.packer = NumpyPacker(layout)
-        row_nbytes = rows.nbytes // len(rows)
-        self.rows = rows.view(np.uint8).reshape(len(rows), row_nbytes)
-        self.direct = layout.form == "bytes" and only_arrays(layout.spec)
-        self.leaves = []
-        for leaf in layout.leaves if self.direct else ():
-            inner = np.empty(leaf.shape, leaf.dtype).strides
-            every = np.ndarray(
-                (len(rows), *leaf.shape),
-                leaf.dtype,
-                self.rows,
-                leaf.offset,
-                (row_nbytes, *inner),
-            )
-            self.leaves.append((every, every.dtype, leaf.shape, leaf))
-        children = self.packer.root.children
-        flat = layout.spec["kind"] == "Dict" and not any(child.children for child in children)
-        self.keys = self.packer.root.keys if flat else None
-
-    def pack(self, value: Any, row: int) -> None:
-        """Write `value` into a row; see `Layout.pack` for the errors."""
-        if not self.direct:
-            packed = np.zeros(self.layout.shape, self.layout.dtype)
-            self.packer.pack(value, packed)
-            self.rows[row, : self.layout.nbytes] = packed.reshape(-1).view(np.uint8)
-            return
-        try:  # the shortest way for the most common shape
-            values = [value[key] for key in self.keys]  # type: ignore[union-attr]
-        except (KeyError, IndexError, TypeError, ValueError):
-            values = []
-            gather(self.packer.root, value, values)
-        for (array, dtype, shape, leaf), part in zip(self.leaves, values):
-            if type(part) is not ndarray or part.dtype is not dtype or part.shape != shape:
-                part = coerce(part, leaf, self.layout.name)
-            array[row] = part
-
-
-def only_arrays(spec: Mapping[str, Any]) -> bool:
-    """Whether a space is made of nothing but arrays in Dicts and Tuples, none of them empty."""
-    if spec["kind"] in ARRAYS:
-        return 0 not in array_of(spec)[1]
-    if spec["kind"] not in ("Dict", "Tuple") or not spec["items"]:
-        return False
-    children = spec["items"] if spec["kind"] == "Tuple" else [child for _, child in spec["items"]]
-    return all(map(only_arrays, children))
-
-
-def gather(node: Node, value: Any, into: list[Any]) -> None:
-    """Append the values of a node's leaves, which is one of `only_arrays`, in their order."""
-    if not node.children:
-        into.append(value)
-    elif node.spec["kind"] == "Tuple":
-        for child, part in zip(node.children, parts(value, node)):
-            gather(child, part, into)
-    else:
-        for key, child in zip(node.keys, node.children):
-            part = item(value, key, node, child)
-            if child.children:
-                gather(child, part, into)
-            else:
-                into.append(part)
 
 
 def check_row(layout: Layout, array: Any, write: bool) -> None:

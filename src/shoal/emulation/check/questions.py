@@ -61,13 +61,8 @@ def show_layouts(name: str, answer: Mapping[str, Any]) -> str:
 
 def show_overhead(env: Any, emulation: Mapping[str, Any], seed: int) -> str:
     """One line: what emulation adds to a step of an environment; see `measure_overhead`."""
-    from shoal.emulation.loop import EnvLoop
     from shoal.emulation.overhead import measure_overhead
 
-    if EnvLoop.__module__ == "shoal.emulation.loop_numpy":
-        return (
-            "emulation overhead: not measured, for the environment's Python loads no compiled code"
-        )
     try:
         found = measure_overhead(emulated(env, emulation), seed)
     except ImportError:  # the actions are drawn by Gymnasium

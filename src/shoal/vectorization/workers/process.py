@@ -9,6 +9,7 @@ Nothing relies on the end of a stream: forks of this process hold copies of its 
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
@@ -47,13 +48,12 @@ COMMAND = (
 
 # The same for another interpreter, whose path stays its own: of all that lies beside this package,
 # it gets this package alone.
-ISOLATED_COMMAND = (
+PRELUDE = (
     "import sys, importlib.util as util; "
     "spec = util.spec_from_file_location('shoal', {package!r}); "
     "sys.modules['shoal'] = util.module_from_spec(spec); "
     "spec.loader.exec_module(sys.modules['shoal']); "
-    "from shoal.vectorization.workers.other_python import run; "
-    "run({arguments})"
+    "from shoal.vectorization.workers.other_python import import_worker, run; "
 )
 
 
@@ -193,12 +193,7 @@ class Starter:
         values = ", ".join(map(repr, (*fds, os.getpid(), *arguments)))
         environ = {**THREAD_LIMITS, **os.environ}
         if self.python is not None:
-            package = os.path.abspath(sys.modules["shoal"].__file__ or "")
-            command = [
-                self.python,
-                "-c",
-                ISOLATED_COMMAND.format(package=package, arguments=values),
-            ]
+            command = [self.python, "-c", f"{prelude()}run({values})"]
             environ = isolated_environ(environ)
         else:
             path = [os.path.abspath(entry) if entry == "" else entry for entry in sys.path]
@@ -334,31 +329,55 @@ def isolated_environ(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name not in names}
 
 
+def prelude() -> str:
+    """Code that lets another interpreter import this package."""
+    return PRELUDE.format(package=os.path.abspath(sys.modules["shoal"].__file__ or ""))
+
+
 def check_interpreter(python: str) -> None:
     """Raise InterpreterError unless workers can run under this interpreter.
 
     Args:
         python: path of its executable, or its name on the ``PATH``.
     """
-    code = "import sys; print(*sys.version_info[:2]); import numpy"
+    # Interpreters and what they import may print, too: the last of these lines counts.
+    code = (
+        "import os, sys; say = lambda stage: print('shoal:', *sys.version_info[:2], stage); "
+        "say('numpy'); import numpy; "
+        f"say('shoal'); {prelude()}import_worker(); "
+        f"say('ready' if os.getppid() == {os.getpid()} else 'child')"
+    )
     try:
         done = subprocess.run(
             [python, "-c", code],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             env=isolated_environ(os.environ),
             timeout=60,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise InterpreterError(f"python: {python!r} can't be run: {error}") from None
-    version = tuple([int(number) for number in done.stdout.split()])
-    if version < OLDEST_PYTHON:
-        found = ".".join(map(str, version)) or "no Python"
+    lines = re.findall(r"^shoal: (\d+) (\d+) (\w+)$", done.stdout, re.MULTILINE)
+    if not lines:
+        raise InterpreterError(f"python must be a Python interpreter, got {python!r}")
+    major, minor, stage = lines[-1]
+    if (int(major), int(minor)) < OLDEST_PYTHON:
         raise InterpreterError(
             f"python: workers need Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and "
-            f"{python!r} is {found}"
+            f"{python!r} is {major}.{minor}"
         )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if stage == "numpy":
         raise InterpreterError(f"python: {python!r} can't import NumPy, which workers need: {last}")
+    if stage == "shoal":
+        raise InterpreterError(
+            f"python: {python!r} can't load Shoal's compiled modules, which need CPython 3.8 or "
+            f"newer (a build without the GIL: of this version) and NumPy 1.17 or newer: {last}"
+        )
+    if stage == "child":
+        raise InterpreterError(
+            f"python: {python!r} starts the interpreter as another process, which can't be "
+            "watched; give the path of the interpreter, or let the script exec it"
+        )

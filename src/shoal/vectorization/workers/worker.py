@@ -12,11 +12,12 @@ The parent and a worker share three things:
 A worker ends when its parent closes the vector or is gone, see `end_with_parent`.
 
 All that `run_worker` uses also runs under Python 3.8 without any of our packages but NumPy: see
-`isolated.py`.
+`other_python.py`.
 """
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import select
@@ -34,7 +35,6 @@ from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Description
 from shoal.vectorization.engine import die_with_parent
 from shoal.vectorization.info import InfoWriter
-from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import Stepper, serve
 from shoal.vectorization.workers.group import EnvGroup
 
@@ -179,7 +179,7 @@ def run_worker(
         send_message(connection, b"\0" + group.description().to_json().encode())
         geometry = messages.loads(receive_message(connection))
         arena = Arena(group.description(), **geometry["arena"])
-        memory = map_memory(arena_fd, arena.nbytes)
+        memory = mmap.mmap(arena_fd, arena.nbytes)
         arena.attach(memory)
         stepper = Stepper(group, arena, worker, setup["restart"], setup["profile"])
         stepper.owe(setup["owing"])
