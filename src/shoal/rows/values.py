@@ -74,7 +74,7 @@ def node_tree(spec: Mapping[str, Any], name: str, path: str = "", leaf: int = 0)
 
 
 class NumpyPacker:
-    """Packs and unpacks values of a layout with NumPy alone; the compiled one's twin."""
+    """Packs and unpacks values of a layout with NumPy alone, to the same bytes as the compiled one."""
 
     def __init__(self, layout: Layout):
         self.layout = layout
