@@ -15,7 +15,7 @@ from shoal.errors import LayoutError
 from shoal.rows import pack
 from shoal.rows.layout import Layout
 from shoal.rows.pack import Packer
-from shoal.rows.values import NumpyPacker
+from tests.rows.numpy_packer import NumpyPacker
 from tests.rows.space_list import SPACES, arrays, bounds, box, full, merge, same, values
 
 

@@ -25,7 +25,8 @@ from shoal.emulation.options import EmulationOptions
 from shoal.emulation.parallel import as_parallel, space_of
 from shoal.errors import EmulationError
 from shoal.rows.actions import ActionLayout, choices, is_discrete
-from shoal.rows.layout import Layout, box_spec, choice_spec
+from shoal.rows.layout import Layout
+from shoal.rows.spec import box_spec, choice_spec
 
 __all__ = ["AgentSpaces"]
 

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import ActionError, LayoutError
-from shoal.rows.layout import (
+from shoal.rows.bounds import Bounds
+from shoal.rows.layout import Layout
+from shoal.rows.spec import (
     ARRAYS,
-    Layout,
     Leaf,
     box_spec,
     choice_spec,
     key_from_json,
     leaf_spec,
+    leaves_of,
     where,
 )
 
@@ -74,7 +76,6 @@ class ActionLayout:
             for keys, leaf in zip(leaf_keys(native.spec), leaves)
             if is_discrete(leaf)
         ]
-        self._bounds: Any = None
         self._only = "continuous" if continuous else "discrete"  # where there is just one part
 
     @classmethod
@@ -134,14 +135,10 @@ class ActionLayout:
             into[..., to : to + count * to_dtype.itemsize].view(to_dtype)[...] = values
         return native
 
-    @property
-    def bounds(self) -> Any:
-        """The compiled test of a batch of flat rows."""
-        if self._bounds is None:
-            from shoal.rows.bounds import Bounds
-
-            self._bounds = Bounds(self.flat)
-        return self._bounds
+    @functools.cached_property
+    def bounds(self) -> Bounds:
+        """Bounds of flat rows."""
+        return Bounds(self.flat)
 
     def encode(self, action: Any, out: np.ndarray) -> None:
         """Write one flat action into one row of `flat`, after checking it.
@@ -223,7 +220,7 @@ def leaf_keys(spec: Mapping[str, Any], keys: tuple = ()) -> Iterator[tuple]:
         for i, child in enumerate(spec["items"]):
             yield from leaf_keys(child, (*keys, i))
     else:
-        yield from [keys] * len(Layout(spec).leaves)
+        yield from [keys] * len(leaves_of(spec))
 
 
 def is_discrete(leaf: Leaf) -> bool:

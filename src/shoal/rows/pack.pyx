@@ -3,7 +3,7 @@
 A plan (a tree of C structs) is made once from the layout; packing a value then is a walk along it,
 in which a contiguous array of the right dtype costs one lookup and one memcpy. Nothing is allocated
 while packing, unless a value has to be cast. Rare kinds of spaces (Text, Sequence, Graph, OneOf)
-and all error messages go through the functions of `pack_numpy.py`, so that both packers agree.
+and all error messages go through the functions of `values.py`.
 """
 
 from cpython.dict cimport PyDict_New, PyDict_SetItem
@@ -30,8 +30,7 @@ import sys
 import numpy as np
 
 from shoal.rows import values as common
-from shoal.rows.layout import ARRAYS
-from shoal.errors import LayoutError
+from shoal.rows.spec import ARRAYS
 
 cnp.import_array()
 
@@ -186,7 +185,7 @@ cdef class Packer:
             and <size_t>cnp.PyArray_BYTES(array) % self.row_alignment == 0
             and (not write or cnp.PyArray_ISWRITEABLE(array))
         ):
-            common.check_row(self.layout, array, write)
+            common.check_row(self.row_shape, self.row_dtype, self.row_alignment, array, write)
         return cnp.PyArray_BYTES(array)
 
     cdef int pack_row(self, PyObject* value, char* row) except -1:
@@ -198,7 +197,7 @@ cdef class Packer:
         self._pack(self.root, value, native, 0)
         if self.cast:
             out = cnp.PyArray_SimpleNewFromData(1, [self.row_size], cnp.NPY_FLOAT32, row)
-            common.to_float32(self.layout, self.native_array, out)
+            common.to_float32(self.layout.leaves, self.layout.one_hot, self.native_array, out)
         return 0
 
     cdef int _pack(self, Node* node, PyObject* value, char* row, Py_ssize_t index) except -1:
@@ -311,7 +310,9 @@ cdef class Packer:
         array = cnp.PyArray_SimpleNewFromData(
             1, [self.row_size], cnp.NPY_FLOAT32, <void*>row
         )
-        common.from_float32(self.layout, array, self.native_array)
+        common.from_float32(
+            self.layout.leaves, self.layout.one_hot, self.layout.name, array, self.native_array
+        )
         return self._unpack(self.root, self.native, 0)
 
     cdef object _unpack(self, Node* node, const char* row, Py_ssize_t index):

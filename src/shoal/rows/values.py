@@ -1,36 +1,43 @@
-"""Packing and unpacking of layouts with NumPy alone.
+"""Checks of values, and the rare kinds of spaces (Text, Sequence, Graph, OneOf), for the packer.
 
-The oracle that the compiled packer (`pack.pyx`) is tested against, byte for byte. What both have in
-common (the node tree, the checks, the rare kinds of spaces) stands here once and is called by both.
+The compiled packer (`pack.pyx`) calls these functions for all that is rare or wrong. The packer in
+tests/rows/numpy_packer.py, which `pack.pyx` is compared with byte for byte, calls them too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from shoal.errors import LayoutError
-from shoal.rows.layout import (
-    ARRAYS,
-    Layout,
-    Leaf,
-    array_of,
-    is_hot,
-    join,
-    key_from_json,
-    step,
-    where,
-)
+from shoal.rows.spec import ARRAYS, Leaf, array_of, is_hot, join, key_from_json, step, where
 
-__all__ = ["NumpyPacker"]
+__all__ = [
+    "Node",
+    "check_row",
+    "coerce",
+    "from_float32",
+    "graph_items",
+    "graph_value",
+    "item",
+    "node_tree",
+    "parts",
+    "sequence_items",
+    "sequence_value",
+    "stored",
+    "tagged",
+    "text_codes",
+    "text_from_codes",
+    "to_float32",
+]
 
 
 @dataclass(frozen=True)
 class Node:
-    """A spec joined to its place in the leaf table: what both packers walk."""
+    """A spec with its place in the table of leaves. Packers walk a tree of nodes."""
 
     spec: Mapping[str, Any]
     name: str  # of the root, for error messages
@@ -42,7 +49,7 @@ class Node:
 
 
 def node_tree(spec: Mapping[str, Any], name: str, path: str = "", leaf: int = 0) -> Node:
-    """The tree of nodes of a spec, whose first leaf is number `leaf` of the table."""
+    """Return the tree of nodes of a spec, whose first leaf is number `leaf` of the table."""
     kind, first = spec["kind"], leaf
     keys: tuple[Any, ...] = ()
     steps: list[tuple[str, Any]] = []
@@ -73,132 +80,38 @@ def node_tree(spec: Mapping[str, Any], name: str, path: str = "", leaf: int = 0)
     return Node(spec, name, path, first, leaf - first, keys, tuple(children))
 
 
-class NumpyPacker:
-    """Packs and unpacks values of a layout with NumPy alone, to the same bytes as the compiled one."""
+def check_row(
+    shape: tuple[int, ...], dtype: np.dtype, alignment: int, array: Any, write: bool
+) -> None:
+    """Raise LayoutError unless memory can be copied to or from the row `array`.
 
-    def __init__(self, layout: Layout):
-        self.layout = layout
-        self.root = node_tree(layout.spec, layout.name)
-
-    def pack(self, value: Any, out: np.ndarray) -> None:
-        """Write `value` into the row `out`; see `Layout.pack`."""
-        layout = self.layout
-        check_row(layout, out, write=True)
-        native = np.zeros(layout.native_nbytes, np.uint8)
-        self._pack(self.root, value, self._arrays(native), (0,))
-        if layout.form == "float32":
-            to_float32(layout, native, out)
-        else:
-            out.reshape(-1).view(np.uint8)[...] = native
-
-    def unpack(self, array: np.ndarray) -> Any:
-        """The value in the row `array`; see `Layout.unpack`."""
-        layout = self.layout
-        check_row(layout, array, write=False)
-        native = np.zeros(layout.native_nbytes, np.uint8)
-        if layout.form == "float32":
-            from_float32(layout, array, native)
-        else:
-            native[...] = array.reshape(-1).view(np.uint8)
-        return self._unpack(self.root, self._arrays(native), (0,))
-
-    def _arrays(self, native: np.ndarray) -> list[np.ndarray]:
-        if not self.layout.native_nbytes:
-            return [np.zeros((1, *leaf.shape), leaf.dtype) for leaf in self.layout.leaves]
-        record = native.view(self.layout.struct_dtype)
-        return [record[name] for name in record.dtype.names or ()]
-
-    def _pack(self, node: Node, value: Any, arrays: list[np.ndarray], index: tuple) -> None:
-        kind, first = node.spec["kind"], node.leaf
-        if kind in ARRAYS:
-            arrays[first][index] = coerce(value, self.layout.leaves[first], self.layout.name)
-        elif kind == "Dict":
-            for key, child in zip(node.keys, node.children):
-                self._pack(child, item(value, key, node, child), arrays, index)
-        elif kind == "Tuple":
-            for child, part in zip(node.children, parts(value, node)):
-                self._pack(child, part, arrays, index)
-        elif kind == "OneOf":
-            tag, part = tagged(value, node)
-            arrays[first][index] = tag
-            self._pack(node.children[tag], part, arrays, index)
-        elif kind == "Text":
-            codes = text_codes(value, node)
-            arrays[first][index] = len(codes)
-            arrays[first + 1][(*index, slice(len(codes)))] = codes
-        elif kind == "Sequence":
-            items = sequence_items(value, node)
-            arrays[first][index] = len(items)
-            for i, part in enumerate(items):
-                self._pack(node.children[0], part, arrays, (*index, i))
-        else:
-            nodes, edges, links = graph_items(value, node)
-            arrays[first][index] = len(nodes)
-            arrays[first + 1][index] = -1 if edges is None else len(edges)
-            for i, part in enumerate(nodes):
-                self._pack(node.children[0], part, arrays, (*index, i))
-            for i, part in enumerate(edges or ()):
-                self._pack(node.children[1], part, arrays, (*index, i))
-            if edges:
-                arrays[first + node.num_leaves - 1][(*index, slice(len(edges)))] = links
-
-    def _unpack(self, node: Node, arrays: list[np.ndarray], index: tuple) -> Any:
-        kind, first, spec = node.spec["kind"], node.leaf, node.spec
-        if kind == "Discrete":
-            return arrays[first][index]
-        if kind in ARRAYS:
-            return np.array(arrays[first][index])
-        if kind == "Dict":
-            return {
-                key: self._unpack(child, arrays, index)
-                for key, child in zip(node.keys, node.children)
-            }
-        if kind == "Tuple":
-            return tuple(self._unpack(child, arrays, index) for child in node.children)
-        if kind == "OneOf":
-            tag = stored(arrays[first][index], 0, len(node.children) - 1, node, ".tag")
-            return np.int64(tag), self._unpack(node.children[tag], arrays, index)
-        if kind == "Text":
-            most = spec["max_length"] if spec["charset"] else 0
-            length = stored(arrays[first][index], 0, most, node, ".length")
-            return text_from_codes(arrays[first + 1][index][:length], spec)
-        if kind == "Sequence":
-            child = node.children[0]
-            length = stored(arrays[first][index], 0, spec["max_len"], node, ".length")
-            items = [self._unpack(child, arrays, (*index, i)) for i in range(length)]
-            return sequence_value(items, spec)
-        num_nodes = stored(arrays[first][index], 0, spec["max_nodes"], node, ".num_nodes")
-        nodes = [self._unpack(node.children[0], arrays, (*index, i)) for i in range(num_nodes)]
-        edges = links = None
-        num_edges = stored(arrays[first + 1][index], -1, spec["max_edges"], node, ".num_edges")
-        if len(node.children) == 2 and num_edges >= 0:
-            edges = [self._unpack(node.children[1], arrays, (*index, i)) for i in range(num_edges)]
-            links = np.array(arrays[first + node.num_leaves - 1][index][:num_edges])
-        return graph_value(nodes, edges, links, spec)
-
-
-def check_row(layout: Layout, array: Any, write: bool) -> None:
-    """Raise LayoutError unless `array` is one row of `layout` that memory can be copied to/from."""
+    Args:
+        shape, dtype, alignment: of a row; see `Layout`.
+        write: check also that `array` is writeable.
+    """
     what = "output buffer" if write else "row"
     if not isinstance(array, np.ndarray):
         raise LayoutError(f"{what}: expected a NumPy array, got {type(array).__name__}")
-    if array.dtype != layout.dtype or array.shape != layout.shape:
+    if array.dtype != dtype or array.shape != shape:
         raise LayoutError(
-            f"{what}: expected shape {layout.shape} and dtype {layout.dtype}, "
+            f"{what}: expected shape {shape} and dtype {dtype}, "
             f"got shape {array.shape} and dtype {array.dtype}"
         )
     if not array.flags.c_contiguous:
         raise LayoutError(f"{what}: expected a C-contiguous array, got strides {array.strides}")
-    if array.ctypes.data % layout.alignment:  # a row of raw bytes may lie anywhere
-        raise LayoutError(f"{what}: expected an address aligned to {layout.alignment} bytes")
+    if array.ctypes.data % alignment:  # a row of raw bytes may lie anywhere
+        raise LayoutError(f"{what}: expected an address aligned to {alignment} bytes")
     if write and not array.flags.writeable:
         raise LayoutError(f"{what}: expected a writeable array, got a read-only one")
 
 
 def coerce(value: Any, leaf: Leaf, name: str) -> np.ndarray:
-    """`value` as an array of the leaf's own dtype and shape, if no information is lost by it.
+    """Return `value` as an array of the leaf's dtype and of the shape of one item of the leaf.
 
-    Float to float and integer to float round; every other cast must keep each value.
+    Casts from float to float and from integer to float round. Other casts must keep each value.
+
+    Raises:
+        LayoutError: the shape differs, or a value doesn't fit the dtype.
     """
     dtype, shape = np.dtype(leaf.dtype), leaf.shape[leaf.depth :]
     try:
@@ -226,7 +139,7 @@ def coerce(value: Any, leaf: Leaf, name: str) -> np.ndarray:
 
 
 def stored(number: Any, low: int, high: int, node: Node, suffix: str) -> int:
-    """A count or tag read from a row, once it is known to be within its bounds."""
+    """Return a count or tag that was read from a row, after checking its bounds."""
     if not low <= number <= high:
         raise LayoutError(
             f"{where(node.name, join(node.path, suffix))}: the row holds {number}, "
@@ -236,7 +149,7 @@ def stored(number: Any, low: int, high: int, node: Node, suffix: str) -> int:
 
 
 def item(value: Any, key: Any, node: Node, child: Node) -> Any:
-    """``value[key]`` of a Dict's value, or an error that names the missing part."""
+    """Return ``value[key]`` of a Dict's value, or raise LayoutError that names the missing part."""
     try:
         return value[key]
     except (KeyError, IndexError, TypeError, ValueError):
@@ -248,7 +161,7 @@ def item(value: Any, key: Any, node: Node, child: Node) -> Any:
 
 
 def parts(value: Any, node: Node) -> Any:
-    """The parts of a Tuple's value, whose number is checked."""
+    """Return the parts of a Tuple's value, after checking their number."""
     try:
         count = len(value)
     except TypeError:
@@ -262,7 +175,7 @@ def parts(value: Any, node: Node) -> Any:
 
 
 def tagged(value: Any, node: Node) -> tuple[int, Any]:
-    """The (index, value) pair of a OneOf's value, checked."""
+    """Return the (index, value) pair of a OneOf's value, after checking it."""
     options = len(node.children)
     if isinstance(value, tuple) and len(value) == 2:
         tag = value[0]
@@ -274,7 +187,7 @@ def tagged(value: Any, node: Node) -> tuple[int, Any]:
 
 
 def text_codes(value: Any, node: Node) -> list[int]:
-    """A Text's value as codes from 1 (the first character of the charset)."""
+    """Return a Text's value as codes from 1 (the first character of the charset)."""
     spec, place = node.spec, where(node.name, node.path)
     if not isinstance(value, str):
         raise LayoutError(f"{place}: expected str, got {type(value).__name__}")
@@ -287,24 +200,27 @@ def text_codes(value: Any, node: Node) -> list[int]:
 
 
 def text_from_codes(codes: np.ndarray, spec: Mapping[str, Any]) -> str:
-    """The inverse of `text_codes`; codes of no character read as the first or the last one."""
+    """Return the text of some codes (integers, 1-D); others read as the first or last character."""
     chars = spec["charset"]
     return "".join([chars[min(max(int(code), 1), len(chars)) - 1] for code in codes])
 
 
 def sequence_items(value: Any, node: Node) -> Any:
-    """The items of a Sequence's value, taken apart if stacked; their number is checked."""
+    """Return the items of a Sequence's value (stacked or not), after checking their number."""
     stacked_as = node.spec["item"] if node.spec["stack"] else None
     return _counted(stacked_as, value, node.spec["max_len"], node.name, node.path)
 
 
 def sequence_value(items: list[Any], spec: Mapping[str, Any]) -> Any:
-    """A Sequence's value from its items."""
+    """Return a Sequence's value made of its items."""
     return stack(spec["item"], items) if spec["stack"] else tuple(items)
 
 
 def graph_items(value: Any, node: Node) -> tuple[Any, Any, Any]:
-    """Nodes, edges (or None) and links of a Graph's value, whose numbers are checked."""
+    """Return nodes, edges (or None) and links of a Graph's value, after checking their numbers.
+
+    The links are an integer array of shape ``(len(edges), 2)``: indices of nodes.
+    """
     spec, place = node.spec, where(node.name, node.path)
     if not hasattr(value, "nodes"):
         raise LayoutError(f"{place}: expected a GraphInstance, got {type(value).__name__}")
@@ -333,7 +249,7 @@ def graph_items(value: Any, node: Node) -> tuple[Any, Any, Any]:
 
 
 def graph_value(nodes: list[Any], edges: Any, links: Any, spec: Mapping[str, Any]) -> Any:
-    """A Graph's value from its parts; links are brought below the number of nodes."""
+    """Return a Graph's value made of its parts; links are taken modulo the number of nodes."""
     from gymnasium.spaces import GraphInstance
 
     if edges is None or (edges and not nodes):
@@ -345,7 +261,7 @@ def graph_value(nodes: list[Any], edges: Any, links: Any, spec: Mapping[str, Any
 def _counted(
     stacked_as: Mapping[str, Any] | None, items: Any, most: int, name: str, path: str
 ) -> Any:
-    """Items whose number is checked, taken apart first if they are `stacked_as` a spec."""
+    """Return `items` after checking their number; unstack them first if `stacked_as` is a spec."""
     try:
         if stacked_as is not None:
             items = unstack(stacked_as, items)
@@ -364,7 +280,7 @@ def _counted(
 
 
 def unstack(spec: Mapping[str, Any], value: Any) -> list[Any]:
-    """Take a batch apart into its items (batched as Gymnasium's `batch_space` does it)."""
+    """Return the items of a batch that is laid out as by Gymnasium's `batch_space`."""
     if spec["kind"] == "Dict" and spec["items"]:
         keys = [key_from_json(key) for key, _ in spec["items"]]
         columns = [unstack(child, value[key]) for key, (_, child) in zip(keys, spec["items"])]
@@ -376,14 +292,14 @@ def unstack(spec: Mapping[str, Any], value: Any) -> list[Any]:
 
 
 def same_length(columns: list[Any]) -> list[tuple]:
-    """``zip(*columns, strict=True)``, which Python 3.8 doesn't have."""
+    """Return ``list(zip(*columns, strict=True))``, which Python 3.8 doesn't have."""
     if len(set(map(len, columns))) > 1:
         raise ValueError(f"expected columns of one length, got {list(map(len, columns))}")
     return list(zip(*columns))
 
 
 def stack(spec: Mapping[str, Any], items: list[Any]) -> Any:
-    """Put items together into a batch: the inverse of `unstack`."""
+    """Return items as one batch: the inverse of `unstack`."""
     kind = spec["kind"]
     if kind in ARRAYS:
         dtype, shape = array_of(spec)
@@ -404,14 +320,20 @@ def stack(spec: Mapping[str, Any], items: list[Any]) -> Any:
 # -- the float32 form -------------------------------------------------------------------------
 
 
-def to_float32(layout: Layout, native: np.ndarray, out: np.ndarray) -> None:
-    """Cast one native row (bytes) into one float32 row."""
-    for leaf in layout.leaves:
+def to_float32(leaves: Sequence[Leaf], one_hot: bool, native: np.ndarray, out: np.ndarray) -> None:
+    """Cast one row of the ``bytes`` form into one row of the ``float32`` form.
+
+    Args:
+        leaves, one_hot: of the layout.
+        native: uint8, shape ``(layout.native_nbytes,)``.
+        out: float32, shape ``layout.shape``; written.
+    """
+    for leaf in leaves:
         values = _native_leaf(native, leaf)
         part = out[leaf.start : leaf.start + leaf.size]
         if leaf.size == leaf.count:
             part[...] = values
-            if is_hot(leaf, layout.one_hot):  # one category each: the hot element is always 1
+            if is_hot(leaf, one_hot):  # one category each: the hot element is always 1
                 part[...] = values == np.broadcast_to(leaf.low, leaf.shape).reshape(-1)
         else:
             part[...] = 0
@@ -422,14 +344,27 @@ def to_float32(layout: Layout, native: np.ndarray, out: np.ndarray) -> None:
                 at += n
 
 
-def from_float32(layout: Layout, row: np.ndarray, native: np.ndarray) -> None:
-    """Invert `to_float32`; integers are rounded and clipped to their bounds."""
-    for leaf in layout.leaves:
+def from_float32(
+    leaves: Sequence[Leaf], one_hot: bool, name: str, row: np.ndarray, native: np.ndarray
+) -> None:
+    """Cast one row of the ``float32`` form into one row of the ``bytes`` form.
+
+    Integers are rounded and clipped to their bounds.
+
+    Args:
+        leaves, one_hot, name: of the layout.
+        row: float32, shape ``layout.shape``.
+        native: uint8, shape ``(layout.native_nbytes,)``; written.
+
+    Raises:
+        LayoutError: an integer's value is NaN.
+    """
+    for leaf in leaves:
         values = _native_leaf(native, leaf)
         part = row[leaf.start : leaf.start + leaf.size]
         if np.isnan(part).any() and leaf.dtype[:5] != "float":
-            raise LayoutError(f"{where(layout.name, leaf.path)}: NaN can't become {leaf.dtype}")
-        if is_hot(leaf, layout.one_hot):
+            raise LayoutError(f"{where(name, leaf.path)}: NaN can't become {leaf.dtype}")
+        if is_hot(leaf, one_hot):
             at = 0
             for i, (_, first, n) in enumerate(_categories(leaf, values)):
                 hot = part[at : at + n]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shoal.rows.layout import Layout, Leaf
+from shoal.rows.layout import Layout
+from shoal.rows.spec import Leaf
 
 __all__ = ["METRICS", "ObservationWatch", "diagnose"]
 

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shoal.rows.actions import ActionLayout
-from shoal.rows.layout import Layout, Leaf
+from shoal.rows.layout import Layout
+from shoal.rows.spec import Leaf
 from shoal.trainers.config import Config
 from shoal.trainers.distributions import Distribution
 

@@ -40,7 +40,8 @@ from torch import Tensor, nn
 from shoal.errors import CheckpointError, ConfigError, NotFiniteError
 from shoal.registry.names import load_named
 from shoal.rows.actions import ActionLayout
-from shoal.rows.layout import Layout, where
+from shoal.rows.layout import Layout
+from shoal.rows.spec import where
 from shoal.trainers.advantage import advantages
 from shoal.trainers.config import Config, from_dict, to_dict
 from shoal.trainers.distributions import Actions, Distribution

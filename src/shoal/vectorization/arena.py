@@ -81,7 +81,7 @@ class Arena:
             name: np.frombuffer(memory, dtype, math.prod(shape), offset).reshape(shape)
             for name, (offset, dtype, shape) in self._places.items()
         }
-        self.buffers = Buffers(*self.layouts, self.arrays)
+        self.buffers: Buffers | None = Buffers(*self.layouts, self.arrays)
         per_place = [name for name in self.arrays if name not in ("actions", "counters")]
         rows = self.batch_rows
         self.blocks = [

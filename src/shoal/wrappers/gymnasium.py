@@ -37,7 +37,8 @@ from gymnasium.vector.async_vector_env import AsyncState
 from gymnasium.vector.utils import batch_space, create_empty_array, create_shared_memory, iterate
 
 from shoal.errors import ActionError, LayoutError, StepTimeoutError
-from shoal.rows.layout import ARRAYS, Layout, kind_of
+from shoal.rows.layout import Layout
+from shoal.rows.spec import ARRAYS, kind_of
 from shoal.vectorization import vectorize
 from shoal.vectorization.engine import usable_cores
 from shoal.vectorization.workers import pickle_messages

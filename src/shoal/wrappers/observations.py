@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
-from shoal.rows.layout import Layout, is_hot, join, key_from_json, step
+from shoal.rows.layout import Layout
+from shoal.rows.spec import is_hot, join, key_from_json, step
 from shoal.wrappers.base import ObservationWrapper
 from shoal.wrappers.statistics import RunningMeanVar
 

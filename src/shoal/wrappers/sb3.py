@@ -19,7 +19,8 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
 from shoal.errors import ActionError, LayoutError
-from shoal.rows.layout import Layout, Leaf
+from shoal.rows.layout import Layout
+from shoal.rows.spec import Leaf
 from shoal.vectorization import vectorize
 from shoal.vectorization.info import split_infos
 from shoal.vectorization.vector import Vector

@@ -37,7 +37,8 @@ from shoal.emulation.interfaces import (
 from shoal.emulation.parallel import space_of
 from shoal.emulation.seeding import reproducible
 from shoal.errors import EnvCheckError, LayoutError
-from shoal.rows.layout import Layout, kind_of, step
+from shoal.rows.layout import Layout
+from shoal.rows.spec import kind_of, step
 
 __all__ = ["RULES", "Finding", "Report", "check_env"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from shoal.emulation.check.findings import Log
 from shoal.emulation.interfaces import OldEnv, Wrapper, is_multi_agent, is_of_gymnasium
 from shoal.emulation.parallel import as_parallel, space_of
-from shoal.rows.layout import kind_of, step
+from shoal.rows.spec import kind_of, step
 
 __all__ = ["checked"]
 

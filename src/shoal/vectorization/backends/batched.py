@@ -35,7 +35,8 @@ from gymnasium.vector import AutoresetMode
 from shoal.errors import EmulationError, EnvCheckError, LayoutError
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import RESET, STEP
-from shoal.rows.layout import Layout, where
+from shoal.rows.layout import Layout
+from shoal.rows.spec import where
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Description
 from shoal.vectorization.backends.serial import NUM_BLOCKS
