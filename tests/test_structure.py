@@ -62,8 +62,13 @@ def python_imports(source: str, package: str) -> set[str]:
 
 
 def cython_imports(source: str) -> set[str]:
-    """Dotted names that a Cython source imports or cimports from shoal."""
-    return set(re.findall(r"^\s*(?:from|import|cimport)\s+(shoal[\w.]*)", source, re.MULTILINE))
+    """Return the dotted names that a Cython source imports or cimports from shoal."""
+    found = set(re.findall(r"^\s*(?:c?import)\s+(shoal[\w.]*)", source, re.MULTILINE))
+    pattern = r"^\s*from\s+(shoal[\w.]*)\s+c?import\s+(?:\(([^)]*)\)|(.*))"
+    for module, several, line in re.findall(pattern, source, re.MULTILINE):
+        names = re.sub(r"#.*", "", several or line).split(",")
+        found |= {f"{module}.{name.split()[0]}" for name in names if name.strip()}
+    return found
 
 
 def against_the_arrow(part: str, imports: set[str]) -> list[str]:
@@ -71,16 +76,95 @@ def against_the_arrow(part: str, imports: set[str]) -> list[str]:
     return sorted(name for name in imports if part_of(name) not in allowed)
 
 
+def imports_of(path: Path) -> set[str]:
+    """Return the dotted names that a file imports from shoal, within functions included."""
+    package = ".".join(["shoal", *path.relative_to(PACKAGE).parent.parts])
+    source = path.read_text()
+    return python_imports(source, package) if path.suffix == ".py" else cython_imports(source)
+
+
 @pytest.mark.parametrize("path", MODULES + CYTHON, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_follow_the_arrow(path):
     package = ".".join(["shoal", *path.relative_to(PACKAGE).parent.parts])
     part = part_of(f"{package}.{path.stem}" if package == "shoal" else package)
-    source = path.read_text()
-    if path.suffix == ".py":
-        imports = python_imports(source, package)
-    else:
-        imports = cython_imports(source)
-    assert against_the_arrow(part, imports) == []
+    assert against_the_arrow(part, imports_of(path)) == []
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that import each other, directly or through others.
+
+    Args:
+        imports: for each module, the dotted names that it imports: modules, or names in them.
+    """
+    uses: dict[str, set[str]] = {}
+    for module, names in imports.items():
+        uses[module] = set()
+        for name in names:
+            while name and name not in imports:
+                name = name.rpartition(".")[0]
+            uses[module] |= {name} - {"", module}
+    for middle in uses:  # all that is reached through one module more
+        for module in uses:
+            if middle in uses[module]:
+                uses[module] |= uses[middle]
+    groups = {
+        tuple(sorted(other for other in uses[module] if module in uses[other]))
+        for module in uses
+        if module in uses[module]
+    }
+    return sorted(map(list, groups))
+
+
+def test_no_two_files_import_each_other():
+    """Cython counts, and so do imports within functions."""
+    imports: dict[str, set[str]] = {}
+    for path in MODULES + CYTHON:  # a .pxd and its .pyx are one module
+        imports.setdefault(dotted(path), set()).update(imports_of(path))
+    del imports["shoal"]  # the package itself, which imports its lazy names only when asked
+    assert circles(imports) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [
+        ({"shoal.a": "from shoal import b", "shoal.b": "import shoal.c", "shoal.c": ""}, []),
+        ({"shoal.a": "from shoal.b import x", "shoal.b": "import shoal.a"}, [["a", "b"]]),
+        (
+            {
+                "shoal.a": "def late():\n    from shoal import b",
+                "shoal.b": "from .c import x",
+                "shoal.c": "from shoal.a import y",
+            },
+            [["a", "b", "c"]],
+        ),
+        (
+            {"shoal.p": "from shoal.p.q import x", "shoal.p.q": "from shoal.p import y"},
+            [["p", "p.q"]],
+        ),
+        ({"shoal.p": "", "shoal.p.q": "from shoal.p import r", "shoal.p.r": ""}, []),
+    ],
+)
+def test_a_circle_is_found(sources, found):
+    imports = {name: python_imports(source, "shoal") for name, source in sources.items()}
+    assert circles(imports) == [[f"shoal.{name}" for name in group] for group in found]
+
+
+def test_cython_imports_are_read():
+    source = """
+from shoal.rows.pack cimport Packer
+from shoal.rows.rows cimport (
+    STEP,  # one
+    Rows,
+)
+from shoal.emulation import agent_spaces as common
+cimport numpy
+"""
+    assert cython_imports(source) == {
+        "shoal.rows.pack.Packer",
+        "shoal.rows.rows.STEP",
+        "shoal.rows.rows.Rows",
+        "shoal.emulation.agent_spaces",
+    }
 
 
 @pytest.mark.parametrize(

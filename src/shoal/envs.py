@@ -11,11 +11,13 @@ an environment is made. Environments with several agents are
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import Any
 
 from gymnasium.envs.registration import register
 
-__all__ = ["names"]
+__all__ = ["make_vec", "names"]
 
 
 def names() -> list[str]:
@@ -25,10 +27,25 @@ def names() -> list[str]:
     )
 
 
+def make_vec(num_envs: int = 1, *, name: str, **kwargs: Any) -> Any:
+    """Return what ``gymnasium.make_vec("shoal/Squared-v0", ...)`` returns: a `Vector`.
+
+    Args:
+        num_envs: number of environments.
+        name: of the environment.
+        kwargs: those of `shoal.vectorize`; all others are parameters of the environment.
+    """
+    from shoal.vectorization import vectorize  # slow to load, and seldom needed
+
+    own = inspect.signature(vectorize).parameters
+    options = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
+    return vectorize(name, num_envs, env_kwargs=kwargs, **options)
+
+
 for _name in names():
     register(
         f"shoal/{_name.capitalize()}-v0",
         entry_point="shoal.ocean_c.native_env:NativeEnv",
-        vector_entry_point="shoal.vectorization.backends.native:make_vec",
+        vector_entry_point="shoal.envs:make_vec",
         kwargs={"name": _name},
     )

@@ -30,7 +30,7 @@ from shoal.vectorization.backend import Description
 from shoal.vectorization.engine import num_blocks, usable_cores
 from shoal.vectorization.info import split_infos
 
-__all__ = ["NativeBackend", "make_vec"]
+__all__ = ["NativeBackend"]
 
 
 class NativeBackend:
@@ -272,20 +272,3 @@ class NativeEnvView:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{name}: the attributes of a native environment can't be set")
-
-
-def make_vec(num_envs: int = 1, *, name: str, **kwargs: Any) -> Any:
-    """What ``gymnasium.make_vec("shoal/Squared-v0", ...)`` calls.
-
-    Args:
-        num_envs: copies.
-        name: of the environment.
-        kwargs: those of `shoal.vectorize`; all others are parameters of the environment.
-    """
-    import inspect
-
-    from shoal.vectorization import vectorize
-
-    own = inspect.signature(vectorize).parameters
-    options = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
-    return vectorize(name, num_envs, env_kwargs=kwargs, **options)
