@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register
+
+if TYPE_CHECKING:
+    from shoal.vectorization.vector import Vector
 
 __all__ = ["make_vec", "names"]
 
@@ -27,15 +30,15 @@ def names() -> list[str]:
     )
 
 
-def make_vec(num_envs: int = 1, *, name: str, **kwargs: Any) -> Any:
-    """Return what ``gymnasium.make_vec("shoal/Squared-v0", ...)`` returns: a `Vector`.
+def make_vec(num_envs: int = 1, *, name: str, **kwargs: Any) -> Vector:
+    """Make a vector of a native environment, as ``gymnasium.make_vec("shoal/Squared-v0")`` does.
 
     Args:
         num_envs: number of environments.
         name: of the environment.
         kwargs: those of `shoal.vectorize`; all others are parameters of the environment.
     """
-    from shoal.vectorization import vectorize  # slow to load, and seldom needed
+    from shoal.vectorization import vectorize
 
     own = inspect.signature(vectorize).parameters
     options = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
