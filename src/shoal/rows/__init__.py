@@ -1,3 +1,3 @@
-"""What a row is: spaces as fixed layouts, and values to bytes and back. It knows no environment."""
+"""What a row is: spaces as fixed layouts, and values to bytes and back. Knows no environment."""
 
 __all__ = []

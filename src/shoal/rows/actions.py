@@ -1,8 +1,8 @@
-"""How actions travel: a flat row that any policy can produce, and the environment's own action.
+"""Flat actions, which any policy can produce, and the environment's own actions.
 
-The flat space is the environment's own where that is already one array. Several leaves become one
-MultiDiscrete if all are discrete, one Box if all are continuous, and a Dict of the two otherwise.
-Whatever row of the flat space is decoded, the environment receives a member of its own space.
+If the environment's action space is one array, the flat space is the same space. Several leaves
+become one MultiDiscrete if all are discrete, one Box if all are continuous, and a Dict of the two
+otherwise. Every member of the flat space decodes to a member of the environment's space.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from shoal.rows.spec import (
 
 __all__ = ["ActionLayout"]
 
-# An integer Box with more values than this is no choice between categories: it is continuous.
+# An integer Box with more values than this is continuous: not a choice between categories.
 MOST_CATEGORIES = 2**31 - 1
 
-# Spaces with more choices than this (a Discrete(2**31), an image as action) have no masks: each
-# row would carry megabytes that no environment fills.
+# Spaces with more choices than this (a Discrete(2**31), an image as action) have no masks: a mask
+# would take megabytes in each row, and no environment fills it.
 MOST_MASKED = 2**16
 
 
@@ -45,10 +45,10 @@ class ActionLayout:
     Attributes:
         native: layout of the environment's own action space (``bytes`` form).
         flat: layout of a flat action (``bytes`` form): one row of an array of actions.
-        identity: the flat row has the very bytes of the native row.
-        num_masked: entries of an action mask: the number of categories of all discrete elements
-            together, in the order of the leaves. 0 if nothing is discrete, or if there are more
-            than `MOST_MASKED`.
+        identity: the flat row has the bytes of the native row.
+        num_masked: number of entries of an action mask: the categories of all discrete elements, in
+            the order of the leaves. 0 if nothing is discrete, or if there are more than
+            `MOST_MASKED`.
     """
 
     def __init__(self, native: Layout):
@@ -70,37 +70,41 @@ class ActionLayout:
             items = [[name, part] for name, part in parts.items()]
             spec = {"kind": "Dict", "items": items} if len(parts) == 2 else items[0][1]
         self.flat = Layout(spec, name="action")
-        # For each discrete leaf: how to find its part of a nested mask, and how many entries.
+        # For each discrete leaf: the keys to its part of a nested mask, and the part's entries.
         self.mask_parts = [
             (keys, leaf.kind, int(choices(leaf)[1].sum()))
             for keys, leaf in zip(leaf_keys(native.spec), leaves)
             if is_discrete(leaf)
         ]
-        self._only = "continuous" if continuous else "discrete"  # where there is just one part
+        self._only = "continuous" if continuous else "discrete"  # if there is just one part
 
     @classmethod
     def from_space(
         cls, space: Any, max_len: int | Mapping[str, int] | None = None, name: str = "action"
     ) -> ActionLayout:
-        """Lay out an action space; see `Layout.from_space` for `max_len` and errors."""
+        """Return the layout of an action space; see `Layout.from_space`."""
         return cls(Layout.from_space(space, max_len=max_len, name=name))
 
     @functools.cached_property
     def flat_space(self) -> Any:
-        """The Gymnasium space of a flat action; the same object whenever asked."""
+        """Gymnasium space of a flat action; always the same object."""
         return self.flat.space
 
     def decode(self, row: np.ndarray) -> Any:
-        """The environment's own action for one flat row (an array of `flat.shape`)."""
+        """Return the environment's own action for one flat row.
+
+        Args:
+            row: array of shape ``flat.shape`` and dtype ``flat.dtype``.
+        """
         if self.identity:
             return self.native.unpack(row)
         return self.native.unpack(self.to_native(row))
 
     def runs(self) -> list[tuple[str, str, int, int, int, list, list]]:
-        """Where the elements of a flat row go in the native row, leaf by leaf.
+        """Return which elements of a flat row each native leaf is made of, in the leaves' order.
 
-        Each run is (flat dtype, native dtype, flat byte, native byte, count, low, high), in the
-        order of the native leaves. The bounds are lists of floats.
+        Each run is (flat dtype, native dtype, flat byte, native byte, count, low, high). The bounds
+        are lists of `count` floats.
         """
         parts = {leaf.path or self._only: leaf for leaf in self.flat.leaves}
         taken = dict.fromkeys(parts, 0)
@@ -116,10 +120,13 @@ class ActionLayout:
         return runs
 
     def to_native(self, rows: np.ndarray) -> np.ndarray:
-        """Flat rows as native rows; continuous values are clipped to the bounds.
+        """Return flat rows as native rows; continuous values are clipped to the bounds.
 
         Args:
-            rows: shape ``(*batch, *flat.shape)``.
+            rows: shape ``(*batch, *flat.shape)``, dtype ``flat.dtype``.
+
+        Returns:
+            Array of shape ``(*batch, *native.shape)`` and dtype ``native.dtype``.
         """
         batch = rows.shape[: rows.ndim - len(self.flat.shape)]
         flat = rows.reshape(*batch, -1).view(np.uint8)
@@ -141,7 +148,11 @@ class ActionLayout:
         return Bounds(self.flat)
 
     def encode(self, action: Any, out: np.ndarray) -> None:
-        """Write one flat action into one row of `flat`, after checking it.
+        """Check one flat action and write it into one row.
+
+        Args:
+            action: a member of `flat_space`.
+            out: array of shape ``flat.shape`` and dtype ``flat.dtype``.
 
         Raises:
             ActionError: the action is not in `flat_space`.
@@ -162,7 +173,7 @@ class ActionLayout:
             self._explain(rows)
 
     def _explain(self, rows: np.ndarray) -> None:
-        """Raise ActionError that says what is wrong with `rows`, if anything is."""
+        """Raise ActionError that says what is wrong with `rows`, or return if nothing is."""
         shape, dtype = self.flat.shape, self.flat.dtype
         if (
             not isinstance(rows, np.ndarray)
@@ -192,7 +203,7 @@ class ActionLayout:
 
 
 def _box(leaves: list[Leaf]) -> dict[str, Any]:
-    """The spec of one Box around several continuous leaves."""
+    """Return the spec of one Box that holds several continuous leaves."""
     dtype = np.result_type(
         np.float32, *[leaf.dtype for leaf in leaves if leaf.dtype[:5] == "float"]
     )
@@ -206,10 +217,10 @@ def _box(leaves: list[Leaf]) -> dict[str, Any]:
 
 
 def leaf_keys(spec: Mapping[str, Any], keys: tuple = ()) -> Iterator[tuple]:
-    """For each leaf of a spec, the keys and indices that lead to it.
+    """Yield for each leaf of a spec the keys and indices that lead to it.
 
-    The leaves of a Text, Sequence, Graph or OneOf have no place in a mask of their own: all of
-    them get the keys of that space.
+    All leaves of a Text, Sequence, Graph or OneOf get the keys of that space, because a mask has
+    one part for the whole space.
     """
     if spec["kind"] in ARRAYS:
         yield keys
@@ -224,7 +235,7 @@ def leaf_keys(spec: Mapping[str, Any], keys: tuple = ()) -> Iterator[tuple]:
 
 
 def is_discrete(leaf: Leaf) -> bool:
-    """Whether a leaf of an action space is a choice between categories."""
+    """Return whether a leaf of an action space is a choice between categories."""
     if leaf.kind != "box":
         return True
     if leaf.dtype[:5] == "float":
@@ -234,9 +245,9 @@ def is_discrete(leaf: Leaf) -> bool:
 
 
 def float_bounds(leaf: Leaf) -> tuple[list[float], list[float]]:
-    """The bounds of each element as floats that lie within them.
+    """Return the bounds of each element as floats that are not beyond the bounds.
 
-    As a float, a bound of 64-bit integers may round to an integer beyond it.
+    A bound of 64-bit integers may round to a float beyond it.
     """
     low, high = (np.broadcast_to(b, leaf.shape).reshape(-1).tolist() for b in (leaf.low, leaf.high))
     if leaf.dtype[:5] == "float":
@@ -248,16 +259,16 @@ def float_bounds(leaf: Leaf) -> tuple[list[float], list[float]]:
 
 
 def choices(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
-    """First category and number of categories of each element of a discrete leaf (int64, 1-D)."""
+    """Return first category and number of categories of each element of a leaf (int64, 1-D)."""
     low = np.broadcast_to(np.asarray(leaf.low, np.int64), leaf.shape).reshape(-1)
     count = np.broadcast_to(np.asarray(leaf.high, np.int64), leaf.shape).reshape(-1) - low + 1
-    if leaf.kind == "text":  # code 0 is padding, which no action needs
+    if leaf.kind == "text":  # code 0 is padding, and no action needs it
         low, count = low + 1, count - 1
     return low, count
 
 
 def all_choices(leaves: list[Leaf]) -> tuple[np.ndarray, np.ndarray]:
-    """First category and number of categories of each element of some discrete leaves."""
+    """Return first category and number of categories of each element of discrete leaves (int64)."""
     none = (np.zeros(0, np.int64), np.zeros(0, np.int64))
     low, count = zip(none, *map(choices, leaves))
     return np.concatenate(low), np.concatenate(count)
@@ -266,12 +277,12 @@ def all_choices(leaves: list[Leaf]) -> tuple[np.ndarray, np.ndarray]:
 def choose_legal(
     layout: ActionLayout, rows: np.ndarray, masks: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Draw the discrete part of flat actions anew, uniformly among what is legal.
+    """Replace the discrete part of flat actions by uniform draws from the legal choices.
 
     Args:
-        rows: shape ``(n, *flat.shape)``; only rows with something forbidden are changed.
-        masks: bool, shape ``(n, num_masked)``. Where an element has no legal choice, it is
-            its first.
+        rows: shape ``(n, *flat.shape)``; only rows with a forbidden choice are changed.
+        masks: bool, shape ``(n, num_masked)``. An element without a legal choice gets its first
+            choice.
     """
     chosen = np.flatnonzero(~masks.all(axis=1))
     if not len(chosen):
@@ -287,12 +298,12 @@ def choose_legal(
 
 
 class RandomActions:
-    """Fills ``rows["actions"]`` with random legal actions, from a pool drawn beforehand.
+    """Fills ``rows["actions"]`` with random legal actions, from a pool that is drawn once.
 
     Args:
         layout: of the actions.
-        seed: of the pool and of what is taken from it.
-        size: actions in the pool.
+        seed: of the pool and of the choice from the pool.
+        size: number of actions in the pool.
     """
 
     def __init__(self, layout: ActionLayout, seed: int, size: int = 1024):
@@ -312,7 +323,7 @@ class RandomActions:
 
 
 def flat_mask(layout: ActionLayout, mask: Any) -> np.ndarray:
-    """An action mask as one bool array of ``layout.num_masked`` entries.
+    """Return an action mask as one bool array of shape ``(layout.num_masked,)``.
 
     Args:
         mask: all entries in one array, or nested as the action space is, with the masks that
@@ -330,7 +341,7 @@ def flat_mask(layout: ActionLayout, mask: Any) -> np.ndarray:
         part = mask
         for key in keys:
             part = None if part is None else part[key]
-        if type(part) is np.ndarray and part.size == count:  # the shortest way
+        if type(part) is np.ndarray and part.size == count:  # the fast path
             parts.append(part.reshape(-1))
             continue
         if part is None:

@@ -1,4 +1,7 @@
-"""The arrays that an environment's agents are served from: one row each per agent."""
+"""The thirteen arrays of a row, the operations on an environment, and the autoreset modes.
+
+Each array has one row for each agent. `rows.h` has the same for C.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +35,20 @@ NEXT_STEP, SAME_STEP, DISABLED, OWN = range(4)
 def row_fields(
     observation_layout: Layout, action_layout: ActionLayout
 ) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Dtype and shape of one row of each array, by name.
+    """Return dtype and shape of one row of each array, by name.
 
     - ``observations``, ``final_observations``: as the observation layout says. The final ones are
-      written only where an episode ends and the environment is reset in the same step.
+      written only if an episode ends and the environment is reset in the same step.
     - ``actions``: flat actions.
-    - ``rewards`` (float64, as Gymnasium has them), ``terminations``, ``truncations`` (bool).
+    - ``rewards`` (float64, as in Gymnasium), ``terminations``, ``truncations`` (bool).
     - ``masks`` (bool): the row's reward and flags are a real transition of an agent that acted.
       False on padding, empty slots, resets of NEXT_STEP autoreset and an agent's first row.
       After an explicit reset: True for every agent present.
     - ``acting`` (bool): the observation is live, and the next step uses this row's action.
-    - ``occupants`` (int64): who is in the row; -1 for nobody.
-    - ``action_masks`` (bool): which choices are legal; all True where the environment doesn't say.
-    - ``finals`` (bool): the environment was reset in this same step: ``observations`` begin the
-      next episode, ``final_observations`` ended the last one.
+    - ``occupants`` (int64): which agent is in the row; -1 for none.
+    - ``action_masks`` (bool): which choices are legal; all True if the environment has no mask.
+    - ``finals`` (bool): the environment was reset in this step: ``observations`` begin the next
+      episode, ``final_observations`` ended the last one.
     - ``episode_returns`` (float64), ``episode_lengths`` (int64): of the row's episode so far, this
       step included.
     """
@@ -70,6 +73,6 @@ def row_fields(
 def zero_rows(
     observation_layout: Layout, action_layout: ActionLayout, num_rows: int
 ) -> dict[str, Any]:
-    """Fresh arrays for `num_rows` agents: see `row_fields`."""
+    """Return zeros of shape ``(num_rows, *shape)`` for each array of `row_fields`, by name."""
     fields = row_fields(observation_layout, action_layout)
     return {name: np.zeros((num_rows, *shape), dtype) for name, (dtype, shape) in fields.items()}

@@ -1,13 +1,13 @@
-"""How a (nested) space lies in a fixed number of bytes.
+"""Where each value of a (nested) space lies in a row of bytes, and views without a copy.
 
-A `Layout` is plain data: a *spec* (nested dicts of JSON values that say what the space is) and a
-flat table of leaves derived from it. Packing, unpacking and views work from that table, never from
-the space, so a layout can travel as JSON to an interpreter that shares none of our packages.
+A `Layout` is plain data: a spec and the table of its leaves (see `spec.py`). Packing, unpacking and
+views use only that table, never the space. So a layout can travel as JSON to an interpreter that
+shares none of our packages.
 
-Two forms exist. ``bytes`` keeps every leaf in its own dtype, naturally aligned, so that views need
-no copy; ``float32`` casts and concatenates all leaves into one vector.
+There are two forms. ``bytes`` keeps every leaf in its own dtype, naturally aligned, so that views
+need no copy. ``float32`` casts and concatenates all leaves into one vector.
 
-Values are written and read by the compiled packer (`pack.pyx`).
+The compiled packer (`pack.pyx`) writes and reads the values.
 """
 
 from __future__ import annotations
@@ -39,18 +39,41 @@ __all__ = ["Layout"]
 class Layout:
     """The fixed place of every value of a space in one row of an array.
 
-    Build one with `Layout.from_space` or `Layout.from_json`. Layouts compare and hash by content.
+    Make a layout with `Layout.from_space` or `Layout.from_json`. Layouts compare and hash by
+    content.
 
     Attributes:
+        spec: the space as JSON values.
         form: ``"bytes"`` or ``"float32"``.
-        leaves: the table, in the order of the space.
-        dtype: dtype of a row. In the ``bytes`` form this is the leaves' dtype when all share one,
-            else uint8.
-        shape: shape of one row: that of the leaf itself when there is just one (``bytes`` form),
-            else ``(n,)``.
-        nbytes: bytes of one row.
-        alignment: what the address of a row must be a multiple of.
+        one_hot: the ``float32`` form writes discrete values one-hot.
+        leaves: all `Leaf` objects, in the order of the space.
+        dtype: dtype of a row. In the ``bytes`` form: the leaves' dtype if all share one, else
+            uint8.
+        shape: shape of one row. In the ``bytes`` form with one leaf: the shape of the leaf. Else
+            ``(n,)``.
+        nbytes: number of bytes of one row.
+        native_nbytes: number of bytes of one row in the ``bytes`` form.
+        alignment: the address of a row must be a multiple of this number of bytes.
         struct_dtype: NumPy structured dtype of one ``bytes`` row, with a field for each leaf path.
+
+    Example:
+        >>> import numpy as np
+        >>> from gymnasium import spaces
+        >>> room = spaces.Box(0, 255, (2, 3), np.uint8)
+        >>> layout = Layout.from_space(spaces.Dict(health=spaces.Discrete(10), room=room))
+        >>> print(layout.describe())
+        path    kind      dtype  shape   byte   bounds
+        ------------------------------------------------
+        health  discrete  int64  scalar  0..8   [0, 9]
+        room    box       uint8  2x3     8..14  [0, 255]
+        2 leaves, 16 bytes as uint8 (16,)
+        >>> rows = layout.zeros(4)
+        >>> _ = layout.pack({"health": 7, "room": np.ones((2, 3), np.uint8)}, rows[1])
+        >>> layout.view(rows)["health"]
+        array([0, 7, 0, 0])
+        >>> layout.unpack(rows[1])["room"]
+        array([[1, 1, 1],
+               [1, 1, 1]], dtype=uint8)
     """
 
     def __init__(
@@ -69,7 +92,7 @@ class Layout:
         self.spec = spec
         self.form = form
         self.one_hot = one_hot
-        self.name = name  # of the root in error messages; no part of equality
+        self.name = name  # of the root in error messages; not compared
         self.leaves = leaves_of(spec, one_hot)
         end = max((leaf.offset + leaf.nbytes for leaf in self.leaves), default=0)
         align = max((np.dtype(leaf.dtype).alignment for leaf in self.leaves), default=1)
@@ -83,7 +106,7 @@ class Layout:
                 "itemsize": self.native_nbytes,
             }
         )
-        # The name of each leaf's field where `view` has the leaf.
+        # Nested as `view` nests the leaves: the name of each leaf's field.
         self._names = _nested(spec, iter(self.struct_dtype.names or ()))
         dtypes = {leaf.dtype for leaf in self.leaves}
         self.dtype: np.dtype[Any]
@@ -116,31 +139,31 @@ class Layout:
         max_len: int | Mapping[str, int] | None = None,
         name: str = "space",
     ) -> Layout:
-        """Lay out a Gymnasium space, or anything shaped like one (old ``gym``, named tuples).
+        """Return the layout of a space of Gymnasium or old ``gym``, or of one that looks like it.
 
         Args:
-            space: any of the ten Gymnasium spaces, nested at will, subclasses included.
+            space: any of the ten Gymnasium spaces, nested or not, subclasses included.
             form: ``"bytes"`` (native dtypes, lossless, zero-copy views) or ``"float32"`` (one plain
                 vector; integers beyond 2**24 and float64 lose precision).
             one_hot: with ``"float32"``, write discrete values one-hot, as Gymnasium flattens them.
-            max_len: the most items that a Sequence, or nodes and edges that a Graph, may hold (or
-                characters, for a space of strings other than Text): one number for all of them, or
-                a mapping from path (``"inventory"``, ``"map.nodes"``, ``"map.edges"``) to number.
-            name: what error messages call the root, such as ``obs``.
+            max_len: the maximum number of items of a Sequence, of nodes and edges of a Graph, and of
+                characters of a space of strings other than Text. One number for all of them, or a
+                mapping from path (``"inventory"``, ``"map.nodes"``, ``"map.edges"``) to number.
+            name: of the root in error messages, such as ``obs``.
 
         Raises:
-            LayoutError: a part of the space has no fixed size and no `max_len`, or is of no known
-                kind; the message names it.
+            LayoutError: a part of the space has no fixed size and no `max_len`, or is of an unknown
+                kind. The message names the part.
         """
         return cls(spec_from_space(space, max_len, name), form, one_hot, name)
 
     def to_json(self) -> str:
-        """This layout as a JSON string; `from_json` gives an equal layout."""
+        """Return this layout as JSON; `from_json` makes an equal layout from it."""
         return self._key
 
     @classmethod
     def from_json(cls, text: str, name: str = "space") -> Layout:
-        """The layout that `to_json` wrote."""
+        """Return the layout that `to_json` wrote."""
         spec, form, one_hot = json.loads(text)
         return cls(spec, form, one_hot, name)
 
@@ -162,12 +185,12 @@ class Layout:
     # -- values -------------------------------------------------------------------------------
 
     def zeros(self, *batch: int) -> np.ndarray:
-        """An array of zeros for a batch of rows: shape ``(*batch, *self.shape)``."""
+        """Return zeros for a batch of rows: shape ``(*batch, *self.shape)``, dtype `dtype`."""
         return np.zeros((*batch, *self.shape), self.dtype)
 
     @property
-    def packer(self) -> Any:
-        """The compiled packer of this layout."""
+    def packer(self) -> Packer:
+        """Packer of this layout, made when first asked for."""
         if self._packer is None:
             self._packer = Packer(self)
         return self._packer
@@ -176,16 +199,17 @@ class Layout:
         """Write one value of the space into one row.
 
         Args:
-            value: a member of the space. Arrays of another dtype are cast when no value changes
-                (or between float dtypes); bounds are not checked here (see `shoal.check_env`).
-            out: C-contiguous, writeable, aligned array of `shape` and `dtype`; fresh by default.
+            value: a member of the space. Arrays of another dtype are cast if no value changes, or
+                between float dtypes. Bounds are not checked (see `shoal.check_env`).
+            out: C-contiguous, writeable, aligned array of `shape` and `dtype`; a new array by
+                default.
 
         Returns:
             `out`.
 
         Raises:
-            LayoutError: the value doesn't fit (names the leaf), or `out` is unsuitable. Nothing is
-                written to an unsuitable `out`.
+            LayoutError: the value doesn't fit (the message names the leaf), or `out` is unsuitable.
+                Nothing is written to an unsuitable `out`.
         """
         if out is None:
             out = np.zeros(self.shape, self.dtype)
@@ -193,27 +217,33 @@ class Layout:
         return out
 
     def unpack(self, array: np.ndarray) -> Any:
-        """The value that was packed: the inverse of `pack`, made of fresh objects.
+        """Return the value that `pack` wrote, made of new objects.
 
         Args:
-            array: one row, of `shape` and `dtype` (a NumPy scalar where the shape is ``()``).
+            array: one row, of `shape` and `dtype` (or a NumPy scalar, if the shape is ``()``).
+
+        Raises:
+            LayoutError: `array` is not a row, or holds a count or tag that is out of bounds.
         """
         if isinstance(array, np.generic):
             array = np.asarray(array)
         return self.packer.unpack(array)
 
     def view(self, array: Any) -> Any:
-        """The nested structure of a batch of rows, as views that copy nothing.
+        """Return a batch of rows nested as the space, as views that copy nothing.
 
         Args:
             array: NumPy array or torch tensor (any device) of shape ``(*batch, *self.shape)``.
 
         Returns:
-            Dicts and tuples as in the space, with an array of shape ``(*batch, *leaf.shape)`` in
-            place of each leaf. Text becomes ``{"length", "chars"}`` (codes: 0 is padding, i stands
+            Dicts and tuples as in the space, with an array of shape ``(*batch, *leaf.shape)`` for
+            each leaf. Text becomes ``{"length", "chars"}`` (codes: 0 is padding, i stands
             for the i-th character of the charset, sorted), Sequence ``{"length", "items"}``, Graph
             ``{"num_nodes", "num_edges", "nodes", "edges", "edge_links"}``, OneOf
             ``{"tag", "options"}``.
+
+        Raises:
+            LayoutError: `array` has another shape, or torch lacks a leaf's dtype.
         """
         ndim = array.ndim - len(self.shape)
         if ndim < 0 or tuple(array.shape[ndim:]) != self.shape:
@@ -229,7 +259,7 @@ class Layout:
             and self.form == "bytes"
             and array.size
             and array.strides[-1] == array.itemsize
-        ):  # fields are there several times as fast as slices
+        ):  # several times as fast as slices
             fields = array.view(self.struct_dtype)[..., 0]
         else:
             batch = tuple(array.shape[:ndim])
@@ -238,7 +268,11 @@ class Layout:
         return _nest(self._names, fields)
 
     def view_leaves(self, array: Any) -> dict[str, Any]:
-        """Each leaf of a batch of rows by its path, as `view` gives them, without the nesting."""
+        """Return the leaves of a batch of rows by path: views as those of `view`, not nested.
+
+        Args:
+            array: NumPy array or torch tensor of shape ``(*batch, *self.shape)``.
+        """
         batch = tuple(array.shape[: array.ndim - len(self.shape)])
         return {leaf.path: self._leaf_view(array, leaf, batch) for leaf in self.leaves}
 
@@ -263,28 +297,25 @@ class Layout:
 
     @property
     def space(self) -> Any:
-        """The Gymnasium space that the layout describes, rebuilt."""
+        """Gymnasium space that the layout describes, made from the spec."""
         return space_from_spec(self.spec)
 
     @property
     def flat_space(self) -> Any:
-        """The Gymnasium space of one row: the leaf's own space if it is one, else a Box."""
+        """Gymnasium space of one row: the space of the only leaf, or a Box for several leaves."""
         from gymnasium import spaces
 
         if self.form == "bytes" and len(self.leaves) == 1:
             return space_from_spec(leaf_spec(self.leaves[0]))
         if self.dtype == np.uint8 and any(leaf.dtype != "uint8" for leaf in self.leaves):
             return spaces.Box(0, 255, self.shape, np.uint8)
-        if self.dtype.kind == "f":
-            low, high = self.flat_bounds()
-            return spaces.Box(low, high, self.shape, self.dtype.type)
         low, high = self.flat_bounds()
         return spaces.Box(low, high, self.shape, self.dtype.type)
 
     def flat_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Inclusive bounds of each element of a row, two arrays of `shape` and `dtype`.
+        """Return the inclusive bounds of each element of a row: two arrays of `shape` and `dtype`.
 
-        Only for rows of one meaning (not for mixed ``bytes`` rows, whose elements are raw bytes).
+        Not for ``bytes`` rows of leaves with several dtypes: their elements are raw bytes.
         """
         low = np.zeros(math.prod(self.shape), self.dtype)
         high = np.zeros_like(low)
@@ -302,7 +333,7 @@ class Layout:
         return low.reshape(self.shape), high.reshape(self.shape)
 
     def describe(self) -> str:
-        """A table of the leaves for people: what stands where in a row."""
+        """Return a text table of the leaves: what lies where in a row."""
         flat = self.form == "float32"
         unit = "element" if flat else "byte"
         rows = [("path", "kind", "dtype", "shape", unit, "bounds")]
@@ -339,7 +370,7 @@ def _bounds_text(leaf: Leaf) -> str:
 
 
 def _nested(spec: Mapping[str, Any], leaves: Iterator[Any]) -> Any:
-    """Arrange something of each leaf, consumed in table order, as the space nests them."""
+    """Return `leaves` (one item for each leaf, in order) nested as the space is."""
     kind = spec["kind"]
     if kind in ARRAYS:
         return next(leaves)
@@ -364,7 +395,7 @@ def _nested(spec: Mapping[str, Any], leaves: Iterator[Any]) -> Any:
 
 
 def _nest(names: Any, fields: Any) -> Any:
-    """What `fields` has by these names, nested as they are."""
+    """Return the items of `fields` with these names, nested as the names are."""
     kind = type(names)
     if kind is str:
         return fields[names]
@@ -377,7 +408,7 @@ def _nest(names: Any, fields: Any) -> Any:
 
 
 def _reinterpret(part: Any, leaf: Leaf, batch: tuple[int, ...], name: str) -> Any:
-    """Bytes (last axis) as the leaf's dtype, without a copy."""
+    """Return bytes (on the last axis) viewed as the leaf's dtype."""
     if part.dtype.itemsize != 1:
         raise LayoutError(f"view expects an array of raw bytes (uint8), got {part.dtype}")
     if isinstance(part, np.ndarray):
