@@ -1,5 +1,6 @@
 """Layouts: the leaf table, views, JSON, the float32 form, errors, and look-alike spaces."""
 
+import doctest
 import json
 import math
 import pickle
@@ -13,6 +14,7 @@ from gymnasium.spaces.utils import flatten
 from hypothesis import given, settings
 
 from shoal.errors import LayoutError
+from shoal.rows import layout as layout_module
 from shoal.rows.layout import Layout
 from tests.rows.space_list import SPACES, arrays, box, flat, full, merge, same, values
 
@@ -44,6 +46,12 @@ def sample(name, count=1):
 
     keep()
     return drawn
+
+
+def test_the_example_in_the_docstring_is_true():
+    found = doctest.testmod(layout_module)
+    assert found.failed == 0
+    assert found.attempted > 5
 
 
 # -- the table --------------------------------------------------------------------------------
@@ -404,9 +412,17 @@ def test_one_hot_needs_float32():
         (spaces.Sequence(spaces.Discrete(2)), -1, r"^obs: max_len must be an integer >= 0"),
         (spaces.Sequence(spaces.Discrete(2)), 2.5, r"^obs: max_len must be an integer >= 0"),
         (spaces.Sequence(spaces.Discrete(2)), "many", r"^obs: max_len must be an integer >= 0"),
-        (spaces.Dict({"s": spaces.Space()}), None, r"^obs\.s: expected one of.*got gymnasium.*Space"),
+        (
+            spaces.Dict({"s": spaces.Space()}),
+            None,
+            r"^obs\.s: expected one of.*got gymnasium.*Space",
+        ),
         (None, None, r"^obs: expected one of.*got builtins\.NoneType"),
-        (box(0, 1, (2,), np.longdouble), None, r"^obs: expected a Box of.*got (float128|longdouble)"),
+        (
+            box(0, 1, (2,), np.longdouble),
+            None,
+            r"^obs: expected a Box of.*got (float128|longdouble)",
+        ),
         (spaces.Dict({frozenset(): spaces.Discrete(2)}), None, r"^obs\[frozenset\(\)\]: .*JSON"),
     ],
 )

@@ -63,7 +63,7 @@ class Layout:
         >>> layout = Layout.from_space(spaces.Dict(health=spaces.Discrete(10), room=room))
         >>> print(layout.describe())
         path    kind      dtype  shape   byte   bounds
-        ------------------------------------------------
+        ----------------------------------------------
         health  discrete  int64  scalar  0..8   [0, 9]
         room    box       uint8  2x3     8..14  [0, 255]
         2 leaves, 16 bytes as uint8 (16,)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from shoal.emulation.check.findings import ORDER, Log, Report
-from shoal.rows.layout import Layout, where
+from shoal.rows.layout import Layout
+from shoal.rows.spec import where
 from shoal.vectorization.auto import drive
 from shoal.vectorization.vector import Batch, Vector
 
