@@ -176,23 +176,15 @@ def add_describe(commands: Any) -> None:
 
 def describe(args: argparse.Namespace) -> int:
     from shoal.emulation.check.questions import layouts_of, show_layouts
+    from shoal.registry.recipe import about
 
     source = source_of(args)
     with examined(args) as ask:
         layouts = show_layouts(args.env, ask(layouts_of, {**source.emulation, **emulation(args)}))
     if source.recipe is not None:
-        print(about(source.recipe), end="\n\n")
+        print("\n".join(about(source.recipe)), end="\n\n")
     print(layouts)
     return 0
-
-
-def about(recipe: Any) -> str:
-    """Return what a user should know of a recipe, one line for each thing."""
-    lines = [f"{recipe.name}: {recipe.summary}"]
-    for title in ("conventions", "licence", "notes"):
-        if text := getattr(recipe, title):
-            lines.append(f"{title}: {text}")
-    return "\n".join(lines)
 
 
 # -- shoal check ------------------------------------------------------------------------------
@@ -498,29 +490,41 @@ def add_env(commands: Any) -> None:
     parser = commands.add_parser("env", help=text, description=text)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, command, what in (
-        ("list", env_list, "all recipes, and which are installed"),
+        ("list", env_list, "all recipes, and which are installed; or what one says"),
         ("install", env_install, "install one; after a failure, go on from there"),
         ("doctor", env_doctor, "say whether one is installed and can be stepped"),
     ):
         action = actions.add_parser(name, help=what, description=what)
-        if name != "list":
-            action.add_argument("name", metavar="NAME", help="of a recipe, or its .toml file")
+        action.add_argument(
+            "name",
+            metavar="NAME",
+            nargs="?" if name == "list" else None,
+            help="of a recipe, or its .toml file",
+        )
         action.add_argument("--traceback", action="store_true", help="show where an error is from")
         action.set_defaults(command=command)
         if name == "install":
-            action.add_argument(
-                "--system", action="store_true", help="offer to install missing Debian packages"
-            )
+            text = "ask nothing, neither before apt-get nor before a recipe that is not Shoal's"
+            action.add_argument("--yes", action="store_true", help=text)
 
 
 def env_list(args: argparse.Namespace) -> int:
     from shoal.registry import recipe as recipes
 
+    def status(recipe: Any) -> str:
+        return "installed" if recipe.installed() else "own venv" if recipe.python else "-"
+
+    if args.name is not None:
+        recipe = named_recipe(args.name)
+        print("\n".join(recipes.about(recipe)))
+        python = f"an interpreter of its own ({', '.join(recipe.python)})" if recipe.python else ""
+        print(f"runs in: {python or 'this interpreter'}")
+        print(f"installed: {'yes' if recipe.installed() else f'shoal env install {args.name}'}")
+        return 0
     for name in recipes.names():
         recipe = recipes.find(name)
         assert recipe is not None
-        sign = "installed" if recipe.installed() else "own venv" if recipe.python else "-"
-        print(f"{name:<20} {sign:<10} {recipe.summary}")
+        print(f"{name:<20} {status(recipe):<10} {recipe.summary}")
     return 0
 
 
@@ -530,7 +534,7 @@ def named_recipe(name: str) -> Any:
 
     recipe = recipes.find(name)
     if recipe is None:
-        hint = did_you_mean(name, recipes.names()) or ": see shoal env list"
+        hint = did_you_mean(name, recipes.names()) or "; shoal env list names all"
         raise shoal.UnknownEnvError(f"there is no recipe {name!r}{hint}")
     return recipe
 
@@ -538,7 +542,7 @@ def named_recipe(name: str) -> Any:
 def env_install(args: argparse.Namespace) -> int:
     from shoal.registry.install import install
 
-    install(named_recipe(args.name), args.system)
+    install(named_recipe(args.name), args.yes)
     return 0
 
 

@@ -1,14 +1,20 @@
 """Recipes and their installation, from an index of our own on this disk."""
 
+import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import typing
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
 import shoal
@@ -95,7 +101,7 @@ def test_a_broken_installation_says_where_and_goes_on(index, tmp_path):
     write_wheel(index, "first_package")
     said = []
     with pytest.raises(InstallError) as caught:
-        install(recipe, say=said.append)
+        install(recipe, yes=True, say=said.append)
     message = str(caught.value)
     log = recipe.folder / "install.log"
     assert "tiny: step 3 of 4 (pip install tiny_env) failed with exit code 1" in message
@@ -107,10 +113,10 @@ def test_a_broken_installation_says_where_and_goes_on(index, tmp_path):
     # The package appears, but needs one that is gone.
     write_wheel(index, "tiny_env", needs=["gone"])
     with pytest.raises(InstallError, match=r"step 3 of 4.*No matching distribution found for gone"):
-        install(recipe, say=said.append)
+        install(recipe, yes=True, say=said.append)
     write_wheel(index, "tiny_env", "1.1")
     said.clear()
-    install(recipe, say=said.append)
+    install(recipe, yes=True, say=said.append)
     assert [line for line in said if "done before" in line] == [
         f"[1/4] make a virtual environment (Python {OWN}): done before",
         "[2/4] pip install first_package: done before",
@@ -183,7 +189,7 @@ def test_a_module_that_can_not_be_imported_is_a_step_of_its_own(index, tmp_path,
     recipe = write_recipe(tmp_path, imports=["tiny_env", "libmissing"])
     has_venv(recipe, venv)
     with pytest.raises(InstallError, match=r"step 4 of 4 \(import .*No module named 'libmissing'"):
-        install(recipe, say=lambda line: None)
+        install(recipe, yes=True, say=lambda line: None)
 
 
 def test_a_recipe_that_changed_begins_again(index, tmp_path, venv, monkeypatch):
@@ -191,10 +197,12 @@ def test_a_recipe_that_changed_begins_again(index, tmp_path, venv, monkeypatch):
     monkeypatch.setattr("shoal.registry.install.run", lambda recipe, what, *_: began.append(what))
     recipe = write_recipe(tmp_path, imports=[])
     has_venv(recipe, venv)
-    install(recipe, say=lambda line: None)
+    install(recipe, yes=True, say=lambda line: None)
     assert [what[:11] for what in began] == ["step 2 of 3", "step 3 of 3"]
     began.clear()
-    install(write_recipe(tmp_path, install=[["tiny_env"]], imports=[]), say=lambda line: None)
+    install(
+        write_recipe(tmp_path, install=[["tiny_env"]], imports=[]), yes=True, say=lambda line: None
+    )
     assert [what[:11] for what in began] == ["step 1 of 2", "step 2 of 2"]
 
 
@@ -212,7 +220,7 @@ def test_ctrl_c_says_where_and_goes_on(index, tmp_path):
     write_python(recipe, 'case "$*" in *tiny_env) exec sleep 100;; esac')
     command = [sys.executable, "-c", "import sys; from shoal.cli import main; sys.exit(main())"]
     process = subprocess.Popen(
-        [*command, "env", "install", str(recipe.file)],
+        [*command, "env", "install", "--yes", str(recipe.file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -227,7 +235,7 @@ def test_ctrl_c_says_where_and_goes_on(index, tmp_path):
     assert out == f"interrupted in step 3 of 4 (pip install tiny_env); {again}"
     recipe.interpreter.write_text("#!/bin/sh\n")
     said = []
-    install(recipe, say=said.append)
+    install(recipe, yes=True, say=said.append)
     assert recipe.installed()
     assert [line[:5] for line in said if "done before" in line] == ["[1/4]", "[2/4]"]
 
@@ -252,10 +260,10 @@ def test_two_at_once_install_it_once(index, tmp_path, monkeypatch):
 
     monkeypatch.setattr("shoal.registry.install.run", run)
     first, second = [], []
-    thread = threading.Thread(target=install, args=(recipe, False, first.append))
+    thread = threading.Thread(target=install, args=(recipe, True, first.append))
     thread.start()
     assert began.wait(60)
-    install(recipe, say=say)
+    install(recipe, yes=True, say=say)
     thread.join()
     assert [what[:11] for what in ran] == ["step 2 of 3", "step 3 of 3"]
     assert "another process is installing it: waiting" in second
@@ -267,16 +275,16 @@ def test_a_cache_that_can_not_be_written(index, tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path)
     (tmp_path / "cache").write_text("")
     with pytest.raises(InstallError, match=r"cache/shoal\S* can't be written: Not a dir.*XDG_"):
-        install(recipe, say=lambda line: None)
+        install(recipe, yes=True, say=lambda line: None)
     if not Path("/dev/full").exists():
         pytest.skip("there is no disk that is always full")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     write_python(recipe, "exit 0")
     (recipe.folder / "install.log").symlink_to("/dev/full")
     with pytest.raises(InstallError, match=r"can't be written: No space left"):
-        install(recipe, say=lambda line: None)
+        install(recipe, yes=True, say=lambda line: None)
     (recipe.folder / "install.log").unlink()
-    install(recipe, say=lambda line: None)
+    install(recipe, yes=True, say=lambda line: None)
     assert recipe.installed()
 
 
@@ -293,6 +301,55 @@ def test_files_of_the_same_name_do_not_share_a_folder(tmp_path):
     assert (own.called, others[0].called) == ("nmmo", str(tmp_path / "one" / "tiny.toml"))
 
 
+def answers(monkeypatch, *given):
+    """Let the user give these answers; a list that gets the questions."""
+    asked, left = [], list(given)
+
+    def answer(question):
+        asked.append(question)
+        if isinstance(left[0], Exception):
+            raise left.pop(0)
+        return left.pop(0)
+
+    monkeypatch.setattr("builtins.input", answer)
+    return asked
+
+
+def test_a_recipe_of_others_is_run_only_after_a_yes(index, tmp_path, monkeypatch):
+    """What is run stands above the question; Shoal's own recipes are not asked about."""
+    ran, said = [], []
+    monkeypatch.setattr("shoal.registry.install.run", lambda recipe, what, *_: ran.append(what))
+    recipe = write_recipe(tmp_path, install=[["one", "two<3"], ["--no-deps", "four"]], imports=[])
+    write_python(recipe, "exit 0")
+    for given in ("n", "", EOFError(), OSError()):
+        answers(monkeypatch, given)
+        with pytest.raises(InstallError, match=r"nothing was installed.*not yes \(--yes\)"):
+            install(recipe, say=said.append)
+    assert ran == [] and not (recipe.folder / "installed").exists()
+    for line in ("pip install one 'two<3'", "pip install --no-deps four"):
+        assert f"    {line}" in said
+    asked = answers(monkeypatch, "y")
+    install(recipe, say=said.append)
+    assert [what[:11] for what in ran] == ["step 2 of 3", "step 3 of 3"]
+    assert asked == [
+        f"{recipe.file} does not come with Shoal. These commands run its code. Run them? [y/N] "
+    ]
+    answers(monkeypatch)  # no answer is left: none may be asked for
+    install(recipe, yes=True, say=said.append)
+    own = recipes.find("minigrid")
+    install(own, say=said.append)
+    assert f"conventions: {own.conventions}" in said
+
+
+def test_a_long_step_shows_that_it_is_running(index, tmp_path, monkeypatch):
+    monkeypatch.setattr("shoal.registry.install.ALIVE", 0.2)
+    recipe, said = write_recipe(tmp_path, install=[["slow"]], imports=[]), []
+    write_python(recipe, "echo building; sleep 1")
+    install(recipe, yes=True, say=said.append)
+    alive = [line for line in said if line.endswith(" s: building")]
+    assert len(alive) >= 2 and alive[0].startswith("    0.2 s")
+
+
 def test_missing_system_packages_are_named_with_the_command(index, tmp_path, monkeypatch):
     fake = tmp_path / "bin"
     fake.mkdir()
@@ -300,26 +357,28 @@ def test_missing_system_packages_are_named_with_the_command(index, tmp_path, mon
     (fake / "dpkg-query").chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake}:{os.environ['PATH']}")
     recipe = write_recipe(tmp_path, system=["libhere", "libgone1"])
-    with pytest.raises(
-        InstallError, match=r"missing: libgone1; run `.*apt-get install --yes libgone1"
-    ):
-        install(recipe, say=lambda line: None)
-    for answer in (lambda question: "n", lambda question: (_ for _ in ()).throw(EOFError())):
-        monkeypatch.setattr("builtins.input", answer)
-        with pytest.raises(InstallError, match="nothing was installed"):
-            install(recipe, system=True, say=lambda line: None)
+    monkeypatch.setattr("shoal.registry.install.run", lambda *_: pytest.fail("was run"))
+    for answer in ("y", "n"), ("y", EOFError()):
+        asked, said = answers(monkeypatch, *answer), []
+        with pytest.raises(
+            InstallError, match=r"not yes \(install them yourself: libgone1; or --y"
+        ):
+            install(recipe, say=said.append)
+        assert "does not come with Shoal" in asked[0]
+        assert re.search("Run `.*apt-get install --yes libgone1`", asked[1])
+        assert any(line.endswith("apt-get install --yes libgone1") for line in said)
     assert diagnose(recipe)[0] == (False, "system", "missing: libgone1")
 
 
 def test_a_python_that_is_not_there(index, tmp_path):
     with pytest.raises(InstallError, match=r"runs under Python 3\.1, and there is no python3\.1"):
-        install(write_recipe(tmp_path, python=["3.1"]), say=lambda line: None)
+        install(write_recipe(tmp_path, python=["3.1"]), yes=True, say=lambda line: None)
 
 
 def test_the_command(index, tmp_path, capsys, venv):
     recipe = write_recipe(tmp_path, install=[["absent_package"]])
     has_venv(recipe, venv)
-    assert main(["env", "install", str(recipe.file)]) == 2
+    assert main(["env", "install", "--yes", str(recipe.file)]) == 2
     assert "step 2 of 3 (pip install absent_package) failed" in capsys.readouterr().err
     assert main(["env", "doctor", str(recipe.file)]) == 1
     assert "NO  installed" in capsys.readouterr().out
@@ -328,13 +387,83 @@ def test_the_command(index, tmp_path, capsys, venv):
     assert main(["env", "list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == recipes.names()
+    assert main(["env", "list", "nmmo"]) == 0
+    out = capsys.readouterr().out
+    assert f"conventions: {recipes.find('nmmo').conventions}" in out and "runs in: " in out
 
 
-@pytest.mark.parametrize("text", ["env = 3 4", 'env = "x"', 'summary = "x"\nenv = "y"\ncolour = 1'])
-def test_a_file_that_is_no_recipe(tmp_path, text):
-    (tmp_path / "bad.toml").write_text(text)
-    with pytest.raises(ConfigError, match=r"bad\.toml: this is no recipe"):
-        recipes.find(str(tmp_path / "bad.toml"))
+WHOLE = 'summary = "x"\nenv = "y"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("env = 3 4", "at line 1"),
+        ('env = "x"', "the key 'summary' is missing"),
+        (WHOLE + "colour = 1", "there is no key 'colour'"),
+        (WHOLE + 'name = "z"', "there is no key 'name'"),
+        ('summary = 3\nenv = "y"', "summary must be a text, got 3"),
+        (WHOLE + 'install = ["numpy"]', r"install must be a list of lists .*, got \['numpy'\]"),
+        (WHOLE + 'install = "numpy"', "install must be a list of lists"),
+        (WHOLE + "install = [[]]", "install must be a list of lists"),
+        (WHOLE + 'install = [[""]]', "install must be a list of lists"),
+        (WHOLE + "install = [[1]]", "install must be a list of lists"),
+        (WHOLE + 'imports = "numpy"', "imports must be a list of texts"),
+        (WHOLE + 'imports = ["os; 1 / 0"]', "imports must hold the name of a module each"),
+        (WHOLE + 'python = "3.11"', "python must be a list of texts"),
+        (WHOLE + "python = [3.11]", "python must be a list of texts"),
+        (WHOLE + 'python = ["newest"]', "python must hold a version of Python each"),
+        (
+            WHOLE + 'system = ["--allow-downgrades"]',
+            "system must hold the name of a Debian package",
+        ),
+        (WHOLE + "kwargs = 3", "kwargs must be a table"),
+        (WHOLE + "emulation = {max_length = 3}", "emulation: unknown option 'max_length'"),
+        (WHOLE + 'emulation = {max_len = "long"}', "emulation: max_len must be"),
+        (WHOLE + 'emulation = {pad = "yes"}', "emulation: pad must be"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path, text, why, monkeypatch):
+    """It is refused before anything runs, by every command."""
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"bad\.toml is not a recipe: .*{why}"):
+        recipes.find(str(path))
+    monkeypatch.setattr(subprocess, "Popen", None)
+    for command in (["env", "install", "--yes"], ["env", "doctor"], ["run"], ["train"]):
+        assert main([*command, str(path)]) == 2
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+)
+
+
+@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+@hypothesis.given(key=st.sampled_from(dataclasses.fields(recipes.Recipe)[2:]), value=VALUES)
+def test_a_value_of_another_type_is_never_accepted(key, value):
+    kinds = {
+        "str": str,
+        "list[str]": list[str],
+        "list[list[str]]": list[list[str]],
+        "dict[str, Any]": dict[str, Any],
+    }
+    content = {"summary": "x", "env": "y", key.name: value}
+    try:
+        recipes.check_keys(content)
+    except ConfigError as error:
+        assert key.name in str(error)
+    else:
+        assert_type(value, kinds[key.type])
+
+
+def assert_type(value, kind):
+    """Assert that a value is of a type, as deep as the type says."""
+    outer, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    assert type(value) is outer
+    for each in value if outer is list else ():
+        assert_type(each, inner[0])
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import InstallError
-from shoal.registry.recipe import Recipe
+from shoal.registry.recipe import Recipe, about
 
 __all__ = ["diagnose", "install"]
 
@@ -37,6 +38,8 @@ TRIAL = (
     "[vector.step(vector.action_space.sample()) for _ in range({steps})]; "
     "vector.close()"
 )
+
+ALIVE = 10  # seconds after which a step says that it is running
 
 # What pip and compilers say after an error of which they have said more.
 DULL = re.compile(
@@ -52,26 +55,38 @@ CUT = re.compile(
 )
 
 
-def install(recipe: Recipe, system: bool = False, say: Callable[[str], None] = print) -> None:
+def install(recipe: Recipe, yes: bool = False, say: Callable[[str], None] = print) -> None:
     """Install a recipe, or go on where an earlier run of this failed.
+
+    The commands are said first. Before a recipe that does not come with Shoal is installed, and
+    before apt-get is run, the user is asked.
 
     Args:
         recipe: which.
-        system: install Debian packages that are missing, after asking.
+        yes: ask nothing; the answers are yes.
         say: is given each line for the user.
 
     Raises:
-        InstallError: a step failed; the message names it and the log file. Or nothing can be
-            written where it is to be installed.
+        InstallError: a step failed; the message names it and the log file. Or the user said no, or
+            nothing can be written where it is to be installed.
     """
-    say(f"{recipe.name}: {recipe.summary}")
-    for title in ("licence", "notes"):
-        if getattr(recipe, title):
-            say(f"{title}: {getattr(recipe, title)}")
+    for line in about(recipe):
+        say(line)
+    steps = steps_of(recipe)
+    missing = missing_packages(recipe)
+    if missing:
+        say(f"    {' '.join(apt_get(missing))}")
+    for name, _ in steps:
+        say(f"    {name}")
+    if not recipe.own and not yes:
+        ask(
+            f"{recipe.file} does not come with Shoal. These commands run its code. Run them?",
+            "--yes",
+        )
     say(f"log: {recipe.folder / 'install.log'}")
     try:
         with locked(recipe, say):
-            take_steps(recipe, system, say)
+            take_steps(recipe, steps, yes, say)
     except BrokenPipeError:  # whoever reads what is said has left
         raise
     except OSError as error:
@@ -82,6 +97,16 @@ def install(recipe: Recipe, system: bool = False, say: Callable[[str], None] = p
         ) from error
     name = recipe.called
     say(f"installed: shoal.vectorize({name!r}), shoal train {name}")
+
+
+def ask(question: str, otherwise: str) -> None:
+    """Raise InstallError, which names what to do `otherwise`, unless the user answers yes."""
+    try:
+        answer = input(f"{question} [y/N] ")
+    except (EOFError, OSError, RuntimeError, ValueError):  # nobody is there, or stdin is closed
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise InstallError(f"nothing was installed, because the answer was not yes ({otherwise})")
 
 
 @contextlib.contextmanager
@@ -97,23 +122,29 @@ def locked(recipe: Recipe, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def take_steps(recipe: Recipe, system: bool, say: Callable[[str], None]) -> None:
-    """Take all steps that have not been taken before."""
-    folder = recipe.folder
-    log, state, mark = folder / "install.log", folder / "steps.json", folder / "installed"
-    uv = shutil.which("uv")
+def steps_of(recipe: Recipe) -> list[tuple[str, list[str]]]:
+    """Return the steps: what each is, and its command (none yet for the virtual environment)."""
     # Neither finds modules that lie where it is run.
     python = [str(recipe.interpreter), "-I"] if recipe.python else [sys.executable, "-P"]
     pip = [*python, "-m", "pip", "install", "--disable-pip-version-check"]
-    if uv:
+    if uv := shutil.which("uv"):
         pip = [uv, "pip", "install", "--python", python[0]]
     steps: list[tuple[str, list[str]]] = []
     if recipe.python:
         steps.append((f"make a virtual environment (Python {' or '.join(recipe.python)})", []))
-    steps += [(f"pip install {' '.join(each)}", [*pip, *each]) for each in recipe.install]
+    steps += [(f"pip install {shlex.join(each)}", [*pip, *each]) for each in recipe.install]
     if recipe.imports:
         code = "import " + ", ".join(recipe.imports)
         steps.append((code, [*python, "-c", code]))
+    return steps
+
+
+def take_steps(
+    recipe: Recipe, steps: list[tuple[str, list[str]]], yes: bool, say: Callable[[str], None]
+) -> None:
+    """Take all steps that have not been taken before."""
+    folder = recipe.folder
+    log, state, mark = folder / "install.log", folder / "steps.json", folder / "installed"
     done = json.loads(state.read_text()) if state.exists() else []
     if done != [name for name, _ in steps][: len(done)]:  # the recipe has changed
         done = []
@@ -121,7 +152,7 @@ def take_steps(recipe: Recipe, system: bool, say: Callable[[str], None]) -> None
         done = []
     if len(done) < len(steps):
         mark.unlink(missing_ok=True)
-    install_system(recipe, system, log, say)
+    install_system(recipe, yes, log, say)
     for number, (name, command) in enumerate(steps, 1):
         if number <= len(done):
             say(f"[{number}/{len(steps)}] {name}: done before")
@@ -129,7 +160,7 @@ def take_steps(recipe: Recipe, system: bool, say: Callable[[str], None]) -> None
         what = f"step {number} of {len(steps)} ({name})"
         try:
             say(f"[{number}/{len(steps)}] {name}")
-            run(recipe, what, command or make_venv(recipe, uv), log)
+            run(recipe, what, command or make_venv(recipe, shutil.which("uv")), log, say)
         except KeyboardInterrupt:
             say(f"interrupted in {what}; to go on from there: shoal env install {recipe.called}")
             raise
@@ -181,27 +212,23 @@ def succeeds(*command: str) -> bool:
     return done.returncode == 0
 
 
-def install_system(recipe: Recipe, allowed: bool, log: Path, say: Callable[[str], None]) -> None:
-    """Install the Debian packages that are missing, or raise InstallError that names them."""
+def install_system(recipe: Recipe, yes: bool, log: Path, say: Callable[[str], None]) -> None:
+    """Install the Debian packages that are missing, after asking."""
     missing = missing_packages(recipe)
     if not missing:
         return
-    command = ["apt-get", "install", "--yes", *missing]
-    if os.getuid() != 0:
-        command = ["sudo", *command]
-    if not allowed:
-        raise InstallError(
-            f"{recipe.name}: system packages are missing: {' '.join(missing)}; run "
-            f"`{' '.join(command)}`, or this command with --system"
-        )
-    try:
-        answer = input(f"run `{' '.join(command)}`? [y/N] ")
-    except EOFError:  # nobody is there
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise InstallError(f"{recipe.name}: needs {' '.join(missing)}; nothing was installed")
+    command = apt_get(missing)
+    if not yes:
+        question = f"{recipe.name} needs system packages. Run `{' '.join(command)}`?"
+        ask(question, f"install them yourself: {' '.join(missing)}; or --yes")
     say(" ".join(command))
-    run(recipe, f"system packages ({' '.join(missing)})", command, log)
+    run(recipe, f"system packages ({' '.join(missing)})", command, log, say)
+
+
+def apt_get(packages: list[str]) -> list[str]:
+    """Return the command that installs Debian packages."""
+    command = ["apt-get", "install", "--yes", *packages]
+    return command if os.getuid() == 0 else ["sudo", *command]
 
 
 def missing_packages(recipe: Recipe) -> list[str]:
@@ -214,22 +241,29 @@ def missing_packages(recipe: Recipe) -> list[str]:
     return [package for package in recipe.system if package not in there]
 
 
-def run(recipe: Recipe, what: str, command: list[str], log: Path) -> None:
-    """Run one step; InstallError with the reason if it fails."""
+def run(
+    recipe: Recipe, what: str, command: list[str], log: Path, say: Callable[[str], None]
+) -> None:
+    """Run one step, and say every ten seconds that it is still running.
+
+    Raises:
+        InstallError: the step failed; the message has the reason.
+    """
     environ = {**os.environ, "UV_NO_WRAP": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
     with log.open("a+", errors="replace") as file:
         start = file.tell()
-        file.write(f"$ {' '.join(command)}\n")
+        file.write(f"$ {shlex.join(command)}\n")
         file.flush()
         try:
-            code = subprocess.run(
+            with subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=environ,
                 cwd=recipe.file.parent,
-            ).returncode
+            ) as process:
+                code = wait(process, log, say)
         except OSError as error:
             code = 127
             print(error, file=file, flush=True)
@@ -238,9 +272,24 @@ def run(recipe: Recipe, what: str, command: list[str], log: Path) -> None:
     if code == 0:
         return
     raise InstallError(
-        f"{recipe.name}: {what} failed with exit code {code}: {reason(lines)}; all it said is in "
-        f"{log}; to go on from there: shoal env install {recipe.called}"
+        f"{recipe.name}: {what} failed with exit code {code}: {reason(lines)}; the whole output is "
+        f"in {log}; to go on from there: shoal env install {recipe.called}"
     )
+
+
+def wait(process: subprocess.Popen, log: Path, say: Callable[[str], None]) -> int:
+    """Return the exit code of a process; say every ten seconds what it last wrote to its log."""
+    seconds = 0
+    while True:
+        try:
+            return process.wait(ALIVE)
+        except subprocess.TimeoutExpired:
+            seconds += ALIVE
+            last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
+            say(f"    {seconds} s: {last.strip()[:100]}")
+        except BaseException:
+            process.kill()
+            raise
 
 
 def reason(lines: list[str]) -> str:
