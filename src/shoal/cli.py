@@ -263,6 +263,8 @@ def step_all(args: argparse.Namespace, kind: str, agents: int) -> None:
         autoreset=None if kind == "batched" else "same_step",
         seed=args.seed,
     )
+    if args.backend == "auto":
+        print(f"shoal: {vector.choice}", file=sys.stderr)
     with contextlib.closing(vector):
         num_batches = -(-steps * vector.num_envs // vector.batch_size)
         bar = Progress(num_batches * vector.batch_size)

@@ -1,5 +1,6 @@
 """Environments that step all copies themselves."""
 
+import contextlib
 import functools
 from pathlib import Path
 
@@ -251,7 +252,6 @@ def test_what_does_not_go_together_is_refused():
         {"form": "float32"},
         {"pad": True},
         {"autoreset": "own"},
-        {"backend": "multiprocess"},
         {"max_len": 3},
     ):
         with pytest.raises(ValueError, match=f"{next(iter(arguments))}: not for a batched"):
@@ -260,9 +260,12 @@ def test_what_does_not_go_together_is_refused():
         shoal.vectorize(TorchWalk(4), 5)
     with pytest.raises(ValueError, match="env_kwargs"):
         shoal.vectorize(TorchWalk(4), env_kwargs={"mode": "DISABLED"})
-    with pytest.raises(ValueError, match="the batched backend is for"):
+    for backend in ("multiprocess", "pool", "native", "ray"):
+        with pytest.raises(ValueError, match="backend: not for a batched"):
+            shoal.vectorize(TorchWalk(4), backend=backend)
+    with pytest.raises(ValueError, match='backend="batched" is for'):
         shoal.vectorize("CartPole-v1", backend="batched")
-    with pytest.raises(ValueError, match=r'expected "same_step".*got "next_step"'):
+    with pytest.raises(ValueError, match=r'must be "same_step".*got "next_step"'):
         shoal.vectorize(TorchWalk(4, "SAME_STEP"), autoreset="next_step")
     undeclared = TorchWalk(4)
     undeclared.metadata = {}
@@ -274,6 +277,41 @@ def test_what_does_not_go_together_is_refused():
         shoal.vectorize(worded)
     with pytest.raises(EmulationError, match=r"shoal\.vectorize"):
         shoal.emulate(TorchWalk(4))
+
+
+class Counted(gymnasium.Env):
+    """An ordinary environment that happens to have a parameter called num_envs."""
+
+    observation_space = action_space = spaces.Discrete(3)
+
+    def __init__(self, num_envs=2):
+        self.num = num_envs
+
+    def reset(self, seed=None, options=None):
+        return self.num, {}
+
+    def step(self, action):
+        return action, 1.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"backend": "serial"},
+        {"backend": "multiprocess", "num_workers": 2},
+        {"backend": "pool", "num_workers": 2, "batch_size": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("env", [Counted, f"{__file__}:Counted"], ids=["class", "name"])
+def test_an_ordinary_environment_with_a_parameter_num_envs_is_taken_where_its_backend_is_named(
+    env, how
+):
+    with contextlib.closing(shoal.vectorize(env, 4, **how)) as vector:
+        vector.async_reset(seed=0)
+        assert vector.recv().observations.tolist() == [2] * 4
+    with pytest.raises(EmulationError, match='name its backend \\("serial"'):
+        shoal.vectorize(env, 4)
 
 
 def test_what_can_not_be_done_with_some_copies_is_refused_and_nothing_is_lost():

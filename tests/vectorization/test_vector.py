@@ -1,6 +1,9 @@
 """What a vector promises beside its trajectories: seeds, statistics, calls, errors, lifetimes."""
 
+import contextlib
+import copy
 import functools
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -645,11 +648,11 @@ def test_observations_live_until_the_second_following_recv(batch_size):
         batch = vector.recv()
         assert not batch.observations.flags.owndata
         held.append((batch.observations, batch.observations.copy()))
-        for view, copy in held[-2:]:
-            np.testing.assert_array_equal(view, copy)
+        for view, kept in held[-2:]:
+            np.testing.assert_array_equal(view, kept)
         vector.send(np.full(batch_size, step % 5))
-        for view, copy in held[-2:]:
-            np.testing.assert_array_equal(view, copy)
+        for view, kept in held[-2:]:
+            np.testing.assert_array_equal(view, kept)
     vector.close()
 
 
@@ -1110,16 +1113,86 @@ def test_it_is_a_vector_environment():
         ({"backend": "serial", "batch_size": 2}, "no workers"),
         ({"backend": "multiprocess", "num_workers": 5}, "num_workers"),
         ({"backend": "multiprocess", "num_workers": 0}, "num_workers"),
-        ({"backend": "multiprocess", "batch_size": 2}, 'use backend="pool"'),
+        ({"backend": "multiprocess", "batch_size": 2}, 'must be num_envs.*backend="pool"'),
         ({"backend": "pool", "batch_size": 5}, "batch_size"),
-        ({"backend": "pool", "batch_size": 3, "order": "fixed"}, "divides num_envs"),
+        ({"backend": "pool", "batch_size": 3, "order": "fixed"}, "must divide num_envs .4."),
         ({"backend": "multiprocess", "start_method": "thread"}, "start_method"),
+        ({"num_workers": 1.5}, "num_workers must be an integer of at least 0, got 1.5"),
+        ({"batch_size": True}, "batch_size must be an integer of at least 1, got True"),
+        ({"seed": 1.0}, "seed must be an integer >= 0, a sequence of them or None, got 1.0"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": [0, "1", 2, 3]}, "seed must be"),
+        ({"copy": 1}, "copy must be one of"),
+        ({"profile": None}, "profile must be one of"),
+        ({"timeout": -1}, "timeout must be at least 0 seconds, got -1"),
+        ({"timeout": "1"}, "timeout must be a number of seconds"),
+        ({"affinity": []}, r"affinity must name cores among \[.*\], got \[\]"),
+        ({"affinity": [999]}, r"affinity must name cores among \[.*\], got \[999\]"),
+        ({"affinity": 0}, "affinity must name cores"),
     ],
     ids=str,
 )
 def test_arguments_that_make_no_sense(arguments, why):
     with pytest.raises(ValueError, match=why):
         shoal.vectorize(**{"env": "CartPole-v1", "num_envs": 4, **arguments})
+
+
+@pytest.mark.parametrize("name, meant", [("num_env", "num_envs"), ("backed", "backend")])
+def test_an_argument_that_does_not_exist_is_answered_with_one_that_does(name, meant):
+    with pytest.raises(TypeError, match=f"no argument '{name}'; did you mean {meant}?"):
+        shoal.vectorize("CartPole-v1", **{name: 4})
+    with pytest.raises(TypeError, match=r"no argument 'zzzzzz'$"):
+        shoal.vectorize("CartPole-v1", zzzzzz=1)
+
+
+def test_the_choice_of_auto_is_said_in_words_and_logged_and_not_printed(capfd, caplog):
+    caplog.set_level("INFO", "shoal")
+    with contextlib.closing(shoal.vectorize("CartPole-v1", 2)) as vector:
+        assert vector.choice.startswith(("serial: ", "multiprocess with 2 workers: "))
+        assert [record.message for record in caplog.records] == [vector.choice]
+    with contextlib.closing(shoal.vectorize("squared", 2)) as vector:
+        assert vector.choice == "native: a native environment"
+    with contextlib.closing(shoal.vectorize("CartPole-v1", 2, backend="serial")) as vector:
+        assert vector.choice == "serial: backend='serial' was asked for"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "squared"])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_vector_that_is_copied_or_pickled_says_why_it_can_not(env, copied):
+    vector = shoal.vectorize(env, 2, num_workers=1)
+    with pytest.raises(TypeError, match=r"can't be pickled or copied.*the arguments"):
+        copied(vector)
+    vector.close()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"env": "CartPole-v1", "backend": "serial"},
+        {"env": "CartPole-v1", "backend": "multiprocess", "num_workers": 2},
+        {"env": "squared"},
+        {"env": functools.partial(gymnasium.make_vec, "CartPole-v1", 3)},
+    ],
+    ids=["serial", "multiprocess", "native", "batched"],
+)
+def test_numpys_integers_and_arrays_of_them_are_seeds(how):
+    def first(made_with, reset_with):
+        env = how["env"]() if callable(how["env"]) else how["env"]
+        vector = shoal.vectorize(**{**how, "env": env}, num_envs=3, seed=made_with)
+        with contextlib.closing(vector):
+            return vector.reset(seed=reset_with)[0].tolist()
+
+    expected = first(None, 5)
+    for seed in (np.int64(5), np.uint8(5), np.array(5), np.arange(5, 8), np.arange(5, 8).tolist()):
+        assert first(None, seed) == expected
+        assert first(seed, None) == expected
+        assert first(3, seed) == expected
+    for seed in (np.float64(5), "5", -1, np.array([5.0, 6.0, 7.0])):
+        with pytest.raises(ValueError, match="seed must be an integer >= 0"):
+            first(None, seed)
+        with pytest.raises(ValueError, match="seed must be an integer >= 0"):
+            first(seed, None)
 
 
 def test_environments_that_differ_are_refused(workers):

@@ -41,6 +41,7 @@ class Source:
 
     Attributes:
         creators: one function for each environment; none if only the batched backend can serve it.
+            A function with a parameter ``num_envs`` may make either kind.
         native: the module of a native environment. Its creators make the same environments one by
             one, with the interface of Gymnasium or PettingZoo.
         batched: makes the batched environment.
@@ -109,7 +110,9 @@ def find_source(
             f'("CartPole-v1", "module:function", "file.py:function"), got {type(env).__name__}'
         )
     if is_batched(env) or takes_num_envs(env):
-        return Source(batched=functools.partial(make_batched, env, num_envs, kwargs), kwargs=kwargs)
+        batched = functools.partial(make_batched, env, num_envs, kwargs)
+        ordinary = () if is_batched(env) or kwargs else (env,) * count
+        return Source(ordinary, batched=batched, kwargs=kwargs)
     if kwargs:
         raise ValueError(f"env_kwargs must be empty unless env is a name, got {kwargs}")
     if hasattr(env, "observation_layout"):
@@ -141,7 +144,9 @@ def _of_name(name: str, num_envs: int | None, kwargs: dict[str, Any], python: st
         return replace(found, native=module, creators=(make,) * count)
     make = maker(name, others=[*own_names(), *recipes.names()])
     if takes_num_envs(make):
-        return replace(found, batched=functools.partial(make_batched, make, num_envs, kwargs))
+        found = replace(found, batched=functools.partial(make_batched, make, num_envs, kwargs))
+        if recipe is not None:
+            return found
     return replace(found, creators=(named(name, **kwargs),) * count)
 
 
@@ -227,7 +232,7 @@ def make_batched(env: Any, num_envs: int | None, kwargs: Mapping[str, Any]) -> A
             raise EmulationError(
                 f"{env!r} has a parameter num_envs and so must make an environment with num_envs, "
                 f"single_observation_space and single_action_space, got {made!r}; if it makes one "
-                "ordinary environment, give a function without that parameter"
+                'ordinary environment, name its backend ("serial", "multiprocess", "pool", "ray")'
             )
         env = made
     elif kwargs:

@@ -1,7 +1,8 @@
 """The contract between a vector and the backend that steps its environments.
 
 `Vector` is what the user holds. It checks every argument, so that a backend need not, and asks a
-backend only for what `Backend` lists. `Description` is what a vector knows of its environments.
+backend only for what `Backend` lists. `Options` is how they are stepped, and
+`Description` what a vector knows of them.
 
 One thread at a time uses a backend, except for `Backend.close`.
 
@@ -16,20 +17,166 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from shoal.errors import EmulationError
+from shoal.emulation.options import EmulationOptions
+from shoal.errors import ConfigError, EmulationError
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
 
 if TYPE_CHECKING:
     from shoal.vectorization.arena import Arena
 
-__all__ = ["Backend", "Description"]
+__all__ = ["START_METHODS", "Backend", "Description", "Options", "seeds"]
+
+
+BACKENDS = ("auto", "serial", "multiprocess", "pool", "native", "batched", "ray")
+START_METHODS = ("fork", "forkserver", "spawn")
+MODES = ("next_step", "same_step", "disabled", "own")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to step environments: what `shoal.vectorize` was given, each value checked once.
+
+    NumPy's integers become Python's, and names of autoreset modes Gymnasium's `AutoresetMode`
+    (``"own"`` and None, the default, stay). When a backend is made, `backend`, `num_workers`,
+    `batch_size` and, but for the batched one, `autoreset` have been chosen.
+
+    Raises:
+        ConfigError: a value is not one that is accepted.
+    """
+
+    emulation: EmulationOptions
+    backend: str = "auto"
+    num_workers: int | None = None
+    batch_size: int | None = None
+    order: str = "first"
+    autoreset: Any = None
+    seed: Any = None
+    copy: bool = False
+    start_method: str | None = None
+    on_error: str = "raise"
+    timeout: float | None = None
+    affinity: Sequence[int] | None = None
+    profile: bool = False
+    python: str | None = None
+
+    def __post_init__(self) -> None:
+        require("backend", self.backend, BACKENDS)
+        require("order", self.order, ("first", "fixed"))
+        require("on_error", self.on_error, ("raise", "restart"))
+        require("copy", self.copy, (False, True))
+        require("profile", self.profile, (False, True))
+        if self.start_method is not None:
+            require("start_method", self.start_method, START_METHODS)
+        values = {
+            "num_workers": None if self.num_workers is None else integer("num_workers", self, 0),
+            "batch_size": None if self.batch_size is None else integer("batch_size", self, 1),
+            "autoreset": autoreset_mode(self.autoreset),
+            "seed": seeds(self.seed),
+            "timeout": None if self.timeout is None else seconds(self.timeout),
+            "affinity": None if self.affinity is None else cores(self.affinity),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def mode(self) -> int:
+        """Number of the autoreset mode, as in `shoal.rows.fields`."""
+        return MODES.index(getattr(self.autoreset, "name", self.autoreset).lower())
+
+    @property
+    def first_seed(self) -> int | None:
+        """Seed of environment 0, which the seeds of global generators follow from."""
+        return self.seed[0] if isinstance(self.seed, tuple) else self.seed
+
+
+def require(name: str, value: Any, accepted: Sequence[Any]) -> None:
+    """Raise ConfigError unless a value is one of those accepted."""
+    if not any(value is each or (value == each and isinstance(each, str)) for each in accepted):
+        raise ConfigError(f"{name} must be one of {accepted}, got {value!r}")
+
+
+def integer(name: str, options: Options, least: int) -> int:
+    """Return the option of this name as an integer; raise ConfigError unless it is one."""
+    value = getattr(options, name)
+    try:
+        number = least - 1 if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return number
+
+
+def autoreset_mode(name: Any) -> Any:
+    """Return Gymnasium's mode of this name, or that mode itself; ``"own"`` and None stay."""
+    if name is None:
+        return None
+    from gymnasium.vector import AutoresetMode
+
+    if isinstance(name, AutoresetMode):
+        return name
+    if not isinstance(name, str) or name.lower() not in MODES:
+        raise ConfigError(f"autoreset must be one of {MODES}, got {name!r}")
+    return AutoresetMode.__members__.get(name.upper(), "own")
+
+
+def seeds(value: Any) -> Any:
+    """Return a seed, or one for each environment, as Python's integers.
+
+    Args:
+        value: an integer >= 0, a sequence or array of them, or None; each of the sequence may be
+            None.
+
+    Returns:
+        int, a tuple of int and None, or None.
+    """
+    if value is None:
+        return None
+    many = not isinstance(value, (str, bytes)) and np.ndim(value) == 1
+    each = list(value) if many else [value]
+    for i, one in enumerate(each):
+        if one is None and many:
+            continue
+        try:
+            number = -1 if isinstance(one, (bool, np.bool_)) else operator.index(one)
+        except TypeError:
+            number = -1
+        if number < 0:
+            raise ConfigError(
+                f"seed must be an integer >= 0, a sequence of them or None, got {value!r}"
+            )
+        each[i] = number
+    return tuple(each) if many else each[0]
+
+
+def seconds(timeout: Any) -> float:
+    """Return a time in seconds; raise ConfigError unless it is one."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float, np.number)):
+        raise ConfigError(f"timeout must be a number of seconds or None, got {timeout!r}")
+    if not timeout >= 0:
+        raise ConfigError(f"timeout must be at least 0 seconds, got {timeout!r}")
+    return float(timeout)
+
+
+def cores(affinity: Any) -> tuple[int, ...]:
+    """Return the numbers of cores; raise ConfigError unless this process may use them all."""
+    try:
+        chosen = tuple([operator.index(core) for core in affinity])
+    except TypeError:
+        chosen = ()
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else chosen
+    if not chosen or not set(chosen) <= set(usable):
+        raise ConfigError(f"affinity must name cores among {usable}, got {affinity!r}")
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from shoal.errors import (
 )
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import GIVEN, KEEP, RESET, STEP
-from shoal.vectorization.backend import Backend
+from shoal.vectorization.backend import Backend, Options, seeds
 from shoal.vectorization.info import add_info
 from shoal.vectorization.stepper import EpisodeLog, collect, put_actions
 
@@ -61,6 +61,7 @@ class Vector(VectorEnv):
         batch_size: environments in what one `recv` returns; ``num_envs`` unless it is a pool.
         backend: ``"serial"``, ``"multiprocess"``, ``"pool"``, ``"native"``, ``"batched"`` or
             ``"ray"``.
+        choice: which backend that is and why it was chosen, in words.
         num_workers: processes that step environments, 0 in this process; of ``"native"``, threads.
         observation_layout: how an observation lies in its row; `Layout.view` nests it.
         action_layout: how an action lies in its row.
@@ -84,15 +85,7 @@ class Vector(VectorEnv):
             the end of an episode, of all of it.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        *,
-        autoreset: AutoresetMode | None,
-        copy: bool,
-        seed: int | None,
-        debug: bool,
-    ):
+    def __init__(self, backend: Backend, options: Options, choice: str):
         description = backend.description
         self._backend = backend
         self._finalizer = weakref.finalize(self, backend.close)
@@ -105,20 +98,22 @@ class Vector(VectorEnv):
         self.agents = list(description.agents)
         self.observation_layout = description.observation_layout
         self.action_layout = description.action_layout
-        self.copy = copy
+        self.copy = options.copy
+        self.choice = choice
         self.list_infos = False
+        autoreset = None if options.autoreset == "own" else options.autoreset
         self.metadata = {**(description.metadata or {}), "autoreset_mode": autoreset}
         self.render_mode = description.render_mode
         self.spec = None
         self.env_spec = description.spec
         self.autoreset = autoreset
-        self._seed = seed
+        self._seed: Any = options.seed
         self._arrays: dict[str, np.ndarray] = {}  # of the last batch
         self._begun = autoreset is None  # environments have been reset, or given a state
         self._needs_reset = np.ones(self.num_envs, bool)  # DISABLED: episode over, or never begun
         self._num_in_flight = 0  # environments that have been posted and not received
         self._in_flight = np.zeros(self.num_envs, bool)  # which; kept up in pools only
-        self._debug = debug
+        self._debug = options.emulation.debug
         self._held: list[int] = []  # debug: blocks of the last two batches, the older one first
         self._pending: str | None = None  # what the next recv is waiting for
         self._ended: str | None = None  # why nothing works any more
@@ -160,7 +155,7 @@ class Vector(VectorEnv):
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: int | Sequence[int | None] | np.ndarray | None = None,
         options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode in every environment.
@@ -221,7 +216,7 @@ class Vector(VectorEnv):
     def async_reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: int | Sequence[int | None] | np.ndarray | None = None,
         options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
     ) -> None:
         """Reset every environment, see `reset`; `recv` returns their first observations."""
@@ -232,10 +227,11 @@ class Vector(VectorEnv):
                 "environments have answered",
                 self._pending or "step",
             )
+        seed = seeds(seed)
         VectorEnv.reset(self, seed=seed if isinstance(seed, int) else None)
         own, self._seed = self._seed, None  # of the first reset, unless that is given another one
         seed = own if seed is None else seed
-        seeds = self._each("seed", seed, lambda first, i: first + i)
+        each_seed = self._each("seed", seed, lambda first, i: first + i)
         mask = None
         if isinstance(options, Mapping) and "reset_mask" in options:
             options = dict(options)
@@ -243,7 +239,7 @@ class Vector(VectorEnv):
             if not self._begun:
                 raise PendingCallError("reset_mask: reset all environments first", "reset")
         each = self._each("options", options, lambda same, i: same)
-        requests = {i: (seeds[i], each[i]) for i in range(self.num_envs)}
+        requests = {i: (each_seed[i], each[i]) for i in range(self.num_envs)}
         ops: Any = RESET if mask is None else np.where(mask, RESET, KEEP).astype(np.int32)
         self._post("reset", ops, None, requests)
         self._needs_reset[slice(None) if mask is None else mask] = False
@@ -548,6 +544,12 @@ class Vector(VectorEnv):
         self._arrays, self._blocks, self._actions = {}, [], None  # what could hold the memory
         self._counters = self._counters.copy()
         self._finalizer()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Vector can't be pickled or copied, because its environments are running; pickle the "
+            "arguments of shoal.vectorize, or what get_state() returns"
+        )
 
     def _end(self, error: BaseException) -> None:
         """Close after an error, which has been raised."""

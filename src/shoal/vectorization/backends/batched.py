@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from shoal.errors import EmulationError, EnvCheckError, LayoutError
+from shoal.errors import ConfigError, EmulationError, EnvCheckError, LayoutError
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import RESET, STEP
 from shoal.rows.layout import Layout
 from shoal.rows.spec import where
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.backend import Description
+from shoal.vectorization.backend import Description, Options
 from shoal.vectorization.backends.serial import NUM_BLOCKS
 from shoal.vectorization.info import split_infos
 from shoal.vectorization.workers.group import seed_globals
@@ -75,19 +75,16 @@ class BatchedBackend:
 
     Args:
         env: see the head of this module.
-        mode: of autoreset. An environment that resets copies only when told to serves all three;
-            another one just its own. None: NEXT_STEP, or its own.
-        seed: of the global generators, which are left alone if it is None.
-        profile: keep track of the time.
-        debug: check all values.
+        options: of the vector. An environment that resets its environments only when told to serves
+            all three autoreset modes; another one just its own. Default: NEXT_STEP, or its own.
 
     Attributes:
-        mode: of autoreset.
+        autoreset: Gymnasium's mode.
         description: what the environment is.
         arena: the rows of its copies.
 
     Raises:
-        ValueError: `mode` is not one that the environment can serve.
+        ConfigError: the autoreset mode is not one that the environment can serve.
         EmulationError: it doesn't say which mode is its own.
         LayoutError: its spaces can't be laid out, or hold more than arrays.
     """
@@ -97,21 +94,25 @@ class BatchedBackend:
     lends_actions = False
     takes_objects = False
 
-    def __init__(
-        self, env: Any, mode: AutoresetMode | None, seed: int | None, profile: bool, debug: bool
-    ):
-        self.env, self.profile, self.debug = env, profile, debug
+    def __init__(self, env: Any, options: Options):
+        self.env, self.profile, self.debug = env, options.profile, options.emulation.debug
+        mode, seed = options.autoreset, options.first_seed
         own = reset_mode(env)
         self.resets_itself = own is not AutoresetMode.DISABLED
         if mode is None:
             mode = own if self.resets_itself else AutoresetMode.NEXT_STEP
         if self.resets_itself and mode is not own:
-            raise ValueError(
-                f'autoreset: expected "{own.name.lower()}", for {type(env).__name__} resets copies '
-                f'by itself; got "{mode.name.lower()}"'
+            raise ConfigError(
+                f'autoreset must be "{own.name.lower()}", because {type(env).__name__} resets '
+                f'environments itself, got "{mode.name.lower()}"'
             )
-        self.mode = mode
+        self.autoreset = mode
         self.num_envs = self.batch_size = int(env.num_envs)
+        if options.batch_size not in (None, self.num_envs):
+            raise ConfigError(
+                f"batch_size: not for a batched environment; a batch is all {self.num_envs} of its "
+                f"environments, got {options.batch_size}"
+            )
         self.layout = Layout.from_space(env.single_observation_space, name="obs")
         self.actions = ActionLayout.from_space(env.single_action_space)
         for layout in (self.layout, self.actions.native):
@@ -210,7 +211,7 @@ class BatchedBackend:
             )
         observations, rewards, terminations, truncations, infos = result
         begun = self._over  # the last step ended their episodes
-        valid = ~begun if self.mode is AutoresetMode.NEXT_STEP else self._all
+        valid = ~begun if self.autoreset is AutoresetMode.NEXT_STEP else self._all
         for name in RESULTS:
             rows[name][:] = 0
         put(rewards, rows["rewards"], valid, "rewards")
@@ -221,7 +222,7 @@ class BatchedBackend:
             rows[name][:] = np.where(begun, 0, held[name]) + gained
         self._over = over = rows["terminations"] | rows["truncations"]
         self._observe(rows, observations, infos, self._all if self.resets_itself else valid)
-        ends = over.any() and self.mode is AutoresetMode.SAME_STEP
+        ends = over.any() and self.autoreset is AutoresetMode.SAME_STEP
         if ends:
             rows["finals"][:] = over
         if self.resets_itself:

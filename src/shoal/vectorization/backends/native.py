@@ -14,7 +14,6 @@ import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from shoal.ocean_c.screen import METADATA, Screen
 from shoal.ocean_c.spaces import layouts
 from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.backend import Description
+from shoal.vectorization.backend import Description, Options
 from shoal.vectorization.engine import num_blocks, usable_cores
 from shoal.vectorization.info import split_infos
 
@@ -39,13 +38,8 @@ class NativeBackend:
     Args:
         path: of its module.
         params: of the environment.
-        num_envs, batch_size: of the vector.
-        num_workers: threads that step; with 1 and whole batches, the caller's own.
-        mode: of autoreset, as the loop's.
-        seed: of the environments, until a reset gives another; None for one by chance.
-        timeout: seconds that a batch may take; None for no limit.
-        profile: keep track of the time.
-        debug: check every step; see `Engine`.
+        num_envs: of the vector.
+        options: of the vector. With one worker and whole batches, the caller's thread does it all.
 
     Attributes:
         description: what the environments are.
@@ -56,26 +50,17 @@ class NativeBackend:
     lends_actions = True  # each thread copies the actions of its environments
     takes_objects = False
 
-    def __init__(
-        self,
-        path: Path,
-        params: Mapping[str, Any],
-        num_envs: int,
-        batch_size: int,
-        num_workers: int,
-        mode: int,
-        seed: int | None,
-        timeout: float | None,
-        profile: bool,
-        debug: bool,
-    ):
+    def __init__(self, path: Any, params: Mapping[str, Any], num_envs: int, options: Options):
         module = load(path)
         params = dict(params)
         self.render_mode = params.pop("render_mode", None) or "rgb_array"
         spec = module.spec(params)
         self.module, self.spec = module, spec
-        self.num_envs, self.batch_size, self.num_workers = num_envs, batch_size, num_workers
-        self.timeout, self.profile, self.debug = timeout, profile, debug or module.debug
+        self.num_envs = num_envs
+        self.batch_size = batch_size = options.batch_size or num_envs
+        self.num_workers = num_workers = options.num_workers or 1
+        self.timeout, self.profile = options.timeout, options.profile
+        self.debug = options.emulation.debug or module.debug
         self.layout, actions = layouts(spec, module.path)
         names = [f"agent_{i}" for i in range(spec.agents)] if spec.agents > 1 else ["agent"]
         self.description = Description(
@@ -96,16 +81,17 @@ class NativeBackend:
             module,
             spec,
             num_envs,
-            mode,
+            options.mode,
             batch_size=batch_size,
             num_blocks=blocks,
             num_threads=threads,
             # Longer than another thread's last chunk takes; waking one costs 50 us or more.
             spin=300e-6 if usable_cores() > threads else 0,
-            debug=debug,
-            timeout=timeout,
+            debug=options.emulation.debug,
+            timeout=options.timeout,
         )
         self.engine.bind(self.arena.arrays)
+        seed = options.first_seed
         self.engine.seed_all(int.from_bytes(os.urandom(8), "little") if seed is None else seed)
         self._all = np.arange(num_envs)
         # Pools: what has been posted and is not enough for a batch; the environments of each block.

@@ -28,11 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation.options import EmulationOptions
 from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
 from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.backend import Description
+from shoal.vectorization.backend import Description, Options
 from shoal.vectorization.engine import (
     DEAD,
     FAILED,
@@ -52,7 +51,7 @@ from shoal.vectorization.stepper import (
     lose_places,
 )
 from shoal.vectorization.workers import json_messages, pickle_messages
-from shoal.vectorization.workers.process import START_METHODS, UNKNOWN_EXIT, Process, Starter
+from shoal.vectorization.workers.process import UNKNOWN_EXIT, Process, Starter
 from shoal.vectorization.workers.worker import CLOSE_FAILED, Outbox, read_error
 
 __all__ = ["ProcessBackend"]
@@ -72,38 +71,21 @@ class ProcessBackend:
     lends_actions = False
     takes_objects = True
 
-    def __init__(
-        self,
-        name: str,
-        creators: Sequence[Callable[[], Any]],
-        emulation: EmulationOptions,
-        mode: int,
-        seed: int | None,
-        restart: bool,
-        profile: bool,
-        num_workers: int,
-        batch_size: int,
-        order: str = "first",
-        start_method: str | None = None,
-        timeout: float | None = None,
-        affinity: Sequence[int] | None = None,
-        python: str | None = None,
-    ):
-        self.name = name
-        self._messages: Any = pickle_messages
-        if python is not None:
-            self._messages, start_method = json_messages, "spawn"
+    def __init__(self, creators: Sequence[Callable[[], Any]], options: Options):
+        self.name = options.backend
+        python, affinity, seed = options.python, options.affinity, options.first_seed
+        self._messages: Any = pickle_messages if python is None else json_messages
         self.num_envs = len(creators)
-        self.num_workers = num_workers
-        self.batch_size = batch_size
-        self.restart = restart
-        self.timeout = timeout
+        self.num_workers = num_workers = int(options.num_workers or 1)
+        self.batch_size = options.batch_size or self.num_envs
+        self.restart = options.on_error == "restart"
+        self.timeout = options.timeout
         self._pid = os.getpid()
         self._closed = False
         self._all = np.arange(self.num_envs)
-        method = start_method or ("forkserver" if sys.platform == "linux" else "spawn")
-        if method not in START_METHODS:
-            raise ValueError(f"start_method: expected one of {START_METHODS}, got {method!r}")
+        method = options.start_method or ("forkserver" if sys.platform == "linux" else "spawn")
+        if python is not None:
+            method = "spawn"
         # A fork has the functions already, even if they can't be pickled.
         self._inherited = list(creators) if method == "fork" else None
         self._first = [w * self.num_envs // num_workers for w in range(num_workers + 1)]
@@ -117,11 +99,11 @@ class ProcessBackend:
                 "creators": None
                 if self._inherited
                 else send_creators(creators[self._first[w] : self._first[w + 1]], python),
-                "emulation": emulation.to_json(),
-                "mode": mode,
+                "emulation": options.emulation.to_json(),
+                "mode": options.mode,
                 "seed": (base + self._first[w]) % 2**32,
-                "restart": restart,
-                "profile": profile,
+                "restart": self.restart,
+                "profile": options.profile,
                 "affinity": None if affinity is None else [affinity[w % len(affinity)]],
                 "authkey": bytes(multiprocessing.current_process().authkey),
                 "path": None
@@ -141,7 +123,7 @@ class ProcessBackend:
         self._starter = Starter(method, self._memory_fd, self._outbox_fd, python)
         self._control: Any = None  # a Parent, as soon as there is an arena
         try:
-            self._start_all(order)
+            self._start_all(options.order)
         except BaseException:
             self.close()
             raise

@@ -16,11 +16,10 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from shoal.emulation.options import EmulationOptions
 from shoal.errors import StepTimeoutError, WorkerDied
 from shoal.rows.fields import row_fields
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.backend import Description
+from shoal.vectorization.backend import Description, Options
 from shoal.vectorization.backends.processes import CLOSE_SECONDS
 from shoal.vectorization.backends.serial import NUM_BLOCKS
 from shoal.vectorization.info import add_info, items_of
@@ -90,24 +89,16 @@ class RayBackend:
     lends_actions = False
     takes_objects = True
 
-    def __init__(
-        self,
-        creators: Sequence[Callable[[], Any]],
-        emulation: EmulationOptions,
-        mode: int,
-        seed: int | None,
-        restart: bool,
-        num_workers: int,
-        timeout: float | None,
-    ):
+    def __init__(self, creators: Sequence[Callable[[], Any]], options: Options):
         self.num_envs = self.batch_size = len(creators)
-        self.num_workers = num_workers
-        self.timeout = timeout
+        self.num_workers = num_workers = int(options.num_workers or 1)
+        self.timeout = options.timeout
         self._first = [w * self.num_envs // num_workers for w in range(num_workers + 1)]
         self._all = np.arange(self.num_envs)
         self._block = 0
         self._infos: dict[int, Any] = {}  # of the rows of the last block that have one
         self._pending: list[Any] = []
+        seed = options.first_seed
         base = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         actor = ray.remote(Actor)
         self._actors = [
@@ -117,10 +108,10 @@ class RayBackend:
                     "first": self._first[w],
                     "num_envs": self.num_envs,
                     "creators": cloudpickle.dumps(creators[self._first[w] : self._first[w + 1]]),
-                    "emulation": emulation,
-                    "mode": mode,
+                    "emulation": options.emulation,
+                    "mode": options.mode,
                     "seed": (base + self._first[w]) % 2**32,
-                    "restart": restart,
+                    "restart": options.on_error == "restart",
                 }
             )
             for w in range(num_workers)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from shoal.emulation.options import EmulationOptions
 from shoal.vectorization.arena import Arena
+from shoal.vectorization.backend import Options
 from shoal.vectorization.stepper import Stepper
 from shoal.vectorization.workers.group import EnvGroup
 
@@ -23,11 +23,7 @@ class SerialBackend:
 
     Args:
         creators: one function for each environment.
-        emulation: how to emulate them.
-        mode: the loop's autoreset mode.
-        seed: of the global generators, which are left alone if it is None.
-        restart: recreate environments that raise.
-        profile: measure where the time goes.
+        options: of the vector.
     """
 
     name = "serial"
@@ -35,17 +31,9 @@ class SerialBackend:
     lends_actions = False
     takes_objects = True
 
-    def __init__(
-        self,
-        creators: Sequence[Callable[[], Any]],
-        emulation: EmulationOptions,
-        mode: int,
-        seed: int | None,
-        restart: bool,
-        profile: bool,
-    ):
+    def __init__(self, creators: Sequence[Callable[[], Any]], options: Options):
         self.num_envs = self.batch_size = len(creators)
-        self.group = EnvGroup(creators, 0, emulation, mode, seed)
+        self.group = EnvGroup(creators, 0, options.emulation, options.mode, options.first_seed)
         self.description = self.group.description()
         self.arena = Arena(
             self.description,
@@ -56,7 +44,9 @@ class SerialBackend:
             control_nbytes=0,
         )
         self.arena.allocate()
-        self.stepper = Stepper(self.group, self.arena, 0, restart, profile)
+        self.stepper = Stepper(
+            self.group, self.arena, 0, options.on_error == "restart", options.profile
+        )
         self._block = 0
         self._posted: tuple[Any, Any] = (None, None)
         self._all = np.arange(self.num_envs)

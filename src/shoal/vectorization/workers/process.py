@@ -30,9 +30,8 @@ from shoal.vectorization.workers.worker import (
     send_message,
 )
 
-__all__ = ["START_METHODS", "UNKNOWN_EXIT", "Process", "Starter", "check_interpreter"]
+__all__ = ["UNKNOWN_EXIT", "Process", "Starter", "check_interpreter"]
 
-START_METHODS = ("fork", "forkserver", "spawn")
 UNKNOWN_EXIT = 1 << 16  # the exit code of a process that somebody else has waited for
 OLDEST_PYTHON = 3, 8
 CHECK_MILLISECONDS = 100  # how often a wait for a message looks whether the process lives
@@ -154,7 +153,7 @@ class Starter:
     """Starts workers in one of the three ways.
 
     Args:
-        method: one of `START_METHODS`.
+        method: ``"fork"``, ``"forkserver"`` or ``"spawn"``.
         arena_fd, outbox_fd: what every worker inherits.
         python: another interpreter, which ``"spawn"`` starts instead of this one.
     """
