@@ -1,6 +1,9 @@
 """Vectors as PettingZoo's ParallelEnv, and as rows for those who know no agents."""
 
+import copy
 import functools
+import pickle
+import types
 
 import gymnasium
 import numpy as np
@@ -8,10 +11,12 @@ import pytest
 from mpe2 import simple_spread_v3, simple_tag_v3
 from pettingzoo.butterfly import knights_archers_zombies_v11
 from pettingzoo.classic import connect_four_v3, tictactoe_v3
-from pettingzoo.test import parallel_api_test, parallel_seed_test
+from pettingzoo.test import max_cycles_test, parallel_api_test, parallel_seed_test
+from pettingzoo.utils.conversions import parallel_to_aec
 
 import shoal
 from shoal.errors import ActionError, ResetNeededError
+from shoal.ocean_c.native_parallel_env import NativeParallelEnv
 from shoal.wrappers import FrameStack, NormalizeReward, repeat_action, time_limit
 from shoal.wrappers.pettingzoo import AgentRows, ShoalParallelEnv
 from tests.vectorization.environments import Crowd
@@ -226,3 +231,79 @@ def test_agents_repeat_actions_and_run_out_of_time():
     made.close()
     with pytest.raises(ValueError, match="turn"):
         time_limit(connect_four_v3.env(), 7)
+
+
+# -- native environments --------------------------------------------------------------------------
+
+NATIVE = ["snake", "swarm", "target"]
+
+
+def native(name, mode="next_step", **params):
+    make = functools.partial(shoal.vectorize, name, autoreset=mode, env_kwargs=params)
+    return ShoalParallelEnv(make)
+
+
+def max_cycles_module(name):
+    """What PettingZoo's `max_cycles_test` takes, with a time limit of the environment's own."""
+
+    def parallel_env(max_cycles):
+        return native(name, max_steps=max_cycles)
+
+    def env(max_cycles):
+        return parallel_to_aec(parallel_env(max_cycles))
+
+    return types.SimpleNamespace(parallel_env=parallel_env, env=env, raw_env=env)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NATIVE)
+def test_pettingzoos_own_tests_of_native_environments(name, mode):
+    parallel_api_test(native(name, mode), num_cycles=60)
+    parallel_seed_test(lambda: native(name, mode), num_cycles=20)
+    parallel_api_test(pickle.loads(pickle.dumps(native(name, mode))), num_cycles=5)
+    parallel_api_test(copy.deepcopy(native(name, mode)), num_cycles=5)
+
+
+@pytest.mark.parametrize("name", ["snake", "swarm"])
+def test_pettingzoos_max_cycles_test_of_native_environments(name):
+    max_cycles_test(max_cycles_module(name))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_environments_are_those_of_pettingzoos_face(name, mode):
+    """Step by step what `NativeParallelEnv` gives; agents of snake respawn, and act at once."""
+    params = (
+        {"num_snakes": 20, "size": 24, "max_length": 8, "num_food": 40} if name == "snake" else {}
+    )
+    ours, theirs = native(name, mode, **params), NativeParallelEnv(name, **params)
+    respawned, steps = 0, 0
+    for episode in range(2):
+        first, second = ours.reset(seed=episode), theirs.reset(seed=episode)
+        while ours.agents and steps < 60 * (episode + 1):
+            assert ours.agents == theirs.agents
+            for agent in ours.agents:
+                np.testing.assert_array_equal(first[0][agent], flat(second[0][agent]))
+            actions = {agent: ours.action_space(agent).sample() for agent in ours.agents}
+            first, second = ours.step(actions), theirs.step(actions)
+            steps += 1
+            for mine, other in zip(first[1:4], second[1:4], strict=True):
+                assert mine == other
+            for agent, info in second[4].items():
+                again = info.get("respawned", False)
+                assert first[4][agent].get("respawned", False) == again
+                respawned += again
+        ours.reset(seed=0), theirs.reset(seed=0)
+    assert steps > 10 and (respawned > 10) == (name == "snake")
+
+
+def flat(observation):
+    """A native observation as the vector has it."""
+    if isinstance(observation, dict):
+        return np.concatenate([part.reshape(-1) for part in observation.values()])
+    return observation
+
+
+def test_a_vector_itself_cannot_be_pickled():
+    with pytest.raises(TypeError, match="a function that makes it"):
+        pickle.dumps(ShoalParallelEnv(shoal.vectorize("snake")))

@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import os
+import threading
 
 import gymnasium
 import numpy as np
@@ -416,7 +417,7 @@ def test_actions_of_both_kinds_are_refused():
     class Both(ENVS["Changeable"]):
         action_space = spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Box(0, 1, (2,))})
 
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match=r"not both, got Dict.*shoal train"):
         shoal_vec_env([Both], backend="serial")
 
 
@@ -870,3 +871,72 @@ def test_it_trains_on_an_environment_of_old_gym():
     model.learn(6_000)
     envs.close()
     assert np.mean([episode["r"] for episode in model.ep_info_buffer][-30:]) > 40  # at random: 21
+
+
+# -- what Stable-Baselines3 can't take as it is ----------------------------------------------------
+
+
+class Sampled(gymnasium.Env):
+    """Observations of any space, also in the info; and an info that can't be copied."""
+
+    action_space = spaces.Discrete(2)
+    lock = threading.Lock()
+
+    def __init__(self, space):
+        self.observation_space = copy.deepcopy(space)
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space.seed(seed)
+        return self._result()
+
+    def step(self, action):
+        observation, info = self._result()
+        return observation, 0.0, self.observation_space.np_random.random() < 0.3, False, info
+
+    def _result(self):
+        observation = self.observation_space.sample()
+        return observation, {"seen": observation, "lock": self.lock}
+
+
+@pytest.mark.filterwarnings("ignore:.*replaced by its repr:RuntimeWarning")
+@pytest.mark.parametrize(
+    "space, start",
+    [
+        (spaces.Discrete(4, start=3), 3),
+        (spaces.MultiDiscrete([3, 4], start=[2, -7]), np.array([2, -7])),
+        (spaces.Dict(a=spaces.Discrete(4, start=-2), b=spaces.Box(-1, 1, (2,))), {"a": -2, "b": 0}),
+    ],
+)
+@pytest.mark.parametrize("name", ["serial", "views", "workers"])
+def test_discrete_observations_count_from_0(name, space, start):
+    vec_env = KINDS[name]([functools.partial(Sampled, space)] * NUM_ENVS)
+    vec_env.seed(0)
+
+    def check(found, seen):
+        if isinstance(space, spaces.Dict):
+            for key, value in seen.items():
+                np.testing.assert_array_equal(found[key], value - start[key])
+        else:
+            np.testing.assert_array_equal(found, seen - start)
+
+    def row(observations, i):
+        if isinstance(observations, dict):
+            return {key: part[i] for key, part in observations.items()}
+        return observations[i]
+
+    observations = vec_env.reset()
+    for i, info in enumerate(vec_env.reset_infos):
+        check(row(observations, i), info["seen"])
+    ended = 0
+    for _ in range(20):
+        observations, _, dones, infos = vec_env.step([0] * NUM_ENVS)
+        for i, info in enumerate(infos):
+            last = info["terminal_observation"] if dones[i] else row(observations, i)
+            check(last, info["seen"])
+            assert vec_env.observation_space.contains(row(observations, i))
+            assert isinstance(info["lock"], str) and "lock" in info["lock"]
+            ended += dones[i]
+    assert ended > 3
+    policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy"
+    PPO(policy, vec_env, n_steps=8, batch_size=4, n_epochs=1).learn(8 * NUM_ENVS)
+    vec_env.close()

@@ -44,6 +44,7 @@ class Actions(gymnasium.Env):
         return np.zeros(2), 1.0, False, False, {}
 
 
+HALF_BOUNDED = spaces.Box(np.array([0, -np.inf]), np.array([np.inf, 1]), dtype=np.float64)
 ENVS = {
     "CartPole": ("CartPole-v1", {}),
     "masks": ("CartPole-v1", {"action_mask": True}),
@@ -52,6 +53,8 @@ ENVS = {
     "everything": (Everything, {"max_len": 256}),
     "discrete from 5": (functools.partial(Actions, spaces.Discrete(3, start=5)), {}),
     "several": (functools.partial(Actions, spaces.MultiDiscrete([3, 2], start=[1, 0])), {}),
+    "unbounded": (functools.partial(Actions, spaces.Box(-np.inf, np.inf, (2,))), {}),
+    "half bounded": (functools.partial(Actions, HALF_BOUNDED), {}),
     "binary": (functools.partial(Actions, spaces.MultiBinary(3)), {}),
     "nested": (
         functools.partial(Actions, spaces.Tuple((spaces.Discrete(2), spaces.Discrete(4)))),

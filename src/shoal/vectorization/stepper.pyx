@@ -11,6 +11,7 @@ place for each when its step has returned, and report it.
 
 import copy
 import time
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -265,13 +266,23 @@ cdef class Stepper:
 
 
 cdef object copy_value(value):
-    """What stays as it is when an environment writes into the same object again."""
+    """Return what stays as it is when an environment writes into the same object again.
+
+    What can't be copied (a lock, a file) becomes its repr, with a warning.
+    """
     kind = type(value)
     if kind in UNCHANGING:
         return value
     if kind is dict:
         return {key: copy_value(item) for key, item in (<dict>value).items()}
-    return copy.deepcopy(value)
+    try:
+        return copy.deepcopy(value)
+    except Exception as error:
+        warnings.warn(
+            f"info: {kind.__module__}.{kind.__qualname__} cannot be copied and is replaced by its "
+            f"repr: {error}", RuntimeWarning
+        )
+        return repr(value)
 
 
 cdef void lose_rows(Rows* to, Py_ssize_t row, Py_ssize_t count) noexcept:

@@ -1,4 +1,4 @@
-"""PettingZoo: vectors as a ``ParallelEnv``, and as rows for libraries that know no agents.
+"""PettingZoo: vectors as a ``ParallelEnv``, and as rows for libraries without agents.
 
 - `ShoalParallelEnv`: an environment of a vector as a PettingZoo ``ParallelEnv``.
 - `AgentRows`: each agent of a vector as if it were an environment of its own.
@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,20 +29,26 @@ class ShoalParallelEnv(ParallelEnv):
     game every live agent is in each step's dictionaries, and of their actions only that of the
     agent to move counts. The other environments of the vector stay as they are.
 
+    An agent that ends and respawns at once stays in `agents`: PettingZoo does not allow an agent
+    to return, so its end is not flagged, and its info has ``respawned``.
+
     Args:
         vector: made by `shoal.vectorize`, or a wrapper of `shoal.wrappers` around it, in any
-            autoreset mode; not a pool.
-        index: which of its environments.
+            autoreset mode; not a pool. Or a function that makes one: only then can this be pickled
+            and copied, which makes another vector, as PettingZoo's ``EzPickle`` does.
+        index: of the environment in the vector.
 
     Attributes:
-        agents: the names of those alive.
-        possible_agents: those of the environment, as text; absent if it has none.
+        agents: the names of the agents that are alive.
+        possible_agents: the names of the environment's agents, as text; absent if it has none.
 
     Raises:
         ValueError: `vector` is a pool, or has no such environment.
     """
 
-    def __init__(self, vector: Any, index: int = 0):
+    def __init__(self, vector: Any | Callable[[], Any], index: int = 0):
+        self._maker = vector if callable(vector) else None
+        vector = vector if self._maker is None else self._maker()
         if vector.batch_size != vector.num_envs:
             raise ValueError(
                 "ShoalParallelEnv: expected a vector whose batch is all environments, but this one "
@@ -68,19 +74,31 @@ class ShoalParallelEnv(ParallelEnv):
         self._actions = flat.zeros(size)
         self._actions[...] = flat.pack(vector.single_action_space.sample())
 
+    def __reduce__(self) -> tuple:
+        if self._maker is None:
+            raise TypeError(
+                "ShoalParallelEnv: a vector can't be pickled or copied; give a function that makes "
+                "it, as in ShoalParallelEnv(functools.partial(shoal.vectorize, env))"
+            )
+        return type(self), (self._maker, self.index)
+
     def observation_space(self, agent: Any) -> Any:
-        """The vector's space of one agent, the same object for all."""
+        """Return the vector's space of one agent, the same object for all."""
         return self.vector.single_observation_space
 
     def action_space(self, agent: Any) -> Any:
-        """The vector's space of one agent's actions, the same object for all."""
+        """Return the vector's space of one agent's actions, the same object for all."""
         return self.vector.single_action_space
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict, dict]:
-        """Begin an episode: (observations, infos), by agent."""
+        """Begin an episode: (observations, infos), by agent.
+
+        Native environments have no options and ignore them.
+        """
         vector = self.vector
+        options = None if vector.backend == "native" else options
         only = np.arange(vector.num_envs) == self.index
         seeds = None if seed is None else [seed if mine else None for mine in only]
         try:
@@ -96,9 +114,9 @@ class ShoalParallelEnv(ParallelEnv):
         return observations, {agent: info_of(batch.infos, row) for agent, row in rows.items()}
 
     def step(self, actions: Mapping[Any, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        """Take an action of each agent: observations, rewards, terminations, truncations, infos.
+        """Step all agents: observations, rewards, terminations, truncations, infos, by agent.
 
-        They are of all agents that were alive before or are after the step.
+        They are of all agents that were alive before the step or are after it.
 
         Raises:
             ActionError: the action of an agent that acts is missing or wrong; nothing was stepped.
@@ -127,19 +145,24 @@ class ShoalParallelEnv(ParallelEnv):
             self.agents, self._slots = [], {}
         own = observations[mine].copy()
         rewards, terminations, truncations = (each[mine].tolist() for each in batch[1:4])
+        named = {agent: info_of(infos, mine.start + slot) for agent, slot in told.items()}
+        for agent, slot in self._slots.items():
+            if terminations[slot] or truncations[slot]:  # and yet alive
+                terminations[slot] = truncations[slot] = False
+                named[agent]["respawned"] = True
         return (
             {agent: own[slot] for agent, slot in told.items()},
             {agent: rewards[slot] for agent, slot in told.items()},
             {agent: terminations[slot] for agent, slot in told.items()},
             {agent: truncations[slot] for agent, slot in told.items()},
-            {agent: info_of(infos, mine.start + slot) for agent, slot in told.items()},
+            named,
         )
 
     def _take_actions(self, actions: Mapping[Any, Any]) -> None:
-        """Put the actions of those who act into their rows.
+        """Write the actions of the agents that act into their rows.
 
         Raises:
-            ActionError: one is missing, or fits no row.
+            ActionError: an action is missing, or does not fit its row.
         """
         slots, target = self._slots, self._actions
         if len(slots) == len(target):  # everybody is there, as nearly always: all at once
@@ -162,10 +185,10 @@ class ShoalParallelEnv(ParallelEnv):
                 raise ActionError(f"step: no action for agent {agent!r}, which is to act")
 
     def _take_agents(self, batch: Batch) -> None:
-        """Who is alive after the last batch: present, and without an end."""
+        """Find the agents that are alive: present, and without an end or respawned after it."""
         mine, names = self._mine, self._names
         occupants = self.vector.occupants[mine]
-        ended = batch.terminations[mine] | batch.truncations[mine]
+        ended = (batch.terminations[mine] | batch.truncations[mine]) & ~self.vector.acting[mine]
         before, self._occupants = self._occupants, occupants.tobytes()
         if self._slots and self._occupants == before and True not in ended.tolist():
             return  # the same as before
@@ -178,11 +201,11 @@ class ShoalParallelEnv(ParallelEnv):
         self.agents = list(self._slots)
 
     def render(self) -> Any:
-        """What the environment renders."""
+        """Return what the environment renders."""
         return self.vector.render(self.index)
 
     def state(self) -> np.ndarray:
-        """The environment's global state."""
+        """Return the environment's global state."""
         return self.vector.call("state")[self.index]
 
     def close(self) -> None:
@@ -191,7 +214,7 @@ class ShoalParallelEnv(ParallelEnv):
 
 
 class AgentRows(Wrapper):
-    """A vector whose every agent row counts as an environment, for libraries that know no agents.
+    """A vector whose every agent row counts as an environment, for libraries without agents.
 
     ``num_envs`` is the number of agent rows, so that anything which trains on a
     ``gymnasium.vector.VectorEnv`` trains one policy for all agents. Nothing has to be wrapped
@@ -253,7 +276,7 @@ class AgentRows(Wrapper):
         return batch._replace(truncations=batch.truncations | (over & ~ended))
 
     def render(self, index: int | None = None) -> Any:
-        """What the environment of agent row `index` renders, or a tuple of what all do."""
+        """Return what the environment of agent row `index` renders, or a tuple of all."""
         return self.env.render(None if index is None else index // self._group)
 
 

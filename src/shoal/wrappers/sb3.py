@@ -47,7 +47,7 @@ class ShoalVecEnv(VecEnv):
     form="float32")`` the observation is one vector, whatever the space.
 
     Actions that are not one array become one MultiDiscrete or Box. Continuous ones are clipped to
-    their bounds; discrete ones count from 0, also where the environment's own don't.
+    their bounds. Discrete actions and observations count from 0, also if the environment's do not.
 
     A multi-agent vector has an "environment" for each agent row. An agent that has left gets zero
     observations and rewards until its environment begins anew, which ends its episode once more.
@@ -87,8 +87,8 @@ class ShoalVecEnv(VecEnv):
         self._flat_actions = vector.action_layout.flat_space
         if isinstance(self._flat_actions, spaces.Dict):
             raise ValueError(
-                "ShoalVecEnv: Stable-Baselines3 takes discrete or continuous actions, not both: "
-                f"{self._flat_actions}"
+                "ShoalVecEnv: Stable-Baselines3 takes discrete or continuous actions, not both, "
+                f"got {self._flat_actions}; Shoal's own trainer takes both: shoal train"
             )
         self.vector = vector
         self._agents = vector.unwrapped.agents_per_env
@@ -97,12 +97,16 @@ class ShoalVecEnv(VecEnv):
             vector.list_infos = True
         space, self._names = sb3_space(vector.observation_layout)
         self._shapes: list[Any] = [part.shape for part in parts_of(space)]
+        starts: Any = [getattr(part, "start", 0) for part in parts_of(space)]
+        self._observation_starts = None
+        if any(np.any(start) for start in starts):
+            self._observation_starts, space = starts, from_zero(space)
         self._copies = copy and not (is_vector and vector.copy)
         # Entries of the blocks of shared memory by the id of their array, because making views
         # takes longer than copying them. Arrays made afresh have none: their ids come again.
         self._views: dict[int, tuple[np.ndarray, list[np.ndarray]]] = {}
         self._keeps_views = is_vector and not vector.copy
-        start = getattr(self._flat_actions, "start", 0)
+        start: Any = getattr(self._flat_actions, "start", 0)
         self._start = start if np.any(start) else None
         self._pending = False
         own = vector.unwrapped.observation_layout.space
@@ -222,6 +226,8 @@ class ShoalVecEnv(VecEnv):
         return entries
 
     def _nest(self, entries: list[Any]) -> Any:
+        if self._observation_starts is not None:
+            entries = [entry - start for entry, start in zip(entries, self._observation_starts)]
         return entries[0] if self._names is None else dict(zip(self._names, entries))
 
     # -- single environments ------------------------------------------------------------------
@@ -307,6 +313,7 @@ class StandIn(ShoalVecEnv):
         (space,) = self.get_attr("observation_space", 0)
         if all(isinstance(part, PLAIN) for part in parts_of(space)):
             self.observation_space = space
+        self._observation_starts = None
         (self.action_space,) = self.get_attr("action_space", 0)
         self._masks_in_observations = self._masks_in_infos = False  # the method alone counts
         self._begun = False
@@ -474,7 +481,9 @@ def flatten(view: Any) -> Iterator[np.ndarray]:
 
 
 def from_zero(space: spaces.Space) -> spaces.Space:
-    """A space of actions as Stable-Baselines3 takes them, which knows no other start."""
+    """Return a space as Stable-Baselines3 takes it: discrete values count from 0."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict([(name, from_zero(part)) for name, part in space.spaces.items()])
     if not np.any(getattr(space, "start", 0)):
         return space
     if isinstance(space, spaces.Discrete):

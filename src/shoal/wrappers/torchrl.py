@@ -194,4 +194,9 @@ def spec_of(space: spaces.Space, rows: tuple[int, ...], device: Any) -> TensorSp
         return Binary(shape=(*rows, *space.shape), dtype=torch.int8, device=device)
     assert isinstance(space, spaces.Box)
     low, high = (torch.from_numpy(b).expand(*rows, *space.shape) for b in (space.low, space.high))
+    if low.isinf().all() and high.isinf().all():  # as TorchRL's own wrapper has it
+        return Unbounded(shape=(*rows, *space.shape), dtype=low.dtype, device=device)
+    if low.dtype.is_floating_point:  # TorchRL samples between bounds, so both must be finite
+        largest = torch.finfo(low.dtype).max / 2
+        low, high = low.clamp(min=-largest), high.clamp(max=largest)
     return Bounded(low, high, shape=(*rows, *space.shape), dtype=low.dtype, device=device)
