@@ -6,6 +6,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -18,7 +19,13 @@ from shoal.errors import (
     PendingCallError,
     StepTimeoutError,
 )
-from shoal.ocean_c.engine import Module
+from shoal.ocean_c.engine import Engine, Module
+from shoal.ocean_c.find import load
+from shoal.ocean_c.spaces import layouts
+from shoal.rows.actions import ActionLayout
+from shoal.rows.buffers import Buffers
+from shoal.rows.fields import DISABLED, zero_rows
+from shoal.rows.layout import Layout
 
 from .sources import COUNTDOWN, PARTS, built
 
@@ -516,3 +523,31 @@ def test_a_broken_invariant_is_noticed_by_test_builds_only(tmp_path, violation, 
     assert done.returncode < 0 and "broken invariant" in done.stderr and said in done.stderr
     release = Path(threads_program(tmp_path)).read_bytes()
     assert b"broken invariant" not in release
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "num_rows", "match"),
+    [(2, 3, "expected 2 rows, got 3"), (3, 2, "expected 3 rows, got 2")],
+)
+def test_buffers_with_another_number_of_rows_are_refused(walk, num_envs, num_rows, match):
+    module = load(walk)
+    spec = module.spec({})
+    observations, actions = layouts(spec, module.path)
+    engine = Engine(module, spec, num_envs, DISABLED)
+    with pytest.raises(ValueError, match=match):
+        engine.bind(Buffers(observations, actions, zero_rows(observations, actions, num_rows)))
+    engine.close()
+
+
+def test_buffers_with_rows_of_another_size_are_refused(walk):
+    module = load(walk)
+    spec = module.spec({})
+    observations, actions = layouts(spec, module.path)
+    other = Layout.from_space(gymnasium.spaces.Box(0, 1, (1000,), np.float64))
+    wide = ActionLayout.from_space(gymnasium.spaces.Box(0, 1, (1000,), np.float64))
+    engine = Engine(module, spec, 2, DISABLED)
+    with pytest.raises(ValueError, match="bytes of an observation"):
+        engine.bind(Buffers(other, actions, zero_rows(other, actions, 2)))
+    with pytest.raises(ValueError, match="bytes of an action"):
+        engine.bind(Buffers(observations, wide, zero_rows(observations, wide, 2)))
+    engine.close()

@@ -10,6 +10,7 @@ from posix.unistd cimport getpid
 
 cimport numpy as cnp
 
+from shoal.rows.buffers cimport Buffers
 from shoal.rows.rows cimport SHOAL_RESET, SHOAL_SAME_STEP, Rows
 
 import math
@@ -595,59 +596,36 @@ cdef class Engine:
             raise ClosedError("this engine has been closed")
         return 0
 
-    def bind(self, dict arrays):
-        """Write to these arrays from now on.
+    def bind(self, Buffers buffers):
+        """Read from and write to these buffers from now on.
 
         Args:
-            arrays: C-contiguous: ``actions`` has a row for each agent of each environment, all
-                others for each agent of each of ``num_blocks * batch_size`` places; see
-                `shoal.rows.fields.row_fields`.
+            buffers: ``actions`` has a row for each agent of each environment, all other arrays a
+                row for each agent of each of ``num_blocks * batch_size`` places.
 
         Raises:
-            ValueError: an array is missing, or has the wrong dtype or size.
+            ValueError: the buffers have another number of rows, or rows of another size.
         """
         self._usable()
-        cdef Py_ssize_t rows = self.num_blocks * self.batch_size * self.agents
-        sizes = {
-            "actions": (self.num_envs * self.agents * self.c.action_size, None),
-            "observations": (rows * self.c.observation_size, None),
-            "final_observations": (rows * self.c.observation_size, None),
-            "rewards": (rows * 8, np.float64), "episode_returns": (rows * 8, np.float64),
-            "episode_lengths": (rows * 8, np.int64), "occupants": (rows * 8, np.int64),
-            "action_masks": (rows * self.c.num_masked, np.bool_),
+        cdef Py_ssize_t num_rows = self.num_blocks * self.batch_size * self.agents
+        actions = buffers.arrays["actions"]
+        expected = {
+            "rows": num_rows, "rows of actions": self.num_envs * self.agents,
+            "bytes of an observation": self.c.observation_size,
+            "bytes of an action": self.c.action_size, "choices in a mask": self.c.num_masked,
         }
-        for name in ("terminations", "truncations", "masks", "acting", "finals"):
-            sizes[name] = rows, np.bool_
-        for name, (size, dtype) in sizes.items():
-            array = arrays.get(name)
-            if not isinstance(array, np.ndarray) or not array.flags.c_contiguous or (
-                not array.flags.writeable or array.nbytes != size
-                or (dtype is not None and array.dtype != dtype)
-            ):
-                got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else array
-                raise ValueError(
-                    f"buffer {name!r}: expected {size} writeable, contiguous bytes"
-                    + f" of {np.dtype(dtype)}" * (dtype is not None) + f", got {got}"
-                )
-        self.arrays = {name: arrays[name] for name in sizes}
-        self.bound_actions = arrays["actions"]
-        self.logs = np.zeros((rows, len(self.log_names)), np.float32)
-        self.c.rows.actions = address(arrays["actions"])
-        self.c.rows.observations = address(arrays["observations"])
-        self.c.rows.final_observations = address(arrays["final_observations"])
-        self.c.rows.rewards = <double*>address(arrays["rewards"])
-        self.c.rows.episode_returns = <double*>address(arrays["episode_returns"])
-        self.c.rows.episode_lengths = <int64_t*>address(arrays["episode_lengths"])
-        self.c.rows.occupants = <int64_t*>address(arrays["occupants"])
-        self.c.rows.terminations = <uint8_t*>address(arrays["terminations"])
-        self.c.rows.truncations = <uint8_t*>address(arrays["truncations"])
-        self.c.rows.masks = <uint8_t*>address(arrays["masks"])
-        self.c.rows.acting = <uint8_t*>address(arrays["acting"])
-        self.c.rows.action_masks = <uint8_t*>address(arrays["action_masks"])
-        self.c.rows.finals = <uint8_t*>address(arrays["finals"])
-        self.c.logs = <float*>address(self.logs)
-        arrays["action_masks"][...] = True  # those of environments without masks stay so
-        arrays["finals"][...] = False
+        got = [buffers.num_rows, len(actions), buffers.rows.observation_nbytes,
+               buffers.rows.action_nbytes, buffers.rows.num_masked]
+        for (what, wanted), size in zip(expected.items(), got):
+            if size != wanted:
+                raise ValueError(f"buffers: expected {wanted} {what}, got {size}")
+        self.arrays = buffers.arrays
+        self.bound_actions = actions
+        self.logs = np.zeros((num_rows, len(self.log_names)), np.float32)
+        self.c.rows = buffers.rows
+        self.c.logs = <float*>cnp.PyArray_DATA(self.logs)
+        buffers.arrays["action_masks"][...] = True  # those of environments without masks stay so
+        buffers.arrays["finals"][...] = False
 
     def seed(self, Py_ssize_t env, seed):
         """Seed one environment's generator."""
@@ -975,7 +953,3 @@ cdef class Engine:
             return drawing
         finally:
             self.inside -= 1
-
-
-cdef char* address(cnp.ndarray array):
-    return <char*>cnp.PyArray_DATA(array)

@@ -13,6 +13,7 @@ from shoal.ocean_c.engine import Engine
 from shoal.ocean_c.find import module_named
 from shoal.ocean_c.screen import MODES, Screen
 from shoal.ocean_c.spaces import layouts
+from shoal.rows.buffers import Buffers
 from shoal.rows.fields import DISABLED, zero_rows
 
 __all__ = ["OneEnv"]
@@ -46,7 +47,7 @@ class OneEnv:
         self.screen = Screen(render_mode, self.module.table.name)
         self.engine = Engine(self.module, self.spec, 1, DISABLED, debug=debug)
         self.rows = zero_rows(observations, actions, self.spec.agents)
-        self.engine.bind(self.rows)
+        self.engine.bind(Buffers(observations, actions, self.rows))
         self.observations = observations.view(self.rows["observations"])
         self.log_names = [name for name, _ in self.module.table.logs]
         self.seed(int.from_bytes(os.urandom(8), "little"))

@@ -90,7 +90,7 @@ class NativeBackend:
             debug=options.emulation.debug,
             timeout=options.timeout,
         )
-        self.engine.bind(self.arena.arrays)
+        self.engine.bind(self.arena.buffers)
         seed = options.first_seed
         self.engine.seed_all(int.from_bytes(os.urandom(8), "little") if seed is None else seed)
         self._all = np.arange(num_envs)
