@@ -12,7 +12,7 @@ JOBS ?= auto
 BIN := $(VENV)/bin
 ENV := PATH=$(abspath $(BIN)):$$PATH
 INSTALL := python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PIP := $(ENV) PIP_BUILD_CONSTRAINT=constraints.txt $(INSTALL)
+PIP := $(ENV) PIP_BUILD_CONSTRAINT=$(abspath constraints.txt) $(INSTALL)
 SHOAL := $(ENV) $(INSTALL) --no-build-isolation --config-settings=build-dir=$(VENV)/build
 # nle 1.3.0 asks for gymnasium 1.2.0 although it runs on 1.4.0, and pip would fall back to nle 0.9.1.
 # So nle is installed without its dependencies, which are all there before.
