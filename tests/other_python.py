@@ -1,5 +1,6 @@
 """Interpreters that share none of our packages, for workers to run under."""
 
+import fcntl
 import functools
 import shutil
 import subprocess
@@ -9,10 +10,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Gymnasium knows all spaces from 1.0 on, and Python 3.9 up to 1.1.
-MODERN = ["numpy<2.1", "gymnasium==1.1.1", "pettingzoo==1.25.0"]
-OLDEST = ["numpy<1.25", "gymnasium==1.1.1", "pettingzoo==1.24.3"]
-OLD_GYM = ["numpy<1.24", "gym==0.21.0", "pettingzoo==1.14.0"]
+# Gymnasium knows all spaces from 1.0 on, and Python 3.9 up to 1.1. All that is installed is pinned.
+BOTH = ["gymnasium==1.1.1", "cloudpickle==3.1.3", "Farama-Notifications==0.0.6"]
+MODERN = [
+    *BOTH,
+    *["numpy==2.0.2", "pettingzoo==1.25.0", "typing-extensions==4.16.0"],
+    *["importlib-metadata==8.7.1", "zipp==3.23.1"],
+]
+OLDEST = [
+    *BOTH,
+    *["numpy==1.24.4", "pettingzoo==1.24.3", "typing-extensions==4.13.2"],
+    *["importlib-metadata==8.5.0", "zipp==3.20.2"],
+]
+OLD_GYM = ["numpy==1.23.5", "gym==0.21.0", "pettingzoo==1.14.0", "cloudpickle==3.1.3"]
 
 
 def find_python(*versions):
@@ -29,11 +39,18 @@ def find_python(*versions):
 
 @functools.cache
 def make_venv(name, versions, packages):
-    """The interpreter of a virtual environment with these packages, or why there is none.
+    """Return the interpreter of a virtual environment with these packages, or why there is none.
 
-    It is made once and stays, until `make clean`.
+    It is made once, by one of the processes that run tests, and stays until `make clean`.
     """
     folder = ROOT / ".venv-others" / name
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _make_venv(folder, versions, packages)
+
+
+def _make_venv(folder, versions, packages):
     python = folder / "bin" / "python"
     done = folder / "done"
     if done.exists() and done.read_text() == repr((versions, packages)):
@@ -46,7 +63,7 @@ def make_venv(name, versions, packages):
     try:
         for command in (
             [base, "-m", "venv", folder],
-            [*pip, "setuptools<66", "wheel<0.40"],
+            [*pip, "setuptools==65.7.0", "wheel==0.38.4"],
             [*pip, "--no-build-isolation", *packages],
         ):
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=280)
