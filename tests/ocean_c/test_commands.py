@@ -11,7 +11,7 @@ import shoal
 from shoal.cli import main
 from shoal.errors import EnvModuleError, ParameterError, UnknownEnvError
 from shoal.ocean_c import build as building
-from shoal.ocean_c.find import module_named
+from shoal.ocean_c.find import module_named, own_names
 from shoal.ocean_c.native_env import NativeEnv
 
 from .sources import built, source
@@ -293,14 +293,41 @@ def test_a_held_key_takes_over_from_the_policy():
     assert found["steps"] == 3 and len(actions) == 3 and actions[0].all()
 
 
+@pytest.mark.parametrize("name", own_names())
+def test_every_environment_has_keys_and_shows_them(name):
+    spec = module_named(name).spec({})
+    bindings, _, _ = play.keys_of(spec.actions)
+    assert all(bindings)
+    vector = shoal.vectorize(name, 1, autoreset="same_step", seed=0)
+    observations, _ = vector.reset()
+    seen = {"reward": 0.0, "return": 0.0, "length": 0, "note": "", "last": ""}
+    lines = play.panel(vector, spec, observations, seen, False, True)
+    vector.close()
+    texts = [text for text, _ in lines]
+    last = max(i for i, text in enumerate(texts) if "esc quit" in text)
+    assert texts.index("keys") < last < texts.index("observation")
+    # The line that says how to quit is drawn, however low the picture is.
+    without = [(text, heading) for text, heading in lines if "esc quit" not in text]
+    low = np.zeros((64, 128, 3), np.uint8)
+    drawn, other = play.beside(low, lines), play.beside(low, without)
+    end = len(drawn) - len(other)
+    assert end > 0 and drawn.shape[0] % 2 == 0
+    assert (drawn[-play.LINE - 12 :, 128:] != play.DARK).any()
+
+
 def test_the_window_is_pygames(monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     pytest.importorskip("pygame")
     assert main(["play", "squared", "--steps", "3", "--fps", "1000"]) == 0
     env = NativeEnv("squared", render_mode="human")
     env.reset(seed=0)
     env.step(1)
-    assert env.env.screen.window is not None
+    window = env.env.screen.window
+    assert window is not None
+    for wrong in (None, np.zeros((4, 4), np.uint8), "text"):
+        with pytest.raises(shoal.ShoalError, match="window: expected a picture"):
+            window.show(wrong, 10)
     env.close()
 
 

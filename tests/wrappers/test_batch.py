@@ -605,6 +605,40 @@ def test_videos(tmp_path, mode, suffix):
     assert frames.shape[1:] == (32, 48, 3)
 
 
+class OneScreen(Walk):
+    """Renders into the same array each time, or what is no picture."""
+
+    def __init__(self, screen):
+        super().__init__("rgb_array")
+        self.screen, self.steps_taken = screen, 0
+
+    def render(self):
+        if self.screen is not None:
+            self.screen[:] = 40 * self.steps_taken
+            self.steps_taken += 1
+        return self.screen
+
+
+def test_a_video_of_an_environment_that_renders_into_one_array(tmp_path):
+    imageio = pytest.importorskip("imageio.v3")
+    screen = np.zeros((8, 8, 3), np.uint8)
+    ours = RecordVideo(
+        vector(functools.partial(OneScreen, screen), 1), tmp_path, suffix=".gif", max_frames=5
+    )
+    ours.reset(seed=0)
+    for _ in range(4):
+        ours.step(np.zeros((1, 2), np.float32))
+    ours.close()
+    assert imageio.imread(ours.files[0], index=None)[:, 0, 0, 0].tolist() == [0, 40, 80, 120, 160]
+
+
+def test_a_video_of_nothing_is_an_error(tmp_path):
+    ours = RecordVideo(vector(functools.partial(OneScreen, None), 1), tmp_path, suffix=".gif")
+    with pytest.raises(shoal.EmulationError, match="render: expected a picture .* got None"):
+        ours.reset(seed=0)
+    ours.close()
+
+
 def test_repeating_actions_and_limiting_time():
     """In the environment's own loop: one environment beside Gymnasium's, and agents by hand."""
     for mode in MODES:

@@ -1,7 +1,7 @@
-"""Playing a compiled environment in a window, and films of it.
+"""Play a native environment in a window, or film it.
 
-Both take a vector of one environment with the native backend, whose ``call("drawing")`` gives what
-the environment draws, and step it themselves.
+Both functions take a vector of one environment with the native backend, whose ``call("drawing")``
+returns the drawing, and step the vector.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from shoal.errors import ParameterError
 from shoal.ocean_c.draw import Drawing, frames, picture
+from shoal.ocean_c.film import Film
 from shoal.ocean_c.table import Field, Spec
 
 __all__ = ["keys_of", "panel", "play", "record"]
@@ -23,6 +23,8 @@ __all__ = ["keys_of", "panel", "play", "record"]
 Chooser = Callable[[np.ndarray, np.ndarray], Any]
 
 HELP = "p pause   . one step   backspace reset   - = slower, faster   esc quit"
+# The panel's pixels: its width, a line, the space above a heading and above the first line.
+WIDTH, LINE, GAP, MARGIN = 260, 16, 8, 10
 INK, MUTED, DARK = (232, 238, 246), (132, 148, 171), (17, 21, 28)
 
 
@@ -101,8 +103,7 @@ def play(
             text = panel(vector, spec, observations, seen, paused, act is not None)
             shown = frames(before, drawing, max(1, round(30 / fps)))
             for frame in shown:
-                image = np.hstack([picture(frame, size, 2), _panel_picture(text, frame, size)])
-                window.show(image, fps * len(shown))
+                window.show(beside(picture(frame, size, 2), text), fps * len(shown))
             before = drawing
             pressed = window.take_pressed()
             held = (window.held() | set(pressed)) & known
@@ -165,7 +166,10 @@ def random_actions(vector: Any, spec: Spec, random: np.random.Generator) -> np.n
 def panel(
     vector: Any, spec: Spec, observations: np.ndarray, seen: dict[str, Any], paused: bool, two: bool
 ) -> list[tuple[str, bool]]:
-    """Lines beside the picture, and whether each is a heading: what agent 0 sees and gets."""
+    """Return the lines beside the picture, and whether each is a heading.
+
+    They say what agent 0 gets, which keys there are, and, last, what agent 0 observes.
+    """
     lines = [("step", True), (f"reward {seen['reward']:.4g}", False)]
     lines += [
         (f"return {seen['return']:.4g}, length {seen['length']}", False),
@@ -173,6 +177,14 @@ def panel(
         ("last episode", True),
     ]
     lines += [(part.strip(), False) for part in (seen["last"] or "none yet").split(",")]
+    lines.append(("keys", True))
+    for field in spec.actions:
+        names = field.labels if len(field.labels) == len(field.keys) else field.keys
+        pairs = [f"{k} {n}" if n != k else k for k, n in zip(field.keys, names) if k != "-"]
+        lines += [("   ".join(pairs[i : i + 3]), False) for i in range(0, len(pairs), 3)]
+    if two:
+        lines.append(("hold one to take over", False))
+    lines += [(part, False) for part in HELP.split("   ")]
     lines.append(("observation", True))
     views = vector.observation_layout.view(observations)
     for field in spec.observations:
@@ -189,27 +201,28 @@ def panel(
             for i in range(0, len(shown), 3):
                 head = f"{field.name}: " if i == 0 else "   "
                 lines.append((head + ", ".join(shown[i : i + 3]) + more * (i + 3 >= 12), False))
-    lines.append(("keys", True))
-    for field in spec.actions:
-        names = field.labels if len(field.labels) == len(field.keys) else field.keys
-        pairs = [f"{k} {n}" if n != k else k for k, n in zip(field.keys, names) if k != "-"]
-        lines += [("   ".join(pairs[i : i + 3]), False) for i in range(0, len(pairs), 3)]
-    if two:
-        lines.append(("hold one to take over", False))
-    lines += [(part, False) for part in HELP.split("   ")]
     return lines
 
 
-def _panel_picture(lines: list[tuple[str, bool]], drawing: Drawing, size: int) -> np.ndarray:
-    _, _, width, height = drawing[3]
-    high = max(2, round(height * size / max(width, height) / 2) * 2)
-    image = Image.new("RGB", (260, high), DARK)
-    pen = ImageDraw.Draw(image)
-    font, y = ImageFont.load_default(12), 10
+def beside(pixels: np.ndarray, lines: list[tuple[str, bool]]) -> np.ndarray:
+    """Return a picture with the panel's lines beside it (uint8, height x width x 3).
+
+    All lines up to the observation fit; the observation is cut off if it is long.
+    """
+    needed, y = 0, MARGIN
     for text, heading in lines:
-        y += 8 * heading
-        pen.text((12, y), text, MUTED if heading else INK, font)
-        y += 16
+        y += LINE + GAP * heading
+        if text == "observation" and heading:
+            break
+        needed = y
+    height = max(len(pixels), (needed + MARGIN) // 2 * 2)
+    image = Image.new("RGB", (pixels.shape[1] + WIDTH, height), DARK)
+    image.paste(Image.fromarray(pixels), (0, (height - len(pixels)) // 2))
+    pen, font, y = ImageDraw.Draw(image), ImageFont.load_default(12), MARGIN
+    for text, heading in lines:
+        y += GAP * heading
+        pen.text((pixels.shape[1] + 12, y), text, MUTED if heading else INK, font)
+        y += LINE
     return np.asarray(image)
 
 
@@ -233,27 +246,17 @@ def record(
         seed: of the first reset.
         size: pixels of the longer side.
     """
-    import imageio
-
-    path = Path(path)
-    if path.suffix not in (".gif", ".mp4"):
-        raise ParameterError(f"a film's name ends in .gif or .mp4, got {path}")
-    each = max(1, round((30 if path.suffix == ".mp4" else 20) / fps))
-    rate = fps * each
-    options: dict[str, Any] = (
-        {"fps": rate} if path.suffix == ".mp4" else {"duration": 1000 / rate, "loop": 0}
-    )
+    each = max(1, round((30 if Path(path).suffix == ".mp4" else 20) / fps))
     spec = vector._backend.spec
     random = np.random.default_rng(seed)
     observations, _ = vector.reset(seed=seed)
     starts = np.ones(vector.num_rows, bool)
     before: Drawing | None = None
-    writer: Any = imageio.get_writer(path, **options)
-    with writer:
+    with Film(path, fps * each) as film:
         for _ in range(steps + 1):
             drawing = vector.call("drawing")[0]
             for frame in frames(None if starts[0] else before, drawing, each):
-                writer.append_data(picture(frame, size))
+                film.add(picture(frame, size))
             before = drawing
             actions = act(observations, starts) if act else random_actions(vector, spec, random)
             observations, _, terminations, truncations, _ = vector.step(actions)

@@ -1,8 +1,10 @@
-"""A window that shows pictures and hears keys: the only file that knows pygame."""
+"""A window that shows pictures and reads keys: the only file that imports pygame."""
 
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 
 import numpy as np
 
@@ -21,10 +23,11 @@ class Window:
     """A window; it opens with the first picture.
 
     Args:
-        title: in its bar.
+        title: in the bar.
 
     Attributes:
-        closed: whether the user has closed it.
+        closed: whether the user has closed the window.
+        pressed: names of the keys pressed since `take_pressed`.
     """
 
     def __init__(self, title: str):
@@ -35,10 +38,29 @@ class Window:
         self._clock: pygame.time.Clock | None = None
 
     def show(self, pixels: np.ndarray, frames_per_second: float) -> None:
-        """Show a picture (uint8, (height, width, 3)) until its time is over; notes keys pressed."""
+        """Show a picture for its time, and note the keys pressed.
+
+        Args:
+            pixels: uint8, (height, width, 3).
+            frames_per_second: pictures per second.
+
+        Raises:
+            ShoalError: `pixels` is not such a picture, or there is no screen.
+        """
+        if getattr(pixels, "ndim", 0) != 3 or pixels.shape[2] != 3:
+            got = getattr(pixels, "shape", type(pixels).__name__)
+            raise ShoalError(f"window: expected a picture (height, width, 3), got {got}")
         height, width = pixels.shape[:2]
         if self._surface is None or self._clock is None:
-            pygame.display.init()
+            if sys.platform == "linux":  # else SDL complains that it is not set
+                os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+            try:
+                pygame.display.init()
+            except pygame.error as error:
+                raise ShoalError(
+                    f"no window can be opened ({error}); without a screen, write a film instead: "
+                    "shoal play ENV --record film.mp4"
+                ) from error
             pygame.display.set_caption(self.title)
             self._surface = pygame.display.set_mode((width, height))
             self._clock = pygame.time.Clock()
@@ -54,12 +76,12 @@ class Window:
         self._clock.tick(frames_per_second)
 
     def take_pressed(self) -> list[str]:
-        """The names of the keys that were pressed since the last call, in order."""
+        """Return the names of the keys pressed since the last call, in order."""
         pressed, self.pressed = self.pressed, []
         return pressed
 
     def held(self) -> set[str]:
-        """The names of the keys that are held down now."""
+        """Return the names of the keys that are held down now."""
         if self._surface is None:
             return set()
         state = pygame.key.get_pressed()
@@ -68,7 +90,7 @@ class Window:
         return {name for name in keys if state[pygame.key.key_code(name)]}
 
     def close(self) -> None:
-        """Close it; more than once is fine."""
+        """Close the window; closing again does nothing."""
         if self._surface is not None:
             self._surface = None
             pygame.display.quit()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.ocean_c.film import Film, as_picture
 from shoal.vectorization.vector import Batch
 from shoal.wrappers.base import Wrapper, rows_of
 
@@ -142,24 +143,20 @@ class RecordVideo(Wrapper):
             self._episode += 1
             self._frames = [] if self._episode % self.every == 0 else None
         if self._frames is not None and len(self._frames) < self.max_frames:
-            self._frames.append(np.asarray(self.env.render(self.index)))
+            self._frames.append(as_picture(self.env.render(self.index)))  # copied
             if not self.vector.acting[self._mine].any():
                 self.save()
         return batch
 
     def save(self) -> None:
-        """Write what has been recorded, if anything; the rest of the episode is left out."""
+        """Write the frames recorded so far, if any; the rest of the episode is left out."""
         frames, self._frames = self._frames, None
         if not frames:
             return
-        import imageio.v3 as imageio
-
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"episode-{self._episode}{self.suffix}"
-        if self.suffix == ".gif":
-            imageio.imwrite(path, frames, duration=1000 / self.fps, loop=0)
-        else:
-            imageio.imwrite(path, frames, fps=self.fps, codec="libx264", macro_block_size=2)
+        with Film(path, self.fps) as film:
+            for frame in frames:
+                film.add(frame)
         self.files.append(path)
 
     def close(self, **kwargs: Any) -> None:

@@ -377,7 +377,8 @@ SHOAL_ENV(
                      .low = -1,
                      .high = 1,
                      .text = "of each rotor: -1 the lowest, 0 hovers, 1 the highest",
-                     .labels = "front_left front_right back_left back_right"}},
+                     .labels = "front_left front_right back_left back_right",
+                     .keys = "a/q s/w d/e f/r"}},
         .logs = {{.name = "score", .text = "rings that were passed, of all"},
                  {.name = "rings", .text = "that were passed"},
                  {.name = "crashed", .text = "1 if it crashed"}});
