@@ -24,7 +24,7 @@ SOURCES := pyproject.toml meson.build \
 	$(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -name '.*')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all sanitize bench lint docs wheel lock clean
+.PHONY: demo test test-all sanitize bench gpu lint docs wheel lock clean
 
 demo: $(VENV)/.demo ## NetHack: two minutes of training, then what it scores
 	run=nethack-$$(date +%Y%m%d-%H%M%S) && \
@@ -39,8 +39,12 @@ test-all: $(VENV)/.test sanitize ## every test, and the compiled code under sani
 	$(PYTEST) -m ""
 
 bench: $(VENV)/.bench ## every benchmark but those of training, which take hours
-	set -e; for file in $(filter-out benchmarks/_% benchmarks/%training.py benchmarks/catalogue.py,$(wildcard benchmarks/*.py)); do \
+	set -e; for file in $(filter-out benchmarks/_% benchmarks/%training.py benchmarks/catalogue.py benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
 		echo "== $$file"; $(BIN)/python $$file; done
+
+# With the Python and the packages of the machine, which may have no network.
+gpu: ## what only a GPU can show, in at most 8 minutes; into benchmarks/results/gpu.md
+	$(PYTHON) benchmarks/gpu.py
 
 lint: $(VENV)/.dev ## style, types, layering, and the documentation
 	$(BIN)/ruff check .

@@ -1,15 +1,22 @@
 """The trainer on a pretended CUDA device: every tensor is where it must be."""
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from shoal.trainers import ppo
 from shoal.trainers.config import Config
+from tests.trainers import gpu_checks
 from tests.trainers.pretend_cuda import OnDevice, pretended_cuda, strip
 
+ROOT = Path(__file__).parents[2]
 BREAKOUT = Config(
     "breakout", num_envs=8, num_workers=1, horizon=8, total_steps=128, hidden_size=16, device="cuda"
 )
@@ -57,3 +64,27 @@ def test_a_run_goes_on_on_another_device(start, end):
         torch.equal(a.detach().as_subclass(torch.Tensor), b.detach().as_subclass(torch.Tensor))
         for a, b in zip(one, two)
     )
+
+
+# -- what only a GPU can show ------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("check", gpu_checks.CHECKS, ids=lambda check: check.__name__)
+def test_on_a_gpu(check):
+    check()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_benchmark_reports_a_missing_gpu(tmp_path):
+    """Every part that needs one says so, none counts as passed, and all is written."""
+    command = [sys.executable, "benchmarks/gpu.py", "--no-build", "--results", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120, env=environment)
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert parts.pop("device")["gpu"] is None
+    assert len(parts) >= 7
+    assert {part["status"] for part in parts.values()} == {"no GPU"}
+    text = (tmp_path / "gpu.md").read_text()
+    assert text.count("no GPU") == len(parts) + 1
+    assert "torch" in text
