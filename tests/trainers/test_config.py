@@ -4,6 +4,7 @@ import pytest
 
 from shoal.errors import ConfigError
 from shoal.trainers.config import Config, from_dict, to_dict
+from shoal.trainers.seeds import EVALUATION, TRAINING, environment_seed, generator_seed
 
 
 def test_the_defaults_are_allowed_and_come_back_from_plain_values():
@@ -42,3 +43,21 @@ def test_a_whole_number_may_be_written_in_any_way():
     assert from_dict({"env": "x", "total_steps": 1e8}).total_steps == 10**8
     assert isinstance(from_dict({"env": "x", "total_steps": 1e8}).total_steps, int)
     assert isinstance(from_dict({"env": "x", "gamma": 1}).gamma, float)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**40])
+def test_seeds_of_training_and_evaluation_never_meet(seed):
+    """Environments are in ranges of their own, that 32 bits hold; runs begin anywhere in them."""
+    training, evaluation = (environment_seed(seed, stream) for stream in (TRAINING, EVALUATION))
+    assert 0 <= training < 2**29
+    assert 2**30 <= evaluation < 2**30 + 2**29
+    assert environment_seed(seed, TRAINING) == training
+    assert abs(environment_seed(seed + 1, TRAINING) - training) > 10_000
+    assert environment_seed(seed, TRAINING, 7) != training
+
+
+def test_generators_of_all_uses_and_processes_differ():
+    uses = ("actions", "minibatches", "losses")
+    seeds = {generator_seed(s, use, rank) for s in range(20) for use in uses for rank in range(8)}
+    assert len(seeds) == 20 * 3 * 8
+    assert all(0 <= seed < 2**63 for seed in seeds)

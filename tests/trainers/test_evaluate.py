@@ -8,6 +8,7 @@ from gymnasium import spaces
 import shoal
 from shoal.errors import CheckpointError, ConfigError
 from shoal.trainers.evaluate import evaluate, play, random_chooser
+from shoal.trainers.seeds import EVALUATION, environment_seed
 
 imageio = pytest.importorskip("imageio")
 
@@ -42,11 +43,11 @@ def test_short_episodes_have_no_advantage(num_envs):
 def test_episodes_are_those_of_each_copy_in_turn():
     """Equality with an environment stepped by hand."""
     found = evaluate(None, Lengths, 7, num_envs=3, seed=11)
-    expected = []
+    expected, first = [], environment_seed(11, EVALUATION)
     for i, count in enumerate((3, 2, 2)):
         env = Lengths()
         for episode in range(count):
-            env.reset(seed=11 + i if episode == 0 else None)
+            env.reset(seed=first + i if episode == 0 else None)
             expected.append(env.left)
     assert found["lengths"].tolist() == expected
 

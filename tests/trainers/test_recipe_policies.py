@@ -13,10 +13,10 @@ from shoal.registry.names import load_named
 from shoal.registry.recipes import make_nethack
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
-from shoal.trainers import nethack, nmmo
 from shoal.trainers.command import parse_train
 from shoal.trainers.config import Config
 from shoal.trainers.distributions import Distribution
+from shoal.trainers.policies import nethack, nmmo
 
 CONFIG = Config("x", hidden_size=32)
 
@@ -241,12 +241,12 @@ def test_only_relative_positions_count(world):
 
 def test_a_recipe_says_how_to_train_and_the_command_line_goes_before_it(tmp_path):
     config = parse_train(["nmmo"])
-    assert config.policy == "shoal.trainers.nmmo:Policy" and config.total_steps > 1_000_000
+    assert config.policy == "shoal.trainers.policies.nmmo:Policy" and config.total_steps > 1_000_000
     file = tmp_path / "own.toml"
     file.write_text('env = "nmmo"\nnum_envs = 3\ngamma = 0.5\nbatch_size = 1\n')
     config = parse_train(["--config", str(file), "--gamma", "0.75"])
     assert (config.env, config.num_envs, config.gamma) == ("nmmo", 3, 0.75)
-    assert config.policy == "shoal.trainers.nmmo:Policy"
+    assert config.policy == "shoal.trainers.policies.nmmo:Policy"
     assert parse_train(["nethack"]).env_kwargs["observation_keys"]
     assert parse_train(["CartPole-v1"]).policy == "default"
 

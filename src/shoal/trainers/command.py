@@ -229,7 +229,7 @@ def run_training(
         with interruptible() as stopped:
             ppo.train(asked, checkpoint=read_state(), stop=stopped)
         return 0
-    vector = ppo.make_vector(ppo.shared_config(asked, 0, int(os.environ.get("WORLD_SIZE", "1"))))
+    vector = ppo.make_vector(ppo.shared_config(asked, int(os.environ.get("WORLD_SIZE", "1"))))
     with contextlib.closing(vector):
         run, state = open_run()
         display = None

@@ -19,6 +19,7 @@ import numpy as np
 from shoal.errors import CheckpointError, ConfigError
 from shoal.rows.actions import RandomActions
 from shoal.rows.layout import Layout
+from shoal.trainers.seeds import EVALUATION, environment_seed
 from shoal.vectorization import vectorize
 
 __all__ = ["check_spaces", "evaluate"]
@@ -49,8 +50,8 @@ def evaluate(
         env: an id, or a function that makes an environment.
         episodes: how many, exactly.
         greedy: the likeliest action instead of one drawn from the policy's distribution.
-        seed: of the first copy; copy i gets ``seed + i``. The same seed gives the same episodes,
-            as far as the environment lets it.
+        seed: the same seed gives the same episodes, as far as the environment lets it; no seed
+            gives those of training.
         num_envs: copies; fewer if there are fewer episodes, one to show or film them.
         env_kwargs: for the environment's constructor.
         emulation: `max_len`, `max_agents` and `pad`, as for `shoal.vectorize`.
@@ -125,7 +126,7 @@ def make_vector(
         num_envs,
         backend="serial" if num_envs == 1 else "auto",
         autoreset="disabled",
-        seed=seed,
+        seed=environment_seed(seed, EVALUATION),
         env_kwargs=None if callable(env) else kwargs,
         **(emulation or {}),
     )

@@ -1,22 +1,25 @@
 """Proximal policy optimisation (Schulman et al. 2017), from top to bottom in one file.
 
+    train:   collect, learn, report, until there have been enough steps
     collect: the policy acts in a vector of environments until the rollout is full
     learn:   some passes over the rollout; each computes advantages from fresh values, and steps
              the optimiser once for every minibatch
-    report:  one dict of metrics
 
-How a rollout lies in memory. It has segments of `horizon` slots, and a row of the vector (an agent)
-fills one segment after the other. A slot holds what the policy saw, what it did, and what came of
-it: the reward and the flags that arrive with the row's next observation, which is the next slot's.
-The observation after a segment's last slot is kept too, in slot `horizon`, so the value of what
-follows is at hand everywhere. These are the invariants:
+How a rollout lies in memory. A rollout has segments of `horizon` steps, and a row of the vector (an
+agent) fills one segment after the other. A step holds what the policy saw, what it did, and what
+came of it: the reward and the flags that arrive with the row's next observation, which is the next
+step's. The observation after a segment's last step is kept too, at position `horizon`, so the value
+of what follows is at hand everywhere. These are the invariants:
 
-- Vectors reset in NEXT_STEP mode, so the final observation of an episode is an ordinary slot. It is
-  invalid, for its action does nothing; its value is what a truncated episode is worth from there.
-- ``valid`` is False for it, for what a restarted worker lost, and for whatever was not filled. Such
-  slots are in no loss, no statistic, no normalisation and no return.
-- ``starts`` says that a slot's observation begins an episode, which empties the recurrent state.
-- Rows without an agent, and agents that wait for their turn, take no slot at all.
+- Vectors reset in NEXT_STEP mode, so the final observation of an episode is an ordinary step. The
+  step is invalid, because its action does nothing; its value is what a truncated episode is worth
+  from there.
+- ``valid`` is False for such a step, for what a restarted environment lost, and for whatever was
+  not filled. Invalid steps are in no loss, no statistic, no normalisation and no return.
+- ``starts`` says that a step's observation begins an episode, which empties the recurrent state.
+- Rows without an agent, and agents that wait for their turn, take no step at all. If a batch is
+  all environments and each has one agent, every row takes one step in every batch, so that segment
+  i is row i.
 - Everything in a rollout was done by the policy that learns from it. Actions still under way when
   the rollout is full (pools) are not learnt from.
 """
@@ -29,6 +32,7 @@ import hashlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -38,17 +42,30 @@ import torch
 from torch import Tensor, nn
 
 from shoal.errors import CheckpointError, ConfigError, NotFiniteError
+from shoal.registry.creators import find_source
 from shoal.registry.names import load_named
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
-from shoal.rows.spec import where
 from shoal.trainers.advantage import advantages
+from shoal.trainers.checks import agent_name, check_categories, check_outputs, check_rollout
 from shoal.trainers.config import Config, from_dict, to_dict
 from shoal.trainers.distributions import Actions, Distribution
-from shoal.trainers.policies import DefaultPolicy, Recurrent
+from shoal.trainers.plain import arrays, plain
+from shoal.trainers.policies import DefaultPolicy, Recurrent, typed
+from shoal.trainers.processes import (
+    all_sum,
+    any_of,
+    current_device,
+    gather,
+    join_processes,
+    moments,
+    rank,
+    world_size,
+)
+from shoal.trainers.rewards import RewardScale
+from shoal.trainers.seeds import TRAINING, environment_seed, generator_seed
 from shoal.vectorization import vectorize
 from shoal.wrappers.base import load_state_dicts, state_dicts
-from shoal.wrappers.rewards import ClipReward, NormalizeReward
 
 __all__ = ["Result", "act", "load_policy", "make_policy", "make_vector", "train"]
 
@@ -60,6 +77,303 @@ class Result(NamedTuple):
 
     policy: Any
     metrics: Metrics
+
+
+def train(
+    config: Config,
+    *,
+    policy: Any = None,
+    vector: Any = None,
+    checkpoint: dict[str, Any] | None = None,
+    report: Callable[[Metrics], None] | None = None,
+    save: Callable[[dict[str, Any], Metrics], None] | None = None,
+    watch: Callable[[np.ndarray], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Result:
+    """Train a policy.
+
+    Args:
+        config: see `Config`. Under torchrun it is the same in every process, and says what all of
+            them do together.
+        policy: a module to train instead of the one that the config names; ``recurrent`` puts the
+            LSTM around it.
+        vector: environments to train on instead of those that the config names (NEXT_STEP
+            autoreset); the caller closes it.
+        checkpoint: what an earlier run gave to `save`: goes on from there. On the same kind of
+            device, with the same number of processes and with environments that can be saved, the
+            run is the same bit for bit as one that never stopped.
+        report: gets the metrics after every update; see docs/metrics.md.
+        save: gets the state of everything every ``checkpoint_interval`` updates and at the end:
+            a dict of tensors, numbers and text.
+        watch: gets up to 256 observation rows of every rollout.
+        stop: asked before every update; True ends the run as if it were complete.
+
+    Returns:
+        The policy and the last metrics.
+
+    Raises:
+        NotFiniteError: NaN or infinity, named where it first appeared.
+        EmulationError: an observation that is not in its space.
+        CheckpointError: the checkpoint belongs to other spaces or another policy.
+        Exception: whatever an environment raised.
+    """
+    device = choose_device(config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(current_device(device))
+        stack.enter_context(join_processes(device))
+        stack.enter_context(torch_settings(config))
+        own = shared_config(config, world_size())
+        if vector is None:
+            vector = stack.enter_context(contextlib.closing(make_vector(own)))
+        trainer = Trainer(config, own, policy, vector, device)
+        if checkpoint is not None:
+            trainer.load_state_dict(checkpoint)
+        saves = any_of(save is not None, device)  # then every process gives its part
+        saved = trainer.updates
+        while trainer.steps < config.total_steps and not any_of(bool(stop and stop()), device):
+            trainer.update(watch)
+            if report is not None and rank() == 0:
+                report(trainer.metrics)
+            if saves and trainer.updates % config.checkpoint_interval == 0:
+                trainer.save(save)
+                saved = trainer.updates
+        if saves and saved != trainer.updates:
+            trainer.save(save)
+        return Result(trainer.policy, trainer.metrics)
+
+
+class Trainer:
+    """A policy in training: who collects, who learns, and how far the run has come.
+
+    Args:
+        config: of the whole run.
+        own: this process's part of it; see `shared_config`.
+        policy: a module, or None for the one that the config names.
+        vector: this process's environments.
+        device: of the policy.
+
+    Attributes:
+        steps, updates, seconds: how far the run has come; steps are those of all processes.
+        metrics: of the last update.
+    """
+
+    def __init__(self, config: Config, own: Config, policy: Any, vector: Any, device: torch.device):
+        torch.manual_seed(config.seed)  # weights: the same in every process
+        self.config, self.vector = config, vector
+        self.layout, action_layout = vector.observation_layout, vector.action_layout
+        self.spaces = {
+            "observation_layout": self.layout.to_json(),
+            "action_layout": action_layout.native.to_json(),
+        }
+        if policy is None:
+            made = make_policy(config, self.layout, action_layout)
+        else:
+            made = checked_policy(policy, config)
+        self.policy = made.to(device)
+        distribution = Distribution(action_layout, config.squash)
+        self.collector = Collector(vector, distribution, own, self.policy, device)
+        self.learner = Learner(self.policy, distribution, self.layout, own, device)
+        self.steps = self.updates = 0
+        self.seconds = 0.0
+        self.metrics: Metrics = {}
+        if config.compile:
+            self.policy.encode = torch.compile(self.policy.encode)
+            self.policy.decode = torch.compile(self.policy.decode)
+
+    def update(self, watch: Callable[[np.ndarray], None] | None = None) -> None:
+        """Collect one rollout and learn from it."""
+        begun = time.perf_counter()
+        collector, learner = self.collector, self.learner
+        learning_rate = annealed(self.config, self.steps)
+        learner.set_learning_rate(learning_rate)
+        collector.shares = dict.fromkeys(collector.shares, 0.0)
+        rollout = collector.collect(self.policy)
+        check_rollout(rollout, collector.owners, self.vector)
+        collector.rewards.apply(rollout.rewards)
+        collected = time.perf_counter()
+        learnt = learner.learn(rollout)
+        ended = time.perf_counter()
+        if watch is not None:
+            watch(sample_of(rollout, self.layout))
+        metrics = {**summarize(rollout, self.vector, collector), **learnt}
+        taken = int(metrics.pop("taken"))
+        spent = ended - begun
+        shares = {**collector.shares, "learn": ended - collected}
+        self.steps, self.updates = self.steps + taken, self.updates + 1
+        self.seconds += spent
+        self.metrics = metrics | {
+            "learning_rate": learning_rate,
+            "steps": self.steps,
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "steps_per_second": taken / spent,
+            **{f"time/{name}": share / spent for name, share in shares.items()},
+        }
+
+    def save(self, save: Callable[[dict[str, Any], Metrics], None] | None) -> None:
+        """Give the state of everything to `save`, in the first process; all have to call this."""
+        state = self.state_dict()
+        if save is not None and rank() == 0:
+            save(state, self.metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on exactly, as tensors, numbers and text.
+
+        ``processes`` has one entry for each process; it is None in all processes but the first.
+        """
+        own = {"collector": self.collector.state_dict(), **self.learner.generators()}
+        return {
+            "config": to_dict(self.config),
+            **self.spaces,
+            "policy": plain(self.policy.state_dict()),
+            "optimizers": plain([each.state_dict() for each in self.learner.optimizers]),
+            "processes": gather(own),
+            "steps": self.steps,
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "metrics": self.metrics,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            CheckpointError: it is of other spaces or another policy.
+        """
+        for name, text in self.spaces.items():
+            if state[name] != text:
+                raise CheckpointError(
+                    f"the checkpoint's {name.replace('_layout', '')} space is not this "
+                    f"environment's:\n{state[name]}\nagainst\n{text}"
+                )
+        load_weights(self.policy, state["policy"])
+        for optimizer, saved in zip(self.learner.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(copy.deepcopy(saved))
+        processes = state["processes"]
+        if len(processes) == world_size():
+            own = processes[rank()]
+            self.collector.load_state_dict(own["collector"])
+            self.learner.load_generators(own)
+        else:  # other processes, with other environments: what they share goes on
+            self.collector.load_shared(processes[0]["collector"])
+        self.steps, self.updates = state["steps"], state["updates"]
+        self.seconds, self.metrics = state["seconds"], dict(state["metrics"])
+
+
+def summarize(rollout: Rollout, vector: Any, collector: Collector) -> Metrics:
+    """Return what happened in a rollout, over all processes: rewards and episodes."""
+    rewards = rollout.rewards[rollout.valid].double()
+    statistics = vector.statistics()
+    episodes = float(statistics.pop("episodes"))
+    statistics.pop("time", None)
+    numbers = [float(len(rewards)), float(rewards.sum()), float((rewards != 0).sum()), episodes]
+    names = sorted(statistics) if world_size() == 1 else ["length", "return"]
+    numbers += [episodes * statistics.get(name, 0.0) for name in names]
+    summed = all_sum(torch.tensor(numbers, dtype=torch.float64, device=collector.device))
+    taken, total, nonzero, episodes, *sums = summed.tolist()
+    collector.episodes += int(episodes)
+    metrics = {
+        "taken": taken,
+        "episodes": float(collector.episodes),
+        "reward/mean": total / max(1.0, taken),
+        "reward/nonzero": nonzero / max(1.0, taken),
+    }
+    if episodes:
+        metrics |= {f"episode/{name}": value / episodes for name, value in zip(names, sums)}
+    return metrics
+
+
+def sample_of(rollout: Rollout, layout: Layout, most: int = 256) -> np.ndarray:
+    """Return up to `most` observations of a rollout's valid steps: ``(n, *layout.shape)``."""
+    segment, step = rollout.valid.nonzero(as_tuple=True)
+    rows = rollout.observations[segment[:most], step[:most]]
+    return typed(rows.cpu(), layout).numpy()
+
+
+def annealed(config: Config, steps: int) -> float:
+    """Return the learning rate after so many steps."""
+    done = min(1.0, steps / config.total_steps)
+    if config.anneal == "linear":
+        return config.learning_rate * (1 - done)
+    if config.anneal == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return config.learning_rate
+
+
+# -- before training -------------------------------------------------------------------------------
+
+
+def make_vector(config: Config) -> Any:
+    """Return the environments of a config; under torchrun, of this process's part of it."""
+    pool = config.batch_size not in (None, config.num_envs)
+    alone = config.num_workers == 0
+    if alone:  # a native environment's thread is the caller's own
+        source = find_source(config.env, config.num_envs, config.env_kwargs)
+        alone = source.native is None
+    return vectorize(
+        config.env,
+        config.num_envs,
+        backend="pool" if pool else "serial" if alone else "auto",
+        num_workers=config.num_workers or None,
+        batch_size=config.batch_size if pool else None,
+        autoreset="next_step",
+        seed=environment_seed(config.seed, TRAINING) + rank() * config.num_envs,
+        max_len=config.max_len,
+        max_agents=config.max_agents,
+        pad=config.pad,
+        env_kwargs=config.env_kwargs,
+    )
+
+
+def shared_config(config: Config, processes: int) -> Config:
+    """Return one process's part of a run: its share of the environments and workers.
+
+    Raises:
+        ConfigError: the environments can't be shared evenly.
+    """
+    if config.num_envs % processes:
+        raise ConfigError(f"num_envs: {config.num_envs} can't be shared by {processes} processes")
+
+    def share(number: int | None) -> int | None:
+        return max(1, number // processes) if number else number
+
+    return replace(
+        config,
+        num_envs=config.num_envs // processes,
+        batch_size=share(config.batch_size),
+        num_workers=share(config.num_workers),
+    )
+
+
+def choose_device(config: Config) -> torch.device:
+    """Return the device of a config; under torchrun, the GPU of this process's local rank."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device: {name} was asked for, but torch finds no CUDA device")
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if name == "cpu" and config.precision == "bfloat16":
+        warnings.warn(
+            "precision: bfloat16 is meant for CUDA; on most CPUs it is slower than float32",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def torch_settings(config: Config) -> Iterator[None]:
+    """torch's process-wide settings as the config wants them, and afterwards as they were."""
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    torch.set_num_threads(config.torch_threads)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
 
 
 # -- the rollout -----------------------------------------------------------------------------------
@@ -80,7 +394,7 @@ class Rollout:
     masks: Tensor  # bool: which choices were legal
     log_probabilities: Tensor  # float32: of the action, by the policy that took it
     values: Tensor  # float32: of the observation, by that policy
-    states: Tensor  # float32 (2, segments, features): recurrent state before the first slot
+    states: Tensor  # float32 (2, segments, features): recurrent state before the first step
 
     rewards: Any  # float32
     terminated: Any  # bool
@@ -91,11 +405,11 @@ class Rollout:
 
     @property
     def horizon(self) -> int:
-        """Slots of a segment that are learnt from."""
+        """Steps of a segment that are learnt from."""
         return self.values.shape[1] - 1
 
     def to_device(self) -> Rollout:
-        """The same with the second group as tensors on the device, and `used` segments only."""
+        """Return the `used` segments, with the second group as tensors on the device."""
         n, device = self.used, self.values.device
 
         def tensor(array: np.ndarray) -> Tensor:
@@ -122,11 +436,11 @@ def new_rollout(
     segments: int,
     horizon: int,
     row_bytes: int,
-    kind: Distribution,
+    distribution: Distribution,
     num_state: int,
     device: torch.device,
 ) -> Rollout:
-    """Room for a rollout, of zeros, so that what is never filled is at least finite."""
+    """Return room for a rollout, of zeros, so that what is never filled is at least finite."""
     shape = (segments, horizon + 1)
 
     def zeros(dtype: torch.dtype, *columns: int) -> Tensor:
@@ -134,9 +448,9 @@ def new_rollout(
 
     return Rollout(
         observations=zeros(torch.uint8, row_bytes),
-        discrete=zeros(torch.int64, kind.num_discrete),
-        continuous=zeros(torch.float32, kind.num_continuous),
-        masks=zeros(torch.bool, kind.layout.num_masked),
+        discrete=zeros(torch.int64, distribution.num_discrete),
+        continuous=zeros(torch.float32, distribution.num_continuous),
+        masks=zeros(torch.bool, distribution.layout.num_masked),
         log_probabilities=zeros(torch.float32),
         values=zeros(torch.float32),
         states=torch.zeros(2, segments, num_state, device=device),
@@ -168,70 +482,103 @@ class Collector:
 
     `episodes` counts those that ended. `shares` has the seconds spent on the ``environment``, on
     ``copy`` (to and from the device and the rollout) and in the ``policy``.
+
+    Args:
+        config: this process's part of the run; see `shared_config`.
     """
 
-    def __init__(self, vector: Any, kind: Distribution, config: Config, policy: Any, device: Any):
-        self.vector, self.kind, self.config, self.device = vector, kind, config, device
+    def __init__(
+        self,
+        vector: Any,
+        distribution: Distribution,
+        config: Config,
+        policy: Any,
+        device: torch.device,
+    ):
+        self.vector, self.distribution, self.config = vector, distribution, config
+        self.device = device
         n = vector.num_rows
         self.layout: Layout = vector.observation_layout
         horizon = config.horizon or default_horizon(n * world_size())
         self.capacity = n * horizon
-        # Rows that run ahead of others take more than one segment, and each may leave one unfilled.
-        even = vector.batch_size == vector.num_envs and vector.agents_per_env == 1
+        self.whole = vector.batch_size == vector.num_envs
+        self.even = self.whole and vector.agents_per_env == 1  # all rows are at the same step
         num_state = policy.num_features if isinstance(policy, Recurrent) else 0
-        self.rollout = new_rollout(
-            n if even else 2 * n,
-            horizon,
-            self.layout.nbytes,
-            kind,
-            num_state,
-            device,
-        )
-        self.owners = np.zeros(len(self.rollout.values), np.int64)  # the row of each segment
+        # Rows that run ahead of others take more than one segment, and each may leave one unfilled.
+        segments = n if self.even else 2 * n
+        nbytes = self.layout.nbytes
+        self.rollout = new_rollout(segments, horizon, nbytes, distribution, num_state, device)
+        self.owners = np.zeros(segments, np.int64)  # the row of each segment
         self.segment = np.full(n, -1)  # that each row is filling; -1: none
-        self.position = np.zeros(n, np.int64)  # of its open slot
-        self.filled = 0  # slots of this rollout that have been closed
+        self.position = np.zeros(n, np.int64)  # of its open step
+        self.filled = 0  # steps of this rollout that have been closed
         self.states = torch.zeros(2, n, num_state, device=device)
         self.pending: Batch | None = None  # has been received, not answered
         self.begun = np.zeros(n, bool)  # rows that have been received at all
+        self.rewards = RewardScale(n, config, device)
         self.generator = torch.Generator(device)
-        self.generator.manual_seed(config.seed)
+        self.generator.manual_seed(generator_seed(config.seed, "actions", rank()))
         self.shares = dict.fromkeys(("environment", "copy", "policy"), 0.0)
         self.episodes = 0
+
+    def collect(self, policy: Any) -> Rollout:
+        """Fill the rollout, and return it with the rewards as the environments gave them."""
+        self.segment[:] = -1
+        self.filled = self.rollout.used = 0
+        for array in (self.rollout.valid, self.rollout.starts):
+            array[:] = False
+        if self.pending is None:  # at the very first, or where environments could not be saved
+            later = [self.episodes] if self.episodes else []
+            seed = environment_seed(self.config.seed, TRAINING, *later)
+            self.vector.async_reset(seed=seed + rank() * self.vector.num_envs)
+            self.pending = self.receive()
+        self.answer(self.pending, policy)
+        while True:
+            batch = self.receive()
+            if self.filled >= self.capacity:
+                break
+            self.answer(batch, policy)
+        self.answer(batch, policy, last=True)
+        self.pending = batch
+        return self.rollout.to_device()
 
     # -- from the vector ---------------------------------------------------------------------------
 
     def receive(self) -> Batch:
-        """The next batch. What it says about earlier actions goes into their slots."""
+        """Return the next batch; what it says about earlier actions goes into their steps."""
         begun = time.perf_counter()
         vector = self.vector
         batch = vector.recv()
         received = time.perf_counter()
         self.shares["environment"] += received - begun
-        acting, masks = vector.acting, batch.masks
-        whole = vector.batch_size == vector.num_envs
-        here = acting | masks
+        masks = batch.masks
+        # A row that a restart has lost is neither acting nor a transition; it keeps step.
+        here = np.ones(len(masks), bool) if self.even else vector.acting | masks
         places = np.flatnonzero(here)
         select: Any = slice(None) if len(places) == len(here) else places
         rows = batch.agent_ids[select]
         masks = masks[select] & self.begun[rows]  # what a reset returns ends no action
         self.begun[rows] = True
 
-        open_slots = self.segment[rows] >= 0
-        closing: Any = slice(None) if open_slots.all() else open_slots
-        segment, position = self.segment[rows[closing]], self.position[rows[closing]]
-        into, done = self.rollout, masks[closing]
-        into.rewards[segment, position] = batch.rewards[select][closing] * done
-        into.terminated[segment, position] = batch.terminations[select][closing] & done
-        into.truncated[segment, position] = batch.truncations[select][closing] & done
-        into.valid[segment, position] = done
-        self.position[rows[closing]] += 1
-        self.filled += len(segment)
+        opened = self.segment[rows] >= 0
+        closing: Any = slice(None) if opened.all() else opened
+        closed = rows[closing]
+        if len(closed):
+            at, into, done = self.index(closed), self.rollout, masks[closing]
+            rewards = batch.rewards[select][closing] * done
+            terminated = batch.terminations[select][closing] & done
+            into.rewards[at] = rewards
+            into.terminated[at] = terminated
+            into.truncated[at] = batch.truncations[select][closing] & done
+            into.valid[at] = done
+            self.rewards.note(closed[done], rewards[done], terminated[done])
+            self.position[closed] += 1
+            self.filled += len(closed)
 
         observations = np.ascontiguousarray(batch.observations).reshape(len(here), -1)
         made = Batch(
             rows=rows,
-            env_ids=None if whole else vector.env_ids,
+            env_ids=None if self.whole else vector.env_ids,
             places=places,
             num_rows=len(here),
             observations=observations.view(np.uint8)[select],
@@ -240,6 +587,12 @@ class Collector:
         )
         self.shares["copy"] += time.perf_counter() - received
         return made
+
+    def index(self, rows: np.ndarray) -> tuple[Any, Any]:
+        """Return where the open steps of these rows lie: segments and positions."""
+        if self.even and len(rows):
+            return slice(0, len(rows)), int(self.position[0])
+        return self.segment[rows], self.position[rows]
 
     # -- to the vector -----------------------------------------------------------------------------
 
@@ -258,43 +611,60 @@ class Collector:
             return
         observations = torch.from_numpy(batch.observations).to(device)
         masks = torch.from_numpy(batch.masks).to(device)
-        continuing = np.flatnonzero(self.segment[rows] >= 0)
-        after = self.segment[rows[continuing]], self.position[rows[continuing]]
-        into.observations[after] = observations[continuing]
+        # An observation stands once, but for one that ends a segment: it begins the next one, too.
+        ends = (self.segment[rows] >= 0) & (last | (self.position[rows] == self.rollout.horizon))
+        ending: Any = slice(None) if ends.all() else np.flatnonzero(ends)
+        after = self.index(rows[ending])
+        if ends.any():
+            into.observations[after] = observations[ending]
         if not last:
-            self.open_slots(rows)
-            slots = self.segment[rows], self.position[rows]
-            into.starts[slots] = batch.starts
-            into.observations[slots] = observations
-            into.masks[slots] = masks
+            self.open_steps(rows)
+            at = self.index(rows)
+            into.starts[at] = batch.starts
+            into.observations[at] = observations
+            into.masks[at] = masks
         copied = time.perf_counter()
 
         starts = torch.from_numpy(batch.starts).to(device)
-        state = self.states[:, rows] * ~starts[:, None]
+        every: Any = slice(None) if self.even else rows
+        state = self.states[:, every] * ~starts[:, None]
+        fresh = np.flatnonzero(self.position[rows] == 0)
+        if not last and len(fresh):
+            into.states[:, self.segment[rows[fresh]]] = state[:, fresh]
+        parameters, values, state = self.act(policy, observations, state, batch)
+        if ends.any():
+            into.values[after] = values[ending]
         if not last:
-            fresh = np.flatnonzero(slots[1] == 0)
-            into.states[:, slots[0][fresh]] = state[:, fresh]
-        seen = typed(observations, self.layout)
-        with autocast(self.config, device):
-            parameters, values, state = forward_step(policy, seen, state)
-        check_outputs(parameters, values, policy, batch, self)
-        into.values[after] = values[continuing]
-        if not last:
-            actions, log_probabilities = self.kind.sample(parameters, masks, self.generator)
-            self.states[:, rows] = state
-            into.values[slots] = values
-            into.log_probabilities[slots] = log_probabilities
-            into.discrete[slots] = actions.discrete
-            into.continuous[slots] = actions.continuous
+            sampled = self.distribution.sample(parameters, masks, self.generator)
+            actions, into.log_probabilities[at] = sampled
+            self.states[:, every] = state
+            into.values[at] = values
+            into.discrete[at] = actions.discrete
+            into.continuous[at] = actions.continuous
         acted = time.perf_counter()
         self.shares["copy"] += copied - begun
         self.shares["policy"] += acted - copied
         if not last:
-            self.send(batch, self.kind.to_env(actions))
+            self.send(batch, self.distribution.to_env(actions))
             self.shares["environment"] += time.perf_counter() - acted
 
-    def open_slots(self, rows: np.ndarray) -> None:
-        """Give each of these rows a slot to write to."""
+    def act(
+        self, policy: Any, observations: Tensor, state: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward_step` does, after a check that names what went wrong."""
+        seen, rows = typed(observations, self.layout), torch.from_numpy(batch.observations)
+        try:
+            with autocast(self.config, self.device):
+                parameters, values, state = forward_step(policy, seen, state)
+        except (IndexError, RuntimeError):  # of an embedding, say
+            vector = self.vector
+            check_categories(rows, self.layout, lambda i: agent_name(int(batch.rows[i]), vector))
+            raise
+        check_outputs(parameters, values, policy, rows, batch.rows, self.vector)
+        return parameters, values, state
+
+    def open_steps(self, rows: np.ndarray) -> None:
+        """Give each of these rows a step to write to."""
         needy = rows[(self.segment[rows] < 0) | (self.position[rows] == self.rollout.horizon)]
         self.segment[needy] = self.rollout.used + np.arange(len(needy))
         self.owners[self.segment[needy]] = needy
@@ -314,73 +684,57 @@ class Collector:
         self.vector.send(actions, batch.env_ids)
 
     def nothing(self, count: int) -> Any:
-        """Actions of so many rows whose actions are not used."""
-        kind = self.kind
+        """Return actions of so many rows whose actions are not used."""
+        distribution = self.distribution
         parts = {}
-        if kind.num_discrete:
-            parts["discrete"] = np.tile(kind.low, (count, 1))
-        if kind.num_continuous:
-            parts["continuous"] = np.clip(np.zeros((count, kind.num_continuous)), *kind.bounds)
-        return kind.rows(parts)
+        if distribution.num_discrete:
+            parts["discrete"] = np.tile(distribution.low, (count, 1))
+        if distribution.num_continuous:
+            zeros = np.zeros((count, distribution.num_continuous))
+            parts["continuous"] = np.clip(zeros, *distribution.bounds)
+        return distribution.rows(parts)
 
-    # -- a rollout ---------------------------------------------------------------------------------
-
-    def collect(self, policy: Any) -> Rollout:
-        """Fill the rollout, and return it."""
-        self.segment[:] = -1
-        self.filled = self.rollout.used = 0
-        for array in (self.rollout.valid, self.rollout.starts):
-            array[:] = False
-        if self.pending is None:  # at the very first, or where environments could not be saved
-            self.vector.async_reset(seed=self.config.seed + self.episodes)
-            self.pending = self.receive()
-        self.answer(self.pending, policy)
-        while True:
-            batch = self.receive()
-            if self.filled >= self.capacity:
-                break
-            self.answer(batch, policy)
-        self.answer(batch, policy, last=True)
-        self.pending = batch
-        return self.rollout.to_device()
+    # -- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on exactly: only between rollouts."""
-        vector = self.vector
-        whole = vector.batch_size == vector.num_envs  # else some environments are under way
-        pending = self.pending
-        try:
-            environments = vector.get_state() if whole and world_size() == 1 else None
-        except Exception:  # they can't be saved; the run will go on with a reset
-            environments = None
+        """Return all that is needed to go on exactly; only between rollouts."""
+        environments = None
+        if self.whole:  # else some environments are under way
+            # What can't be saved begins again with a reset, whatever its error is.
+            with contextlib.suppress(Exception):
+                environments = plain(self.vector.get_state())
         return {
             "environments": environments,
-            "pending": {
-                name: value if value is None else np.array(value)  # what is not a view stays
-                for name, value in (pending._asdict() if pending is not None else {}).items()
-            },
-            "states": self.states.to("cpu", copy=True),
-            "wrappers": state_dicts(vector),
+            "pending": {} if self.pending is None else plain(self.pending._asdict()),
+            "states": plain(self.states),
+            "wrappers": plain(state_dicts(self.vector)),
+            "rewards": plain(self.rewards.state_dict()),
             "generator": self.generator.get_state(),
             "episodes": self.episodes,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned; with a reset if it has no environments."""
         restore_generator(self.generator, state["generator"])
-        self.episodes = state["episodes"]
-        load_state_dicts(self.vector, state["wrappers"])
+        self.load_shared(state)
         if state["environments"] is not None:
-            self.vector.set_state(state["environments"])
+            self.vector.set_state(arrays(state["environments"]))
             self.begun[:] = True
             self.states = state["states"].to(self.device)
-            self.pending = Batch(**state["pending"])
+            self.pending = Batch(**arrays(state["pending"]))
+
+    def load_shared(self, state: dict[str, Any]) -> None:
+        """Take from `state_dict` what does not belong to single environments."""
+        self.episodes = state["episodes"]
+        load_state_dicts(self.vector, arrays(state["wrappers"]))
+        self.rewards.load_state_dict(arrays(state["rewards"]))
 
 
 # -- the policy ------------------------------------------------------------------------------------
 
 
 def default_horizon(num_rows: int) -> int:
-    """The horizon of a config that names none.
+    """Return the horizon of a config that names none.
 
     With many agents a rollout of 128 steps each would be so large that a run of usual length has
     only a few updates.
@@ -388,29 +742,37 @@ def default_horizon(num_rows: int) -> int:
     return int(np.clip(16_384 // num_rows, 8, 128))
 
 
-def typed(rows: Tensor, layout: Layout) -> Tensor:
-    """Rows of bytes ``(n, nbytes)`` as the policy sees them: ``(n, *layout.shape)``."""
-    return rows.view(getattr(torch, layout.dtype.name)).reshape(len(rows), *layout.shape)
-
-
 def make_policy(config: Config, observation_layout: Layout, action_layout: ActionLayout) -> Any:
-    """The policy that a config asks for: the default one or the user's, recurrent or not.
+    """Return the policy that a config asks for: the default one or the user's, recurrent or not.
 
     Raises:
         ConfigError: it lacks what a policy must have.
     """
     make = DefaultPolicy if config.policy == "default" else load_named(config.policy)
-    policy: Any = make(observation_layout, action_layout, config)
+    return checked_policy(make(observation_layout, action_layout, config), config)
+
+
+def checked_policy(policy: Any, config: Config) -> Any:
+    """Return a policy with the memory that the config wants.
+
+    Raises:
+        ConfigError: the policy lacks what one must have, or has memory that the config doesn't.
+    """
+    if isinstance(policy, Recurrent):
+        if not config.recurrent:
+            raise ConfigError("recurrent: the policy has an LSTM, but the config says False")
+        return policy
+    named = type(policy).__name__ if config.policy == "default" else config.policy
     for name in ("encode", "decode", "num_features"):
         if not hasattr(policy, name):
-            raise ConfigError(f"policy: {config.policy} has no {name}; see shoal.trainers.policies")
+            raise ConfigError(f"policy: {named} has no {name}; see shoal.trainers.policies")
     if config.normalize_observations and getattr(policy, "normalizer", None) is None:
-        raise ConfigError(f"normalize_observations: {config.policy} has no attribute normalizer")
+        raise ConfigError(f"normalize_observations: {named} has no attribute normalizer")
     return Recurrent(policy) if config.recurrent else policy
 
 
 def forward_step(policy: Any, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of every row: parameters ``(n, p)``, values ``(n,)``, and the state after it."""
+    """Return parameters ``(n, p)``, values ``(n,)`` and the state after one step of every row."""
     features = policy.encode(observations)
     if isinstance(policy, Recurrent):
         begun = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
@@ -423,7 +785,7 @@ def forward_step(policy: Any, observations: Tensor, state: Tensor) -> tuple[Tens
 def forward_segments(
     policy: Any, rollout: Rollout, layout: Layout, segments: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """The first `steps` slots of whole segments: parameters ``(n, steps, p)``, values."""
+    """Return parameters ``(n, steps, p)`` and values of the first steps of whole segments."""
     flat = rollout.observations[segments, :steps].flatten(0, 1)
     features = policy.encode(typed(flat, layout))
     if isinstance(policy, Recurrent):
@@ -437,14 +799,14 @@ def forward_segments(
 
 
 def autocast(config: Config, device: torch.device) -> Any:
-    """The arithmetic that a config wants, as a context."""
+    """Return a context with the arithmetic that a config wants."""
     if config.precision == "bfloat16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
 
 def load_policy(state: dict[str, Any], device: str = "cpu") -> Any:
-    """The policy of a checkpoint, ready to act: see `act`."""
+    """Return the policy of a checkpoint, ready to act: see `act`."""
     config = from_dict(state["config"])
     observation_layout = Layout.from_json(state["observation_layout"], "obs")
     action_layout = ActionLayout(Layout.from_json(state["action_layout"], "action"))
@@ -472,7 +834,7 @@ def act(
     greedy: bool = True,
     generator: torch.Generator | None = None,
 ) -> tuple[Any, Tensor]:
-    """What a policy from `load_policy` does.
+    """Return what a policy from `load_policy` does.
 
     Args:
         observations: rows as the vector serves them, ``(n, *layout.shape)``.
@@ -483,6 +845,9 @@ def act(
 
     Returns:
         (actions for `Vector.send`, state for the next call).
+
+    Raises:
+        EmulationError: an observation is not in its space.
     """
     device = next(policy.parameters()).device
     n = len(observations)
@@ -492,6 +857,7 @@ def act(
     if starts is not None:
         state = state * ~torch.from_numpy(starts).to(device)[:, None]
     rows = torch.from_numpy(np.ascontiguousarray(observations).reshape(n, -1).view(np.uint8))
+    check_categories(rows, policy.observation_layout)
     seen = typed(rows.to(device), policy.observation_layout)
     parameters, _, state = forward_step(policy, seen, state)
     masks = None if action_masks is None else torch.from_numpy(action_masks).to(device)
@@ -499,118 +865,22 @@ def act(
     return policy.distribution.to_env(actions), state
 
 
-# -- numbers that are none -------------------------------------------------------------------------
-
-
-def check_outputs(
-    parameters: Tensor, values: Tensor, policy: Any, batch: Batch, collector: Collector
-) -> None:
-    """Raise NotFiniteError, before anything is done with them, if the policy's numbers are none."""
-    if math.isfinite(float(parameters.sum() + values.sum())):
-        return
-    check_observations(torch.from_numpy(batch.observations), batch.rows, collector)
-    for name, parameter in policy.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise NotFiniteError(f"the policy's parameter {name} is not finite")
-    bad = (~torch.isfinite(parameters).all(1) | ~torch.isfinite(values)).nonzero()
-    if len(bad):
-        raise NotFiniteError(
-            "the policy put out a number that is not finite for "
-            f"{agent_name(int(batch.rows[int(bad[0])]), collector)}, though its observation and "
-            "its parameters are finite: is a magnitude too great?"
-        )
-
-
-def check_observations(rows: Tensor, agents: np.ndarray, collector: Collector) -> None:
-    """Raise NotFiniteError if NaN or infinity is among rows of bytes, each of that agent."""
-    layout = collector.layout
-    for leaf, values in zip(layout.leaves, layout.view_leaves(typed(rows, layout)).values()):
-        if leaf.dtype[:5] == "float" or layout.form == "float32":
-            values = values.reshape(len(rows), -1)
-            bad = ~torch.isfinite(values)
-            if bad.any():
-                row, column = bad.nonzero()[0].tolist()
-                raise NotFiniteError(
-                    f"observation {where('obs', leaf.path)} of "
-                    f"{agent_name(int(agents[row]), collector)} is {float(values[row, column])}"
-                )
-
-
-def check_rollout(rollout: Rollout, collector: Collector) -> None:
-    """Raise NotFiniteError for an observation or a reward that is NaN or infinite."""
-    bad = rollout.valid & ~torch.isfinite(rollout.rewards)
-    if bad.any():
-        segment, slot = bad.nonzero()[0].tolist()
-        agent = agent_name(int(collector.owners[segment]), collector)
-        raise NotFiniteError(f"a reward of {agent} is {float(rollout.rewards[segment, slot])}")
-    agents = np.repeat(collector.owners[: rollout.used], rollout.values.shape[1])
-    check_observations(rollout.observations.flatten(0, 1), agents, collector)
-
-
-def agent_name(row: int, collector: Collector) -> str:
-    """What error messages call a row."""
-    each = collector.vector.agents_per_env
-    agent = f", agent {collector.vector.agents[row % each]}" if each > 1 else ""
-    return f"environment {row // each}{agent}"
-
-
 # -- learning --------------------------------------------------------------------------------------
-
-
-def losses(
-    parameters: Tensor,
-    values: Tensor,
-    actions: Actions,
-    masks: Tensor,
-    old_log_probabilities: Tensor,
-    old_values: Tensor,
-    advantage: Tensor,
-    returns: Tensor,
-    kind: Distribution,
-    config: Config,
-    generator: torch.Generator | None = None,
-) -> dict[str, Tensor]:
-    """The terms of PPO's objective, summed over valid slots: divide by their count.
-
-    Schulman et al. 2017, equations 7 and 9; `advantage` is normalised already. All arguments are
-    flat, one entry for each valid slot.
-
-    Returns:
-        ``policy``, ``value``, ``entropy`` (a bonus, in nats), ``kl`` (estimate k3 of Schulman 2020,
-        "Approximating KL divergence"), ``clipped`` (how many), and ``ratio`` (not summed).
-    """
-    log_probabilities, entropy = kind.evaluate(parameters, actions, masks, generator)
-    log_ratio = log_probabilities - old_log_probabilities
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-    policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).sum()
-    error = (values - returns) ** 2
-    if config.value_clip is not None:
-        near = old_values + (values - old_values).clamp(-config.value_clip, config.value_clip)
-        error = torch.maximum(error, (near - returns) ** 2)
-    return {
-        "policy": policy_loss,
-        "value": 0.5 * error.sum(),
-        "entropy": entropy.sum(),
-        "kl": ((ratio - 1) - log_ratio).detach().sum(),
-        "clipped": ((ratio - 1).abs() > config.clip).sum(),
-        "ratio": ratio.detach(),
-    }
 
 
 class Learner:
     """The optimisers of a policy, and the passes over a rollout."""
 
     def __init__(
-        self, policy: Any, kind: Distribution, layout: Layout, config: Config, device: Any
+        self, policy: Any, distribution: Distribution, layout: Layout, config: Config, device: Any
     ):
-        self.policy, self.kind, self.layout, self.config = policy, kind, layout, config
-        self.device = device
+        self.policy, self.distribution, self.layout = policy, distribution, layout
+        self.config, self.device = config, device
         self.optimizers = make_optimizers(policy, config)
         self.shuffler = torch.Generator()  # on the CPU: the same minibatches on every device
-        self.shuffler.manual_seed(config.seed + 1)
+        self.shuffler.manual_seed(generator_seed(config.seed, "minibatches", rank()))
         self.generator = torch.Generator(device)
-        self.generator.manual_seed(config.seed + 2)
+        self.generator.manual_seed(generator_seed(config.seed, "losses", rank()))
 
     def set_learning_rate(self, rate: float) -> None:
         for optimizer in self.optimizers:
@@ -674,24 +944,16 @@ class Learner:
 
     def describe(self, advantage: Tensor, returns: Tensor, values: Tensor) -> Metrics:
         """How well the values foresaw the returns, and how large the advantages are."""
-        count = all_sum(torch.tensor(float(len(returns)), device=returns.device)).clamp_min(1)
-
-        def mean(x: Tensor) -> Tensor:
-            return all_sum(x.double().sum()) / count
-
-        spread = mean((returns - mean(returns)) ** 2)
-        missed = returns - values
-        left = mean((missed - mean(missed)) ** 2)
-        explained = float(1 - left / spread) if spread > 1e-12 else float("nan")
-        deviation = mean((advantage - mean(advantage)) ** 2).sqrt()
-        return {
-            "explained_variance": explained,
-            "value/mean": float(mean(values)),
-            "advantage/std": float(deviation),
-        }
+        columns = torch.stack([returns, returns - values, values, advantage], 1)
+        mean, variance, _ = moments(columns)
+        spread, left, _, deviation = variance.tolist()
+        metrics = {"value/mean": float(mean[2]), "advantage/std": math.sqrt(deviation)}
+        if spread > 1e-12:  # else there is nothing to explain
+            metrics["explained_variance"] = 1 - left / spread
+        return metrics
 
     def minibatches(self, valid: Tensor) -> Iterator[Tensor]:
-        """A random partition: of segments for recurrent policies, else of single valid slots."""
+        """A random partition: of segments for recurrent policies, else of single valid steps."""
         if isinstance(self.policy, Recurrent):
             items = valid.any(1).nonzero().flatten()
         else:
@@ -703,7 +965,7 @@ class Learner:
 
     @torch.no_grad()
     def refresh(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
-        """Values of all slots and ratios of their actions, by the policy as it is now."""
+        """Values of all steps and ratios of their actions, by the policy as it is now."""
         config, horizon = self.config, rollout.horizon
         values = torch.zeros_like(rollout.values)
         ratios = torch.ones_like(rollout.values[:, :horizon])
@@ -715,7 +977,7 @@ class Learner:
                 )
             values[part] = fresh
             if config.vtrace_rho is not None:
-                log_probabilities, _ = self.kind.evaluate(
+                log_probabilities, _ = self.distribution.evaluate(
                     parameters[:, :horizon].flatten(0, 1),
                     Actions(
                         rollout.discrete[part, :horizon].flatten(0, 1),
@@ -731,7 +993,7 @@ class Learner:
     def step(
         self, rollout: Rollout, minibatch: Tensor, advantage: Tensor, returns: Tensor
     ) -> tuple[dict[str, float], Tensor]:
-        """One step of the optimiser on one minibatch: segments, or slots (flat, horizon wide).
+        """One step of the optimiser on one minibatch: segments, or steps (flat, horizon wide).
 
         Returns:
             Its metrics, and the greatest distance of a ratio from 1 (left on the device).
@@ -745,9 +1007,9 @@ class Learner:
         count = all_sum(torch.tensor(float(len(chosen)), device=self.device))
         center = torch.zeros((), device=self.device)
         scale = torch.ones_like(center)
-        if config.normalize_advantages:
+        if config.normalize_advantages and count > 1:  # one alone has no deviation
             mean = all_sum(chosen.sum()) / count
-            variance = all_sum(((chosen - mean) ** 2).sum()) / (count - 1).clamp_min(1)
+            variance = all_sum(((chosen - mean) ** 2).sum()) / (count - 1)
             center, scale = mean, 1 / (variance.sqrt() + 1e-8)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -763,13 +1025,13 @@ class Learner:
                     )
                     inside = valid[part]
                     parameters, values = parameters[inside], values[inside]
-                    segment, slot = inside.nonzero(as_tuple=True)
+                    segment, step = inside.nonzero(as_tuple=True)
                     segment = part[segment]
                 else:
-                    segment, slot = part // horizon, part % horizon
-                    seen = typed(rollout.observations[segment, slot], self.layout)
+                    segment, step = part // horizon, part % horizon
+                    seen = typed(rollout.observations[segment, step], self.layout)
                     parameters, values = self.policy.decode(self.policy.encode(seen))
-            at = segment, slot
+            at = segment, step
             terms = losses(
                 parameters.float(),
                 values.float(),
@@ -779,7 +1041,7 @@ class Learner:
                 rollout.values[at],
                 (advantage[at] - center) * scale,
                 returns[at],
-                self.kind,
+                self.distribution,
                 config,
                 self.generator,
             )
@@ -833,22 +1095,59 @@ class Learner:
             raise NotFiniteError(f"the gradient's norm is {norm}")
         return norm
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "shuffler": self.shuffler.get_state(),
-            "generator": self.generator.get_state(),
-        }
+    def generators(self) -> dict[str, Tensor]:
+        """Return the states of this process's generators."""
+        return {"shuffler": self.shuffler.get_state(), "losses": self.generator.get_state()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+    def load_generators(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `generators` returned."""
         self.shuffler.set_state(state["shuffler"])
-        restore_generator(self.generator, state["generator"])
+        restore_generator(self.generator, state["losses"])
+
+
+def losses(
+    parameters: Tensor,
+    values: Tensor,
+    actions: Actions,
+    masks: Tensor,
+    old_log_probabilities: Tensor,
+    old_values: Tensor,
+    advantage: Tensor,
+    returns: Tensor,
+    distribution: Distribution,
+    config: Config,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Return the terms of PPO's objective, summed over valid steps: divide by their count.
+
+    Schulman et al. 2017, equations 7 and 9; `advantage` is normalised already. All arguments are
+    flat, one entry for each valid step.
+
+    Returns:
+        ``policy``, ``value``, ``entropy`` (a bonus, in nats), ``kl`` (estimate k3 of Schulman 2020,
+        "Approximating KL divergence"), ``clipped`` (how many), and ``ratio`` (not summed).
+    """
+    log_probabilities, entropy = distribution.evaluate(parameters, actions, masks, generator)
+    log_ratio = log_probabilities - old_log_probabilities
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+    policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).sum()
+    error = (values - returns) ** 2
+    if config.value_clip is not None:
+        near = old_values + (values - old_values).clamp(-config.value_clip, config.value_clip)
+        error = torch.maximum(error, (near - returns) ** 2)
+    return {
+        "policy": policy_loss,
+        "value": 0.5 * error.sum(),
+        "entropy": entropy.sum(),
+        "kl": ((ratio - 1) - log_ratio).detach().sum(),
+        "clipped": ((ratio - 1).abs() > config.clip).sum(),
+        "ratio": ratio.detach(),
+    }
 
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
-    """Set a generator's state; one saved on another kind of device seeds a new stream instead."""
+    """Set a generator's state; one of another kind of device gives the seed of a new stream."""
     if len(state) == len(generator.get_state()):
         generator.set_state(state)
     else:
@@ -889,304 +1188,3 @@ def make_optimizers(policy: nn.Module, config: Config) -> list[torch.optim.Optim
             )
         )
     return made
-
-
-def annealed(config: Config, steps: int) -> float:
-    """The learning rate after so many steps."""
-    done = min(1.0, steps / config.total_steps)
-    if config.anneal == "linear":
-        return config.learning_rate * (1 - done)
-    if config.anneal == "cosine":
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-    return config.learning_rate
-
-
-# -- several processes (torchrun) ------------------------------------------------------------------
-
-
-def world_size() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
-def all_sum(x: Tensor) -> Tensor:
-    """The sum over all processes, in place; just `x` where there is one."""
-    if world_size() > 1:
-        torch.distributed.all_reduce(x)
-    return x
-
-
-def any_stops(stop: Callable[[], bool] | None, device: torch.device) -> bool:
-    """Whether any process is told to stop: then all do, or the others would wait for it."""
-    told = bool(stop and stop())
-    return bool(all_sum(torch.tensor(float(told), device=device)))
-
-
-@contextlib.contextmanager
-def processes(device: torch.device) -> Iterator[tuple[int, int]]:
-    """Join the processes that torchrun started: (rank, how many); (0, 1) without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or torch.distributed.is_initialized():
-        yield (torch.distributed.get_rank(), world_size()) if size > 1 else (0, 1)
-        return
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield torch.distributed.get_rank(), size
-        torch.distributed.barrier()  # nobody leaves while another still needs it
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@contextlib.contextmanager
-def current_device(device: torch.device) -> Iterator[None]:
-    """Make a CUDA device the current one: NCCL and Triton work on that one."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.cuda.current_device()
-    torch.cuda.set_device(device)
-    try:
-        yield
-    finally:
-        torch.cuda.set_device(before)
-
-
-def shared_config(config: Config, rank: int, size: int) -> Config:
-    """One process's part of a run: its share of the environments, and seeds of its own.
-
-    Raises:
-        ConfigError: the environments can't be shared evenly.
-    """
-    if config.num_envs % size:
-        raise ConfigError(f"num_envs: {config.num_envs} can't be shared by {size} processes")
-    each = config.num_envs // size
-    batch = None if config.batch_size is None else max(1, config.batch_size // size)
-    return replace(config, num_envs=each, batch_size=batch, seed=config.seed + rank * each)
-
-
-# -- training --------------------------------------------------------------------------------------
-
-
-def make_vector(config: Config) -> Any:
-    """The environments of a config."""
-    pool = config.batch_size not in (None, config.num_envs)
-    return vectorize(
-        config.env,
-        config.num_envs,
-        backend=("pool" if pool else "serial" if config.num_workers == 0 else "auto"),
-        num_workers=config.num_workers or None,
-        batch_size=config.batch_size if pool else None,
-        autoreset="next_step",
-        seed=config.seed,
-        max_len=config.max_len,
-        max_agents=config.max_agents,
-        pad=config.pad,
-        env_kwargs=config.env_kwargs,
-    )
-
-
-def with_reward_options(vector: Any, config: Config) -> Any:
-    """The vector with rewards as the config wants them."""
-    if config.normalize_rewards:
-        vector = NormalizeReward(vector, config.gamma)
-    if config.reward_clip is not None:
-        vector = ClipReward(vector, -config.reward_clip, config.reward_clip)
-    return vector
-
-
-def choose_device(config: Config) -> torch.device:
-    """The device of a config; under torchrun, each process takes the GPU of its local rank."""
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device: {name} was asked for, but torch finds no CUDA device")
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return torch.device(name)
-
-
-@contextlib.contextmanager
-def torch_settings(config: Config) -> Iterator[None]:
-    """torch's process-wide settings as the config wants them, and afterwards as they were."""
-    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    torch.set_num_threads(config.torch_threads)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.set_num_threads(threads)
-
-
-def train(
-    config: Config,
-    *,
-    policy: Any = None,
-    vector: Any = None,
-    checkpoint: dict[str, Any] | None = None,
-    report: Callable[[Metrics], None] | None = None,
-    save: Callable[[dict[str, Any], Metrics], None] | None = None,
-    watch: Callable[[np.ndarray], None] | None = None,
-    stop: Callable[[], bool] | None = None,
-) -> Result:
-    """Train a policy.
-
-    Args:
-        config: see `Config`. Under torchrun it is the same in every process, and says what all of
-            them do together.
-        policy: a module to train instead of the one that the config names.
-        vector: environments to train on instead of those that the config names (NEXT_STEP
-            autoreset); the caller closes it.
-        checkpoint: what an earlier run gave to `save`: goes on from there. On the CPU, with
-            environments that can be saved, the run is the same bit for bit as one that never
-            stopped. Under torchrun only the first process's environments are saved; the others
-            begin theirs anew.
-        report: gets the metrics after every update; see docs/metrics.md.
-        save: gets the state of everything every ``checkpoint_interval`` updates and at the end.
-        watch: gets up to 256 observation rows of every rollout.
-        stop: asked before every update; True ends the run as if it were complete.
-
-    Returns:
-        The policy and the last metrics.
-
-    Raises:
-        NotFiniteError: NaN or infinity, named where it first appeared.
-        CheckpointError: the checkpoint belongs to other spaces or another policy.
-        Exception: whatever an environment raised.
-    """
-    device = choose_device(config)
-    with current_device(device), processes(device) as (rank, size):
-        own = shared_config(config, rank, size)
-        made = vector is None
-        if vector is None:
-            vector = make_vector(own)
-        try:
-            with torch_settings(config):
-                return _train(
-                    config, own, rank, device, policy, vector, checkpoint, report, save, watch, stop
-                )
-        finally:
-            if made:
-                vector.close()
-
-
-def _train(
-    config: Config,
-    own: Config,
-    rank: int,
-    device: torch.device,
-    policy: Any,
-    vector: Any,
-    checkpoint: dict[str, Any] | None,
-    report: Callable[[Metrics], None] | None,
-    save: Callable[[dict[str, Any], Metrics], None] | None,
-    watch: Callable[[np.ndarray], None] | None,
-    stop: Callable[[], bool] | None,
-) -> Result:
-    torch.manual_seed(config.seed)  # weights: the same in every process
-    layout, action_layout = vector.observation_layout, vector.action_layout
-    spaces = {
-        "observation_layout": layout.to_json(),
-        "action_layout": action_layout.native.to_json(),
-    }
-    if policy is None:
-        policy = make_policy(config, layout, action_layout)
-    policy = policy.to(device)
-    kind = Distribution(action_layout, config.squash)
-    vector = with_reward_options(vector, config)
-    collector = Collector(vector, kind, own, policy, device)
-    learner = Learner(policy, kind, layout, own, device)
-    steps = updates = 0
-    seconds = 0.0
-    metrics: Metrics = {}
-    if checkpoint is not None:
-        for name, text in spaces.items():
-            if checkpoint[name] != text:
-                raise CheckpointError(
-                    f"the checkpoint's {name.replace('_layout', '')} space is not this "
-                    f"environment's:\n{checkpoint[name]}\nagainst\n{text}"
-                )
-        load_weights(policy, checkpoint["policy"])
-        learner.load_state_dict(checkpoint["learner"])
-        if rank == 0:  # whose environments and random numbers these are
-            collector.load_state_dict(checkpoint["collector"])
-        steps, updates = checkpoint["steps"], checkpoint["updates"]
-        seconds, metrics = checkpoint["seconds"], checkpoint["metrics"]
-    if config.compile:
-        policy.encode, policy.decode = torch.compile(policy.encode), torch.compile(policy.decode)
-
-    def snapshot() -> dict[str, Any]:
-        return {
-            "config": to_dict(config),
-            **spaces,
-            # Copies: what torch gives are the very tensors that the next update changes.
-            "policy": {k: v.to("cpu", copy=True) for k, v in policy.state_dict().items()},
-            "learner": copy.deepcopy(learner.state_dict()),
-            "collector": collector.state_dict(),
-            "steps": steps,
-            "updates": updates,
-            "seconds": seconds,
-            "metrics": metrics,
-        }
-
-    saved = updates
-    while steps < config.total_steps and not any_stops(stop, device):
-        begun = time.perf_counter()
-        learner.set_learning_rate(annealed(config, steps))
-        collector.shares = dict.fromkeys(collector.shares, 0.0)
-        rollout = collector.collect(policy)
-        check_rollout(rollout, collector)
-        collected = time.perf_counter()
-        learnt = learner.learn(rollout)
-        ended = time.perf_counter()
-        if watch is not None:
-            rows = rollout.observations[:, :-1][rollout.valid[:, :-1]][:256]
-            watch(typed(rows.cpu(), layout).numpy())
-        metrics = {
-            **summarize(rollout, vector, collector),
-            **learnt,
-            "learning_rate": annealed(config, steps),
-        }
-        taken = int(metrics.pop("taken"))
-        spent = ended - begun
-        shares = {**collector.shares, "learn": ended - collected}
-        steps, updates, seconds = steps + taken, updates + 1, seconds + spent
-        metrics |= {
-            "steps": steps,
-            "updates": updates,
-            "seconds": seconds,
-            "steps_per_second": taken / spent,
-            **{f"time/{name}": share / spent for name, share in shares.items()},
-        }
-        if report is not None and rank == 0:
-            report(metrics)
-        if save is not None and updates % config.checkpoint_interval == 0 and rank == 0:
-            save(snapshot(), metrics)
-            saved = updates
-    if save is not None and saved != updates and rank == 0:
-        save(snapshot(), metrics)
-    return Result(policy, metrics)
-
-
-def summarize(rollout: Rollout, vector: Any, collector: Collector) -> Metrics:
-    """What happened in a rollout, over all processes: rewards and episodes."""
-    valid = rollout.valid
-    rewards = rollout.rewards[valid].double()
-    statistics = vector.statistics()
-    episodes = float(statistics.pop("episodes"))
-    statistics.pop("time", None)
-    numbers = [float(len(rewards)), float(rewards.sum()), float((rewards != 0).sum()), episodes]
-    names = sorted(statistics) if world_size() == 1 else ["length", "return"]
-    numbers += [episodes * statistics.get(name, 0.0) for name in names]
-    summed = all_sum(torch.tensor(numbers, dtype=torch.float64, device=collector.device)).tolist()
-    taken, total, nonzero, episodes, *sums = summed
-    collector.episodes += int(episodes)
-    metrics = {
-        "taken": taken,
-        "episodes": float(collector.episodes),
-        "reward/mean": total / max(1.0, taken),
-        "reward/nonzero": nonzero / max(1.0, taken),
-    }
-    if episodes:
-        metrics |= {f"episode/{name}": value / episodes for name, value in zip(names, sums)}
-    return metrics

@@ -36,8 +36,10 @@ class RunningMeanVar:
         if n == 0:
             return
         values = values.astype(np.float64, copy=False)
-        mean = values.mean(axis=0)
-        var = values.var(axis=0)
+        self.merge(values.mean(axis=0), values.var(axis=0), n)
+
+    def merge(self, mean: Any, var: Any, n: float) -> None:
+        """Add `n` values of which mean and (population) variance are known, each of `shape`."""
         total = self.count + n
         delta = mean - self.mean
         squares = self.var * self.count + var * n + delta**2 * (self.count * n / total)

@@ -1,44 +1,32 @@
-"""Policies: plain torch modules with `encode` and `decode`.
-
-A policy is any `torch.nn.Module` that is made as ``Policy(observation_layout, action_layout,
-config)`` and has
-
-- ``num_features``: how many numbers it knows an observation by,
-- ``encode(observations) -> features``: rows as the vector serves them, ``(n, *layout.shape)``, to
-  float32 ``(n, num_features)``; `Layout.view` gives the nested structure back without a copy,
-- ``decode(features) -> (parameters, values)``: ``(n, Distribution.num_parameters)`` and ``(n,)``;
-  `ActionHead` makes the parameters.
-
-`Recurrent` puts an LSTM between the two.
-
-Initial weights, as in the reference implementation of PPO (Huang et al. 2022, "The 37
-implementation details of PPO", detail 2): orthogonal, with gain sqrt(2) in hidden layers, 0.01 for
-what makes actions, 1 for the value; biases 0. Embeddings are normal with deviation 0.1.
-"""
+"""The default policy, for any observation, and the layers that others are built of."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
 from shoal.rows.spec import Leaf
 from shoal.trainers.config import Config
 from shoal.trainers.distributions import Distribution
+from shoal.trainers.processes import moments
 
-__all__ = ["ActionHead", "DefaultPolicy", "Normalizer", "Recurrent", "linear"]
+__all__ = ["ActionHead", "DefaultPolicy", "Normalizer", "initialize", "linear", "typed"]
 
 MOST_ONE_HOT = 512  # categories of one leaf, all elements together; more are embedded
 SMALLEST_IMAGE = 16  # both sides of what counts as a picture
 MOST_GRID_CATEGORIES = 8192
 EMBEDDING = 16
+
+
+def typed(rows: Tensor, layout: Layout) -> Tensor:
+    """Return rows of bytes ``(n, nbytes)`` as the policy sees them: ``(n, *layout.shape)``."""
+    return rows.view(getattr(torch, layout.dtype.name)).reshape(len(rows), *layout.shape)
 
 
 def linear(num_in: int, num_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
@@ -91,18 +79,15 @@ class Normalizer(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def update(self, values: Tensor) -> None:
-        """Take in a batch ``(n, size)``."""
-        n = len(values)
-        if n == 0:
-            return
-        values = values.double()
-        mean, variance = values.mean(0), values.var(0, unbiased=False)
-        total = self.count + n
+        """Take in a batch ``(n, size)``, together with those of all other processes."""
+        mean, variance, n = moments(values)
+        total = (self.count + n).clamp_min(1)
         delta = mean - self.mean
         before = self.variance * self.count
-        self.variance = (before + variance * n + delta**2 * self.count * n / total) / total
+        merged = (before + variance * n + delta**2 * self.count * n / total) / total
+        self.variance = torch.where(n > 0, merged, self.variance)
         self.mean = self.mean + delta * n / total
-        self.count = total
+        self.count = self.count + n
 
     def forward(self, values: Tensor) -> Tensor:
         scaled = (values - self.mean.float()) * (self.variance.float() + 1e-8).rsqrt()
@@ -227,11 +212,12 @@ def one_hot(leaf: Leaf, values: Tensor) -> Tensor:
     low = np.broadcast_to(np.asarray(leaf.low), leaf.shape).reshape(-1).astype(np.int64)
     index = values.long().reshape(len(values), -1)
     index = index - torch.as_tensor(low, device=index.device)
-    # An empty slot of a Sequence or an option that is not taken holds 0, which may lie below `low`.
-    index = index.clamp_min(0)
-    if (categories == categories[0]).all():
-        return functional.one_hot(index, int(categories[0])).flatten(1).float()
-    parts = [functional.one_hot(index[:, i], int(n)) for i, n in enumerate(categories)]
+    # What is outside has no one at all: an empty place of a Sequence holds 0, which may lie below
+    # `low`, and an environment's error is to be named by `checks`, not by torch.
+    sizes = categories.tolist()
+    if min(sizes) == max(sizes):
+        return (index[..., None] == torch.arange(sizes[0], device=index.device)).flatten(1).float()
+    parts = [index[:, i, None] == torch.arange(n, device=index.device) for i, n in enumerate(sizes)]
     return torch.cat(parts, 1).float()
 
 
@@ -284,7 +270,8 @@ class Convolutions(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         if self.embedding is not None:
-            seen = self.embedding(values.long() - self.low).permute(0, 3, 1, 2)
+            index = (values.long() - self.low).clamp(0, self.embedding.num_embeddings - 1)
+            seen = self.embedding(index).permute(0, 3, 1, 2)
         else:
             seen = values.float() / 255
             if values.ndim == 3:
@@ -292,50 +279,3 @@ class Convolutions(nn.Module):
             elif not self.first:
                 seen = seen.permute(0, 3, 1, 2)
         return torch.relu(self.out(self.layers(seen)))
-
-
-class Recurrent(nn.Module):
-    """Any policy with an LSTM between its `encode` and its `decode`, as wide as its features.
-
-    A state is one tensor ``(2, n, num_features)``: the LSTM's hidden and cell state.
-    """
-
-    def __init__(self, policy: Any):
-        super().__init__()
-        self.policy = policy
-        self.num_features = policy.num_features
-        self.lstm = nn.LSTM(self.num_features, self.num_features, batch_first=True)
-        for name, parameter in self.lstm.named_parameters():
-            if "weight" in name:
-                nn.init.orthogonal_(parameter, 1.0)
-            else:
-                nn.init.zeros_(parameter)
-
-    def encode(self, observations: Tensor) -> Tensor:
-        return self.policy.encode(observations)
-
-    def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return self.policy.decode(features)
-
-    def recur(self, features: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the LSTM along sequences.
-
-        Args:
-            features: ``(n, steps, num_features)``.
-            state: before the first step, ``(2, n, num_features)``.
-            starts: bool ``(n, steps)``: a step that begins an episode, before which the state of
-                its row is set to zero.
-
-        Returns:
-            (features of the same shape, state after the last step).
-        """
-        # One call of the LSTM covers the steps up to the next that begins an episode in any row.
-        cuts = starts.any(0).nonzero().flatten().tolist()
-        edges = sorted({0, *cuts, features.shape[1]})
-        parts = []
-        for begin, end in itertools.pairwise(edges):
-            state = state * ~starts[:, begin, None]
-            out, (hidden, cell) = self.lstm(features[:, begin:end], (state[0:1], state[1:2]))
-            state = torch.cat([hidden, cell])
-            parts.append(out)
-        return torch.cat(parts, 1), state
