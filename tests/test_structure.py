@@ -296,6 +296,7 @@ def test_the_version_is_the_same_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == shoal.__version__
     assert f"## {shoal.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {shoal.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_every_cython_source_is_built():
