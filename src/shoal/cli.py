@@ -126,12 +126,15 @@ def make_vector(args: argparse.Namespace, num_envs: int, **options: Any) -> Any:
 
 
 @contextlib.contextmanager
-def examined(args: argparse.Namespace) -> Iterator[Callable[..., Any]]:
+def examined(args: argparse.Namespace, debug: bool = False) -> Iterator[Callable[..., Any]]:
     """Yield ``ask``: ``ask(question, ...)`` returns ``question(env, ...)`` of one environment.
 
     Questions are the functions of `shoal.emulation.check.questions`, since an environment whose
     recipe has its own interpreter is asked there, in a worker. A batched environment is asked with
     the functions of the same names in `shoal.vectorization.check_batched`.
+
+    Args:
+        debug: let the engine of a native environment check every step.
     """
     source = source_of(args)
     if source.kind == "isolated":
@@ -143,7 +146,8 @@ def examined(args: argparse.Namespace) -> Iterator[Callable[..., Any]]:
         with contextlib.closing(make_vector(args, BATCHED)) as vector:
             yield lambda question, *given: getattr(check_batched, question.__name__)(vector, *given)
     else:
-        env = source.creators[0]()
+        native = {"debug": True} if debug and source.kind == "native" else {}
+        env = source.creators[0](**native)
         yield lambda question, *given: question(env, *given)
         if callable(getattr(env, "close", None)):  # old ones may have none
             env.close()
@@ -199,7 +203,7 @@ def add_check(commands: Any) -> None:
 def check(args: argparse.Namespace) -> int:
     from shoal.emulation.check.questions import faults_of, report_from
 
-    with examined(args) as ask:
+    with examined(args, debug=True) as ask:
         report = report_from(ask(faults_of, args.steps, args.seed))
     print(report)
     return 0 if report.ok else 1

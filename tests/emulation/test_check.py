@@ -16,8 +16,10 @@ from gymnasium import spaces
 from pettingzoo import AECEnv, ParallelEnv
 
 import shoal
+from shoal.cli import main
 from shoal.emulation.check.check_env import RULES, check_env
 from shoal.errors import EnvCheckError
+from tests.ocean_c.sources import built
 
 FAULT_STEP = 4
 EPISODE = 9
@@ -1017,3 +1019,26 @@ def test_debug_leaves_healthy_herds_alone(base):
             np.testing.assert_equal(results[0], results[1])
             results = [env.step(dict.fromkeys(env.agents, 0)) for env in envs]
     assert envs[1].agents == []
+
+
+# -- environments in C ------------------------------------------------------------------------
+
+
+def test_an_observation_that_c_does_not_write_is_reported(tmp_path, capsys):
+    path = built(tmp_path, "forgets", observe="")
+    assert main(["check", path, "--steps", "20"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("walk: 0 steps")
+    assert re.search(r"error\[native\] reset.*did not write observation position", out)
+    good = built(tmp_path, "writes")
+    assert main(["check", good, "--steps", "20"]) == 0
+    assert capsys.readouterr().out.startswith("walk: 20 steps, ")
+
+
+def test_an_error_of_checking_that_nobody_noted_is_reported():
+    class Odd(Walk):
+        def step(self, action):
+            raise EnvCheckError("a fault that something else has found")
+
+    finding = only(check_env(Odd(), steps=10), "native", "step")
+    assert finding.message == "a fault that something else has found"

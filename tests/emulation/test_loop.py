@@ -1,5 +1,7 @@
 """The compiled loop: the three autoreset modes, beside Gymnasium's own vector and a plain loop."""
 
+import threading
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import shoal
-from shoal.emulation.loop import EnvLoop
+from shoal.emulation.loop import EnvLoop, copy_value
 from shoal.errors import EmulationError
 from shoal.rows.buffers import Buffers
 from shoal.rows.fields import DISABLED, NEXT_STEP, SAME_STEP, zero_rows
@@ -342,13 +344,16 @@ def test_a_final_info_survives_an_environment_that_fills_the_same_dict_again():
         info: dict
 
         def reset(self, *, seed=None, options=None):
-            self.info = getattr(self, "info", {"of": {}})
-            self.info["of"]["what"] = "reset"
-            return 0, self.info
+            self.info = getattr(self, "info", {"of": {"array": np.zeros(2), "list": [[0]]}})
+            return 0, self.fill("reset", 1)
+
+        def fill(self, what, number):
+            of = self.info["of"]
+            of["what"], of["array"][:], of["list"][0][0] = what, number, number
+            return self.info
 
         def step(self, action):
-            self.info["of"]["what"] = "step"
-            return 1, 0.0, True, False, self.info
+            return 1, 0.0, True, False, self.fill("step", 2)
 
     env = shoal.emulate(Reuses())
     loop = EnvLoop([env.core.driver()], env.observation_layout.nbytes, SAME_STEP)
@@ -357,4 +362,22 @@ def test_a_final_info_survives_an_environment_that_fills_the_same_dict_again():
     loop.step(env._buffers)
     infos, final_infos = loop.take_infos()
     assert infos[0]["of"]["what"] == "reset"
-    assert final_infos[0]["of"]["what"] == "step"
+    final = final_infos[0]["of"]
+    assert final["what"] == "step" and final["array"].tolist() == [2, 2] and final["list"] == [[2]]
+
+
+def test_a_copied_value_shares_nothing_that_can_change():
+    lock = threading.Lock()
+    inner = [1, {"b": np.arange(3)}]
+    value = {"a": inner, "c": np.ones(2), "d": (inner, "text"), "e": None, "lock": lock}
+    with pytest.warns(RuntimeWarning, match=r"_thread\.lock cannot be copied"):
+        copied = copy_value(value)
+    assert copied["lock"] == repr(lock) and copied["a"] is not inner
+    inner[1]["b"][:], value["c"][:] = 7, 7
+    inner.append(2)
+    assert len(copied["a"]) == 2 and len(copied["d"][0]) == 2
+    assert copied["a"][1]["b"].tolist() == [0, 1, 2] and copied["c"].tolist() == [1, 1]
+    loop = {}
+    loop["itself"] = loop
+    with pytest.raises(RecursionError):
+        copy_value(loop)

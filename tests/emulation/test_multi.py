@@ -733,6 +733,91 @@ def same(a, b):
     return np.array_equal(a, b)
 
 
+class Masked(ParallelEnv):
+    """Agents of 2, 3 and (2, 4) choices, whose infos say which are legal."""
+
+    possible_agents = ["two", "three", "pair"]  # noqa: RUF012
+    metadata = {"name": "masked"}  # noqa: RUF012
+    counts = {"two": [2], "three": [3], "pair": [2, 4]}  # noqa: RUF012
+    masks = {  # noqa: RUF012
+        "two": np.array([0, 1], np.int8),
+        "three": np.array([1, 0, 1], np.int8),
+        "pair": np.array([1, 0, 0, 1, 1, 0], np.int8),
+    }
+
+    def observation_space(self, agent):
+        return spaces.Box(0, 1, (1,), np.float32)
+
+    def action_space(self, agent):
+        counts = self.counts[agent]
+        return spaces.MultiDiscrete(counts) if len(counts) > 1 else spaces.Discrete(counts[0])
+
+    def reset(self, seed=None, options=None):
+        self.agents = list(self.possible_agents)
+        return self.look(), self.infos()
+
+    def look(self):
+        return {agent: np.zeros(1, np.float32) for agent in self.agents}
+
+    def infos(self):
+        return {agent: {"action_mask": self.masks[agent], "own": 1} for agent in self.agents}
+
+    def step(self, actions):
+        for agent, action in actions.items():
+            assert self.action_space(agent).contains(action)
+        flags = dict.fromkeys(self.agents, False)
+        return self.look(), dict.fromkeys(self.agents, np.ones(1)), flags, flags, self.infos()
+
+
+def padded_masks():
+    """The masks of `Masked` for the common space (3, 4); an element that is lacking has one value."""
+    return {
+        "two": [0, 1, 0, 1, 0, 0, 0],
+        "three": [1, 0, 1, 1, 0, 0, 0],
+        "pair": [1, 0, 0, 0, 1, 1, 0],
+    }
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_masks_in_infos_are_padded_as_the_action_space_is(pad):
+    env = shoal.emulate(Masked(), pad=pad)
+    _, infos = env.reset(seed=0)
+    for _ in range(3):
+        for agent, mask in padded_masks().items():
+            own = Masked.masks[agent].tolist()
+            assert infos[agent]["action_mask"].tolist() == (mask if pad else own)
+            assert infos[agent]["action_mask"].dtype == np.int8 and infos[agent]["own"] == 1
+        assert env.rows["action_masks"].tolist() == [
+            [bool(entry) for entry in mask] for mask in padded_masks().values()
+        ]
+        if pad:
+            assert env.action_space("two") == spaces.MultiDiscrete([3, 4])
+        actions = {agent: env.action_space(agent).sample() for agent in env.agents}
+        *_, infos = env.step(actions)
+    assert Masked.masks["two"].tolist() == [0, 1]  # the environment's own are left alone
+
+
+@pytest.mark.parametrize("autoreset", ["next_step", "same_step"])
+@pytest.mark.parametrize(
+    "backend", [{"backend": "serial"}, {"backend": "multiprocess", "num_workers": 2}]
+)
+@pytest.mark.parametrize("pad", [True])
+def test_masks_of_different_agents_in_vectors(pad, backend, autoreset):
+    vector = shoal.vectorize(Masked, 2, pad=pad, autoreset=autoreset, **backend)
+    _, infos = vector.reset(seed=0)
+    expected = [[bool(entry) for entry in mask] for mask in padded_masks().values()] * 2
+    for _ in range(3):
+        assert vector.action_masks.tolist() == expected
+        for row, agent in enumerate(Masked.possible_agents * 2):
+            mask = padded_masks()[agent] if pad else Masked.masks[agent].tolist()
+            assert list(infos["action_mask"][row]) == mask
+        state = vector.get_state()
+        vector.set_state(state)
+        _, rewards, _, _, infos = vector.step(np.zeros((6, 2), np.int64))
+        assert rewards.tolist() == [1.0] * 6
+    vector.close()
+
+
 @pytest.mark.parametrize("form", ["bytes", "float32"])
 @pytest.mark.parametrize("pad", [False, True])
 def test_every_value_of_various_agents_arrives(form, pad):

@@ -251,7 +251,7 @@ def test_a_bad_reset_is_named():
 def test_rewards_of_other_number_types_are_floats():
     env = shoal.emulate(Odd())
     env.reset()
-    for reward in (2, True, np.float32(0.5), np.int64(-3), np.array(1.5)):
+    for reward in (2, True, np.float32(0.5), np.int64(-3), np.array(1.5), np.ones((1, 1))):
         env.env.step_result = (A, reward, False, np.bool_(False), {})
         _, got, _, truncated, _ = env.step(0)
         assert type(got) is float and got == float(reward) and truncated is False

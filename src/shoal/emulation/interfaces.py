@@ -19,6 +19,7 @@ __all__ = [
     "is_multi_agent",
     "is_of_gymnasium",
     "keywords",
+    "layers",
     "require_environment",
     "unwrapped",
 ]
@@ -161,6 +162,18 @@ class OldReset:
         if options and "options" not in self.takes:
             self.tell("reset() takes no options; they are ignored")
         return self.env.reset(**known)
+
+
+def layers(env: Any) -> list[Any]:
+    """Return the environment and all that it wraps, from the outside inwards."""
+    found = [env]
+    while (inner := getattr(found[-1], "env", None)) is not None:
+        if any(inner is each for each in found):
+            break
+        found.append(inner)
+    if not any(unwrapped(env) is each for each in found):
+        found.append(unwrapped(env))
+    return found
 
 
 def unwrapped(env: Any) -> Any:

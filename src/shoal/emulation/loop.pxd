@@ -3,6 +3,10 @@ from libc.stdint cimport uint8_t
 from shoal.rows.rows cimport Rows
 
 
+cpdef object copy_value(value)
+cdef double as_number(value) except? -1
+
+
 cdef class Driver:
     # One environment, as the loop sees it. After `step` or `reset`, the results are held as Python
     # objects until `write` puts them into rows: in between, the loop may choose the rows.

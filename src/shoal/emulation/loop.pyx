@@ -8,8 +8,8 @@ first-come batches, whose rows are known only when a step has ended.
 Invariants:
 - Between `advance` and `deliver` of an environment, no other environment of the loop is advanced
   (there is one scratch row for final observations).
-- A true final observation is packed before its environment is reset, because environments reuse
-  their buffers.
+- A true final observation is packed, and its info copied, before its environment is reset, because
+  environments reuse their buffers.
 """
 
 from cpython.dict cimport PyDict_Check
@@ -20,22 +20,38 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+cimport numpy as cnp
+
 from shoal.rows.buffers cimport Buffers
 from shoal.rows.codec cimport Decoder, MaskWriter, find
 from shoal.rows.pack cimport Packer
 from shoal.rows.rows cimport SHOAL_DISABLED, SHOAL_OWN, SHOAL_SAME_STEP, Rows
 
+import copy
+import warnings
+
+import numpy as np
+
 from shoal.errors import EmulationError
 
-__all__ = ["Driver", "EnvLoop", "SingleDriver"]
+cnp.import_array()
+
+__all__ = ["Driver", "EnvLoop", "SingleDriver", "copy_value"]
 
 cdef extern from "Python.h":
     Py_ssize_t PyDict_GET_SIZE(PyObject* mapping)
+    int Py_EnterRecursiveCall(const char* where) except *  # CPython 3.11 returns 1, others -1
+    void Py_LeaveRecursiveCall()
     object PyObject_CallMethodOneArg(object target, object name, object argument)
     double PyFloat_AS_DOUBLE(PyObject* value)
 
 cdef enum:
     REPLACED = 2  # pending, and not by the end of an episode
+
+# Types whose values never change, and need no copy.
+cdef object UNCHANGING = frozenset(
+    [bool, int, float, str, bytes, type(None), np.bool_, np.int64, np.float32, np.float64]
+)
 
 cdef object STEP = "step"
 cdef object ACTION_MASK = "action_mask"
@@ -197,6 +213,9 @@ cdef class SingleDriver(Driver):
 
 
 cdef double as_number(value) except? -1:
+    """Return a reward as a float; an array of one element counts as its element."""
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
     try:
         return PyFloat_AsDouble(value)
     except TypeError:
@@ -205,14 +224,31 @@ cdef double as_number(value) except? -1:
         ) from None
 
 
-cdef object copy_info(info):
-    """An info that outlives the reset: some environments fill the same dict again.
+cpdef object copy_value(value):
+    """Return a copy of `value` that stays as it is when an environment writes into `value` again.
 
-    Two levels, since the info of several agents is a dict of their infos.
+    An object that can't be copied becomes its repr, with a warning, as in infos from workers.
     """
-    if not isinstance(info, dict):
-        return info
-    return {key: dict(value) if isinstance(value, dict) else value for key, value in info.items()}
+    kind = type(value)
+    if kind in UNCHANGING:
+        return value
+    if kind is cnp.ndarray and cnp.PyArray_TYPE(value) != cnp.NPY_OBJECT:
+        return value.copy()
+    if isinstance(value, dict):
+        Py_EnterRecursiveCall(" in an info")
+        try:
+            return {key: copy_value(item) for key, item in value.items()}
+        finally:
+            Py_LeaveRecursiveCall()
+    try:
+        return copy.deepcopy(value)
+    except Exception as error:
+        warnings.warn(
+            f"info: {kind.__module__}.{kind.__qualname__} cannot be copied and is replaced by its "
+            f"repr: {error}",
+            RuntimeWarning,
+        )
+        return repr(value)
 
 
 cdef class EnvLoop:
@@ -318,7 +354,7 @@ cdef class EnvLoop:
                 if self.mode == SHOAL_SAME_STEP:
                     driver.write_observations(self.finals)
                     self.finished[i] = True
-                    self.final_infos[i] = copy_info(driver.info)
+                    self.final_infos[i] = copy_value(driver.info)
                     self.any_final = True
                     driver.reset(None, self.options[i], False)
                 elif self.mode != SHOAL_OWN:

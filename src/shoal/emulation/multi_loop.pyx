@@ -15,7 +15,7 @@ Invariants, after `step` (parallel environments; see `parallel.TurnBasedEnv` for
 """
 
 from cpython.dict cimport PyDict_Check, PyDict_SetItem
-from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.float cimport PyFloat_CheckExact
 from cpython.list cimport PyList_Check, PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject, PyObject_IsTrue
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -25,11 +25,13 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from shoal.emulation.loop cimport Driver
+from shoal.emulation.loop cimport Driver, as_number
 from shoal.rows.buffers cimport Buffers
 from shoal.rows.codec cimport Decoder, MaskWriter, find
 from shoal.rows.pack cimport Packer
 from shoal.rows.rows cimport Rows
+
+import numpy as np
 
 from shoal.emulation import agent_spaces as common
 from shoal.emulation.parallel import OldParallelEnv, TurnBasedEnv, as_parallel
@@ -161,6 +163,7 @@ cdef class MultiDriver(Driver):
     cdef readonly object observation_layout, action_layout
     cdef readonly object all_infos
     cdef dict slot_of, serials, codecs
+    cdef dict wide_masks            # of slots whose infos have masks that were padded, by slot
     cdef list values                # observation of each slot, or None
     cdef list codec_of              # of each slot, or None
     cdef Py_ssize_t* slots          # of each of `agents`
@@ -184,6 +187,7 @@ cdef class MultiDriver(Driver):
         self.agents_per_env = self.num_slots = n
         self.growable = growable
         self.codecs = {}
+        self.wide_masks = {}
         self.memory = calloc(n + 1, 2 * sizeof(double) + 2 * sizeof(int64_t) + sizeof(Py_ssize_t)
                              + 5)
         if self.memory == NULL:
@@ -350,6 +354,10 @@ cdef class MultiDriver(Driver):
                 found = NULL
                 if codec.mask_in_observation:
                     found = find(self.values[slot], ACTION_MASK)
+                if found == NULL and slot in self.wide_masks:
+                    memcpy(mask + slot * to.num_masked,
+                           cnp.PyArray_DATA(<cnp.ndarray>self.wide_masks[slot]), to.num_masked)
+                    continue
                 if found == NULL and self.info is not None:
                     found = find((<dict>self.info).get(slot), ACTION_MASK)
                 try:
@@ -386,16 +394,16 @@ cdef class MultiDriver(Driver):
         ]
         turns = None if self.turns is None else self.turns.get_state()
         return [list(self.agents), list(self.occupants), dict(self.serials), slots, turns, self.done,
-                list(self.values), self.info]
+                list(self.values), self.info, self.wide_masks]
 
     cdef int set_state(self, state) except -1:
         cdef Py_ssize_t slot, i
-        agents, occupants, serials, slots, turns, done, values, info = state
+        agents, occupants, serials, slots, turns, done, values, info, masks = state
         self._vacate()
         self.spaces.new_episode()
         self.agents, self.occupants = list(agents), list(occupants)
         self.serials, self.done = dict(serials), done
-        self.values, self.info = list(values), info
+        self.values, self.info, self.wide_masks = list(values), info, dict(masks)
         if turns is not None:
             self.turns.set_state(turns)
         for slot in range(self.num_slots):
@@ -472,6 +480,7 @@ cdef class MultiDriver(Driver):
         cdef PyObject* found
         self.all_infos = infos
         self.info = None
+        self.wide_masks = {}
         for slot in range(self.num_slots):
             if self.ids[slot] < 0:
                 continue
@@ -488,6 +497,28 @@ cdef class MultiDriver(Driver):
                 if self.info is None:
                     self.info = {}
                 self.info[slot] = <object>found
+                if self.spaces.padded and (<Codec>self.codec_of[slot]).padded:
+                    self._widen_mask(slot, agent)
+        return 0
+
+    cdef int _widen_mask(self, Py_ssize_t slot, agent) except -1:
+        """Pad the action mask in an agent's info as its action space is padded."""
+        cdef dict info = <dict>self.info[slot]
+        cdef cnp.ndarray wide
+        cdef Codec codec = <Codec>self.codec_of[slot]
+        cdef Py_ssize_t num_masked = self.action_layout.num_masked
+        mask = info.get(ACTION_MASK)
+        if mask is None or not num_masked:
+            return 0
+        wide = np.zeros(num_masked, np.uint8)
+        try:
+            codec.write_mask(<PyObject*>mask, <uint8_t*>cnp.PyArray_DATA(wide))
+        except Exception as error:
+            raise EmulationError(f"agent {agent!r}: {error}") from error
+        self.wide_masks[slot] = wide
+        wide = wide.astype(mask.dtype if isinstance(mask, np.ndarray) else np.int8)
+        self.info[slot] = {**info, ACTION_MASK: wide}
+        self.all_infos = {**self.all_infos, agent: self.info[slot]}
         return 0
 
     cdef double _reward(self, rewards, agent, Py_ssize_t slot) except? -1:
@@ -503,12 +534,9 @@ cdef class MultiDriver(Driver):
                 f"agent {agent!r} is alive, but has no reward; the rewards are of {list(rewards)}"
             ) from None
         try:
-            return PyFloat_AsDouble(value)
-        except TypeError:
-            raise EmulationError(
-                f"agent {agent!r}: reward: expected a number, got {value!r} "
-                f"({type(value).__name__})"
-            ) from None
+            return as_number(value)
+        except EmulationError as error:
+            raise EmulationError(f"agent {agent!r}: {error}") from None
 
     cdef int _mark_acting(self) except -1:
         cdef Py_ssize_t i

@@ -42,6 +42,7 @@ class NativeEnv(gymnasium.Env):
                 f"{name} has {self.module_spec.agents} agents, and a Gymnasium environment has "
                 f"one; use shoal.vectorize({name!r}) or NativeParallelEnv"
             )
+        self.metadata = {**METADATA, "name": self.module.table.name}  # type: ignore[misc]
         self.render_mode = render_mode
         self.observation_space = observation_space(self.module_spec)
         self.action_space = action_space(self.module_spec)

@@ -17,14 +17,18 @@ for it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import operator
+import os
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from shoal.emulation.interfaces import layers
 from shoal.errors import EmulationError, InterpreterError
 from shoal.ocean_c.find import find as find_native
 from shoal.ocean_c.find import module_named, own_names
@@ -118,9 +122,9 @@ def find_source(
     if hasattr(env, "observation_layout"):
         import cloudpickle
 
-        return Source((functools.partial(cloudpickle.loads, cloudpickle.dumps(env)),) * count)
+        return Source((functools.partial(copy_of, cloudpickle.dumps(env)),) * count)
     if callable(env):
-        return Source((env,) * count)
+        return Source((env,) if count == 1 else (Repeated(env),) * count)
     raise ValueError(
         "env must be a name, a function that creates an environment, a list of them, a batched "
         f"environment or one made by shoal.emulate, got {type(env).__name__}"
@@ -165,7 +169,7 @@ def _of_list(
         if python is None and not isinstance(env, (str, Creator)):
             if not callable(env):
                 raise ValueError(f"env[{i}] must be a function or a name, got {type(env).__name__}")
-            creators.append(env)
+            creators.append(env if envs.count(env) == 1 else Repeated(env))
             continue
         found = find_source(env, 1, kwargs, python)
         if not found.creators or found.python != python:
@@ -184,6 +188,57 @@ def check_num_envs(num_envs: Any) -> int:
     if count < 1:
         raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}")
     return count
+
+
+def copy_of(pickled: bytes) -> Any:
+    """Return a copy of an emulated environment, with generators of its own.
+
+    The copy is reset with a seed from the operating system, because the pickle holds the state of
+    the generators.
+    """
+    env = pickle.loads(pickled)
+    env.reset(seed=int.from_bytes(os.urandom(4), "little") >> 1)
+    return env
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A function that makes several environments, and so must make a new one at each call.
+
+    Raises:
+        EmulationError: `make` returned an environment that it held before it was called.
+    """
+
+    make: Callable[[], Any]
+
+    def __call__(self) -> Any:
+        held = {id(thing) for thing in held_by(self.make)}
+        env = self.make()
+        for layer in layers(env):
+            if id(layer) in held:
+                raise EmulationError(
+                    "env must make a new environment at each call, but it returned the "
+                    f"{type(layer).__name__} that it holds; create the environment in the function"
+                )
+        return env
+
+
+def held_by(function: Any) -> list[Any]:
+    """Return the objects that a function refers to directly."""
+    if isinstance(function, functools.partial):
+        return [*function.args, *function.keywords.values(), *held_by(function.func)]
+    held = list(vars(function).values()) if hasattr(function, "__dict__") else []
+    if (owner := getattr(function, "__self__", None)) is not None:
+        held += [owner, *getattr(owner, "__dict__", {}).values()]
+    function = getattr(function, "__func__", function)
+    if inspect.isfunction(function):
+        for cell in function.__closure__ or ():
+            with contextlib.suppress(ValueError):  # an empty cell
+                held.append(cell.cell_contents)
+        held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        names = function.__code__.co_names
+        held += [function.__globals__[name] for name in names if name in function.__globals__]
+    return held
 
 
 def make_native(name: str, render_mode: str | None = None, **params: Any) -> Any:

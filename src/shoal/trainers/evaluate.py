@@ -287,7 +287,7 @@ def picture(vector: Any) -> np.ndarray:
         ConfigError: that is no picture, neither in colours nor in greys.
     """
     rendered = vector.render(0)
-    found = np.asarray(rendered)
+    found = np.array(rendered)  # a copy: environments may draw into the same array again
     if found.ndim == 2:
         found = found[:, :, None]
     if found.ndim == 3 and found.shape[2] in (1, 3, 4):

@@ -29,6 +29,7 @@ from shoal.emulation.options import EmulationOptions
 from shoal.errors import ConfigError, EmulationError
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
+from shoal.vectorization.workers import json_messages
 
 if TYPE_CHECKING:
     from shoal.vectorization.arena import Arena
@@ -216,7 +217,7 @@ class Description:
     def to_json(self) -> str:
         """Return JSON from which `from_json` makes an equal description, for other processes.
 
-        NumPy's numbers and arrays in the metadata become Python's; what JSON can't say, text.
+        Metadata that `json_messages` can't send becomes text.
         """
         fields = {**vars(self), "observation_layout": self.observation_layout.to_json()}
         fields["action_layout"] = self.action_layout.native.to_json()
@@ -224,7 +225,8 @@ class Description:
             fields["spec"] = self.spec and self.spec.to_json()
         except Exception:  # a spec may hold anything, and nothing depends on it
             fields["spec"] = None
-        return json.dumps(fields, default=plain)
+        fields["metadata"] = json_messages.encode(dict(self.metadata or {}), any_kind=True)
+        return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> Description:
@@ -232,10 +234,14 @@ class Description:
         fields = json.loads(text)
         fields["observation_layout"] = Layout.from_json(fields["observation_layout"], "obs")
         fields["action_layout"] = ActionLayout(Layout.from_json(fields["action_layout"], "action"))
+        fields["metadata"] = json_messages.decode(fields["metadata"])
         if fields["spec"]:
             from gymnasium.envs.registration import EnvSpec
 
-            fields["spec"] = EnvSpec.from_json(fields["spec"])
+            try:
+                fields["spec"] = EnvSpec.from_json(fields["spec"])
+            except Exception:  # of another Gymnasium, in another interpreter
+                fields["spec"] = None
         return cls(**fields)
 
     def require_same(self, other: Description, first: int, index: int) -> None:
@@ -260,13 +266,6 @@ class Description:
                 f"{index} has {other.agents_per_env} and environment {first} has "
                 f"{self.agents_per_env}"
             )
-
-
-def plain(value: Any) -> Any:
-    """Return a value that JSON knows for one that it doesn't."""
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
-        return value.tolist()
-    return str(value)
 
 
 def difference(expected: Layout, got: Layout) -> str:

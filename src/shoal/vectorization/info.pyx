@@ -58,7 +58,7 @@ cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
     Py_ssize_t PyDict_GET_SIZE(PyObject* mapping)
     bint PyDict_Next(PyObject* mapping, Py_ssize_t* at, PyObject** key, PyObject** value)
-    int Py_EnterRecursiveCall(const char* where) except -1
+    int Py_EnterRecursiveCall(const char* where) except *  # CPython 3.11 returns 1, others -1
     void Py_LeaveRecursiveCall()
     double PyFloat_AS_DOUBLE(PyObject* value)
     long long PyLong_AsLongLongAndOverflow(PyObject* value, int* overflow) except? -1

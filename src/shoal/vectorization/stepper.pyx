@@ -9,9 +9,7 @@ with the error beside it.
 place for each when its step has returned, and report it.
 """
 
-import copy
 import time
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +22,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cimport numpy as cnp
 
-from shoal.emulation.loop cimport EnvLoop
+from shoal.emulation.loop cimport EnvLoop, copy_value
 from shoal.rows.bounds cimport Bounds
 from shoal.rows.buffers cimport Buffers
 from shoal.rows.rows cimport SHOAL_GIVEN, SHOAL_KEEP, SHOAL_RESET, SHOAL_STEP, Rows
@@ -49,9 +47,6 @@ __all__ = [
     "MOST_FAILURES",
     "TOO_MANY",
 ]
-
-# Types whose values never change, and need no copy.
-UNCHANGING = frozenset([bool, int, float, str, type(None), np.bool_, np.int64, np.float32, np.float64])
 
 CALL = 0  # the one command that a worker knows
 
@@ -156,7 +151,8 @@ cdef class Stepper:
         infos = {}
         for row, info in self.infos:
             if info:
-                add_info(infos, info, row - first_row, num_rows)
+                # A copy, because the environment may write into its values again.
+                add_info(infos, copy_value(info), row - first_row, num_rows)
         self.infos.clear()
         return infos
 
@@ -165,7 +161,7 @@ cdef class Stepper:
         each = [{} for _ in range(num_rows)]
         for row, info in self.infos:
             if info:
-                each[row - first_row] = copy_value(dict(items_of(info)))
+                each[row - first_row] = dict(items_of(copy_value(info)))
         self.infos.clear()
         return each
 
@@ -263,26 +259,6 @@ cdef class Stepper:
         if self.failure is None:
             self.failure = error
         return 0
-
-
-cdef object copy_value(value):
-    """Return what stays as it is when an environment writes into the same object again.
-
-    What can't be copied (a lock, a file) becomes its repr, with a warning.
-    """
-    kind = type(value)
-    if kind in UNCHANGING:
-        return value
-    if kind is dict:
-        return {key: copy_value(item) for key, item in (<dict>value).items()}
-    try:
-        return copy.deepcopy(value)
-    except Exception as error:
-        warnings.warn(
-            f"info: {kind.__module__}.{kind.__qualname__} cannot be copied and is replaced by its "
-            f"repr: {error}", RuntimeWarning
-        )
-        return repr(value)
 
 
 cdef void lose_rows(Rows* to, Py_ssize_t row, Py_ssize_t count) noexcept:

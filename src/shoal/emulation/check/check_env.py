@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shoal.emulation.check.checking_envs import checked
-from shoal.emulation.check.findings import ORDER, RULES, Finding, Log, Report
+from shoal.emulation.check.findings import ORDER, RULES, Finding, Log, Report, Stopped
 from shoal.emulation.interfaces import (
     is_multi_agent,
     is_of_gymnasium,
     keywords,
+    layers,
     require_environment,
     unwrapped,
 )
@@ -368,10 +369,7 @@ def another_clock(env: Any, start: float, tick: float) -> Iterator[None]:
 
 def modules_of(env: Any) -> list[Any]:
     """The loaded modules of the packages that the environment and its wrappers come from."""
-    layers = [env]
-    while (inner := getattr(layers[-1], "env", None)) is not None and inner not in layers:
-        layers.append(inner)
-    classes = [base for layer in [*layers, unwrapped(env)] for base in type(layer).__mro__]
+    classes = [base for layer in layers(env) for base in type(layer).__mro__]
     packages = {base.__module__.partition(".")[0] for base in classes}
     packages -= {*getattr(sys, "stdlib_module_names", ()), "shoal"}  # since Python 3.10
     return [
@@ -425,8 +423,10 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
         check_seeding(play, env, log, seed, min(steps, REPLAY_STEPS))
         if play is play_single:
             check_step_after_end(env, log, seed, steps)
-    except EnvCheckError:
-        pass  # told already
+    except Stopped:
+        pass  # noted already
+    except EnvCheckError as error:  # the engine of native environments has found a fault
+        log.tell("native", "step" if log.step else "reset", str(error))
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         log.tell(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import warnings
 from dataclasses import dataclass
+from typing import NoReturn
 
 from shoal.errors import EnvCheckError
 
-__all__ = ["RULES", "Finding", "Log", "Report"]
+__all__ = ["RULES", "Finding", "Log", "Report", "Stopped"]
 
 # code: (severity, how to mend). An error breaks training or the interface; a warning is harmless
 # to emulated environments, or wanted by some; a note is worth knowing.
@@ -20,6 +21,11 @@ RULES: dict[str, tuple[str, str]] = {
         "(observation, reward, terminated, truncated, info)",
     ),
     "exception": ("error", "reset and step must work for every action of the action space"),
+    "native": (
+        "error",
+        "write every observation in reset and step, stay within the arrays that are given, and "
+        "keep all that decides the next step in the state",
+    ),
     "reward-type": ("error", "return a number as reward; 0.0 where there is none"),
     "reward-array": ("warning", "return float(reward), not an array"),
     "reward-nan": ("error", "look for a division by zero or an overflow; clip before returning"),
@@ -158,6 +164,10 @@ class Report:
         return "\n".join([*lines, ", ".join(told) or "no faults found"])
 
 
+class Stopped(EnvCheckError):
+    """Ends a check after a fault that has been noted."""
+
+
 class Log:
     """Where findings go: collected, one for each code and place, or raised.
 
@@ -197,7 +207,7 @@ class Log:
         if self.raising and severity == "error":
             raise EnvCheckError(str(known))
 
-    def fail(self, code: str, where: str, message: str) -> None:
-        """Note a finding after which it makes no sense to go on, and raise EnvCheckError."""
+    def fail(self, code: str, where: str, message: str) -> NoReturn:
+        """Note a finding after which the check can't go on, and raise `Stopped`."""
         self.tell(code, where, message)
-        raise EnvCheckError(message)
+        raise Stopped(message)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from shoal.emulation.core import Core, core_of
+from shoal.emulation.interfaces import unwrapped
 from shoal.emulation.loop import EnvLoop
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import EmulationError
@@ -69,7 +70,14 @@ class EnvGroup:
         self.loop = EnvLoop(drivers, self.envs[0].observation_layout.nbytes, mode)
 
     def _create(self, i: int) -> Core:
-        return core_of(self.creators[i](), self.emulation)
+        core = core_of(self.creators[i](), self.emulation)
+        for j, other in enumerate(self.envs):
+            if j != i and unwrapped(core.env) is unwrapped(other.env):
+                raise EmulationError(
+                    f"env must make a new {type(unwrapped(core.env)).__name__} at each call, but "
+                    f"environments {self.first + j} and {self.first + i} are the same object"
+                )
+        return core
 
     def recreate(self, i: int) -> None:
         """Put a new environment in the place of number `i`; its next step resets it."""
@@ -85,10 +93,14 @@ class EnvGroup:
 
     def call(self, i: int, name: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Call a method of environment `i`, or a function on it; or read an attribute."""
+        env = self.envs[i].env
         if callable(name):
-            return name(self.envs[i].env, *args, **kwargs)
-        value = find_attribute(self.envs[i].env, name)
-        return value(*args, **kwargs) if callable(value) else value
+            result = name(env, *args, **kwargs)
+        else:
+            result = find_attribute(env, name)
+            result = result(*args, **kwargs) if callable(result) else result
+        # A copy, because the environment may write into the array again: a frame, for example.
+        return result.copy() if isinstance(result, np.ndarray) else result
 
     def set_attribute(self, i: int, name: str, value: Any) -> None:
         """Set an attribute where it is found, else on the outermost wrapper, as Gymnasium does."""
