@@ -33,7 +33,7 @@ from shoal.errors import EmulationError, InterpreterError
 from shoal.ocean_c.find import find as find_native
 from shoal.ocean_c.find import module_named, own_names
 from shoal.registry import recipe as recipes
-from shoal.registry.names import Creator, maker, named
+from shoal.registry.names import Creator, load_named, maker, named, split
 from shoal.registry.recipe import Recipe
 
 __all__ = ["Source", "check_num_envs", "find_source", "is_batched"]
@@ -48,7 +48,10 @@ class Source:
             A function with a parameter ``num_envs`` may make either kind.
         native: the module of a native environment. Its creators make the same environments one by
             one, with the interface of Gymnasium or PettingZoo.
-        batched: makes the batched environment.
+        batched: makes the batched environment. The argument ``autoreset_mode`` says how it is to
+            reset its environments, if it leaves the choice.
+        vector: as `batched`, makes the environments of `creators` all at once: the library's own
+            implementation, which the recipe names.
         python: the interpreter that has the environment's packages, if it is not this one.
         kwargs: arguments for the environment's constructor, the recipe's among them.
         recipe: the recipe of that name.
@@ -56,7 +59,8 @@ class Source:
 
     creators: tuple[Callable[[], Any], ...] = ()
     native: Path | None = None
-    batched: Callable[[], Any] | None = None
+    batched: Callable[..., Any] | None = None
+    vector: Callable[..., Any] | None = None
     python: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None
@@ -151,6 +155,10 @@ def _of_name(name: str, num_envs: int | None, kwargs: dict[str, Any], python: st
         found = replace(found, batched=functools.partial(make_batched, make, num_envs, kwargs))
         if recipe is not None:
             return found
+    if recipe is not None and recipe.vector:
+        make = vector_maker(recipe.beside(recipe.vector))
+        if takes(make, num_envs=count, **kwargs):
+            found = replace(found, vector=functools.partial(make_batched, make, count, kwargs))
     return replace(found, creators=(named(name, **kwargs),) * count)
 
 
@@ -273,16 +281,46 @@ def takes_num_envs(make: Any) -> bool:
         return False
 
 
-def make_batched(env: Any, num_envs: int | None, kwargs: Mapping[str, Any]) -> Any:
+def vector_maker(name: str) -> Callable[..., Any]:
+    """Return what makes the batched environment ``module:function``, or of an id in Gymnasium."""
+    if split(name)[1]:
+        return load_named(name)
+    maker(name)  # the package that registers the id is imported
+
+    def make(num_envs: int, **kwargs: Any) -> Any:
+        import gymnasium
+
+        return gymnasium.make_vec(name, num_envs, "vector_entry_point", **kwargs)
+
+    return make
+
+
+def takes(make: Callable[..., Any], **kwargs: Any) -> bool:
+    """Return whether a function can be called with these arguments."""
+    try:
+        inspect.signature(make).bind(**kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def make_batched(
+    env: Any, num_envs: int | None, kwargs: Mapping[str, Any], autoreset_mode: Any = None
+) -> Any:
     """Return a batched environment of `num_envs` environments: `env`, or what it makes.
+
+    Args:
+        autoreset_mode: of Gymnasium, for a function with a parameter of this name.
 
     Raises:
         ValueError: `env` has another number of environments, or takes no arguments.
         EmulationError: the function made something else.
     """
     if not is_batched(env):
-        count = {} if num_envs is None else {"num_envs": num_envs}
-        made = env(**kwargs, **count)
+        given = dict(kwargs) if num_envs is None else {**kwargs, "num_envs": num_envs}
+        if autoreset_mode is not None and "autoreset_mode" in inspect.signature(env).parameters:
+            given.setdefault("autoreset_mode", autoreset_mode)
+        made = env(**given)
         if not is_batched(made):
             raise EmulationError(
                 f"{env!r} has a parameter num_envs and so must make an environment with num_envs, "

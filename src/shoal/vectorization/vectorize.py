@@ -161,6 +161,12 @@ def choose(source: Source, options: Options) -> tuple[Options, str]:
         check_batched(options)
         why = "the environment steps many environments itself" if backend == "auto" else why
         return dataclasses.replace(options, backend="batched"), f"batched: {why}"
+    if source.vector is not None and backend in ("auto", "batched"):
+        if backend == "batched":
+            check_batched(options)
+        if backend == "batched" or suits_vector(options, num_envs):
+            why = "the library's own implementation" if backend == "auto" else why
+            return dataclasses.replace(options, backend="batched"), f"batched: {why}"
     if backend == "batched":
         raise ConfigError(
             'backend="batched" is for environments that step many environments themselves, and for '
@@ -244,8 +250,9 @@ def make(source: Source, options: Options) -> Backend:
     if options.backend == "batched":
         from shoal.vectorization.backends.batched import BatchedBackend
 
-        assert source.batched is not None
-        return BatchedBackend(source.batched(), options)
+        batched = source.batched or source.vector
+        assert batched is not None
+        return BatchedBackend(batched(autoreset_mode=options.autoreset), options)
     if options.backend == "native":
         from shoal.vectorization.backends.native import NativeBackend
 
@@ -307,6 +314,24 @@ def check_batched(options: Options) -> None:
         raise ConfigError(
             f"{', '.join(wrong)}: not for a batched environment, which steps many itself"
         )
+
+
+def suits_vector(options: Options, num_envs: int) -> bool:
+    """Return whether a library's own implementation can do all that these options ask for.
+
+    Only a batched environment that resets when it is told to has ``autoreset="disabled"``, and not
+    all of them do.
+    """
+    asked = options.start_method, options.affinity, options.timeout
+    try:
+        check_batched(options)
+    except ConfigError:
+        return False
+    return (
+        options.autoreset is not AutoresetMode.DISABLED
+        and options.batch_size in (None, num_envs)
+        and all(each is None for each in asked)
+    )
 
 
 def check_isolated(options: Options) -> None:
