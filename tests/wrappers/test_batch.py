@@ -634,7 +634,7 @@ def test_a_video_of_an_environment_that_renders_into_one_array(tmp_path):
 
 def test_a_video_of_nothing_is_an_error(tmp_path):
     ours = RecordVideo(vector(functools.partial(OneScreen, None), 1), tmp_path, suffix=".gif")
-    with pytest.raises(shoal.EmulationError, match="render: expected a picture .* got None"):
+    with pytest.raises(shoal.EmulationError, match=r"render: expected a picture .* got None"):
         ours.reset(seed=0)
     ours.close()
 
