@@ -62,6 +62,20 @@ def test_a_new_environment_has_no_faults_and_no_warnings(there, capfd):
     assert main(["build", "my_env.c"]) == 0
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_check_finds_an_observation_that_is_not_written(tmp_path, capsys, debug):
+    path = built(
+        tmp_path,
+        "forgets",
+        debug=debug,
+        observe="if (s->position < 3) *(float *)io->observations = 0.5f;",
+    )
+    assert main(["check", path, "--steps", "200"]) == 1
+    said = capsys.readouterr().out
+    assert "step did not write observation position of agent 0" in said
+    assert said.startswith("walk: ") and said.endswith("1 error\n")
+
+
 def test_what_new_refuses(there, capsys):
     for name, said in (("my_env", "exists"), ("squared", "new word"), ("my-env", "new word")):
         assert main(["new", name]) == 2

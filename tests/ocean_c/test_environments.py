@@ -12,7 +12,7 @@ import pytest
 import shoal
 from shoal.ocean_c import find
 from shoal.ocean_c.engine import Module
-from shoal.vectorization import creator
+from shoal.registry.creators import make_native
 
 OCEAN = Path(find.__file__).parent
 FOLDER = find.FOLDER
@@ -129,7 +129,7 @@ def test_parameters_at_their_bounds(name):
 def test_it_passes_the_check(name):
     if agents(name) > 1:
         pytest.importorskip("pettingzoo")
-    env = creator(name)()
+    env = make_native(name)
     report = shoal.check_env(env, steps=300 if agents(name) < 16 else 30)
     assert report.ok, report
     env.close()
@@ -137,7 +137,7 @@ def test_it_passes_the_check(name):
 
 @EVERY
 def test_gymnasiums_and_pettingzoos_own_checks(name):
-    env = creator(name)()
+    env = make_native(name)
     if agents(name) == 1:
         from gymnasium.utils.env_checker import check_env
 
@@ -151,7 +151,7 @@ def test_gymnasiums_and_pettingzoos_own_checks(name):
 @EVERY
 def test_it_draws(name):
     draw = pytest.importorskip("shoal.ocean_c.draw")
-    env = creator(name)()
+    env = make_native(name)
     env.reset(seed=0)
     drawing = env.env.engine.draw(0)
     assert len(drawing[0])

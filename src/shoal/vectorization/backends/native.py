@@ -63,8 +63,9 @@ class NativeBackend:
         self.debug = options.emulation.debug or module.debug
         self.layout, actions = layouts(spec, module.path)
         names = [f"agent_{i}" for i in range(spec.agents)] if spec.agents > 1 else ["agent"]
+        metadata = {**METADATA, "name": module.table.name}
         self.description = Description(
-            self.layout, actions, spec.agents, names, METADATA, self.render_mode
+            self.layout, actions, spec.agents, names, metadata, self.render_mode
         )
         blocks = num_blocks(num_envs, batch_size)
         self.arena = Arena(
@@ -249,7 +250,7 @@ class NativeEnvView:
             f"parameters {names}"
         )
         vars(self)["render_mode"] = backend.render_mode
-        vars(self)["metadata"] = dict(METADATA)
+        vars(self)["metadata"] = dict(backend.description.metadata or {})
         vars(self)["render"] = functools.partial(backend.render, env)
         vars(self)["drawing"] = functools.partial(backend.engine.draw, env)
 
