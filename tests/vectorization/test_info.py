@@ -192,7 +192,7 @@ def check_outcome(got, error, expected, expected_error):
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(batches, st.sampled_from([64, 256, 1024]))
 def test_any_stream_gives_what_gymnasium_gives(stream, capacity):
     """Each batch's rows are templates (an index) or infos of their own; workers change places."""
