@@ -100,7 +100,7 @@ def test_a_stub_declares_exactly_what_its_module_offers(stub):
     assert not module.__file__.endswith(".py"), "a stub beside Python source hides its types"
     tree = ast.parse(stub.read_text())
     offered = module_names(module, stub.with_suffix(".pyx").read_text())
-    declared = stub_names([node for node in tree.body])
+    declared = stub_names(tree.body)
     (listed,) = [
         ast.literal_eval(node.value)
         for node in tree.body

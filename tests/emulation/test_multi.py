@@ -1265,7 +1265,7 @@ def test_environments_that_can_not_be_emulated_as_asked():
     with pytest.raises(EmulationError, match=r"parallel_env has no possible_agents.*max_agents=N"):
         shoal.emulate(generated_agents_parallel_v0.parallel_env())
     for wrong in (1, 2.5, "4"):
-        with pytest.raises(EmulationError, match="max_agents must be an integer of at least [12]"):
+        with pytest.raises(EmulationError, match=r"max_agents must be an integer of at least [12]"):
             shoal.emulate(Broken(), max_agents=wrong)
     assert shoal.emulate(Broken(), max_agents=3).agents_per_env == 3
     with pytest.raises(EmulationError, match="give an instance"):

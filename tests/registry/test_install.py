@@ -436,7 +436,9 @@ def test_a_file_that_is_no_recipe(tmp_path, text, why, monkeypatch):
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=2),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
 )
 
 
