@@ -147,7 +147,7 @@ class Layout:
                 vector; integers beyond 2**24 and float64 lose precision).
             one_hot: with ``"float32"``, write discrete values one-hot, as Gymnasium flattens them.
             max_len: the maximum number of items of a Sequence, of nodes and edges of a Graph, and
-                of characters of a space of strings other than Text. One number for all of them, or a
+                of characters of a space of strings other than Text. One number for all, or a
                 mapping from path (``"inventory"``, ``"map.nodes"``, ``"map.edges"``) to number.
             name: of the root in error messages, such as ``obs``.
 
