@@ -106,3 +106,79 @@ class Spoilt(gymnasium.Env):
         self.t += 1
         bad = self.where == "reward" and self.t == self.when
         return self.observe(), self.value if bad else 0.0, False, False, {}
+
+
+class Failing(gymnasium.Env):
+    """Reward 1 for ever; raises now and then."""
+
+    observation_space = spaces.Box(0, 1, (3,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        if self.np_random.random() < 0.01:
+            raise RuntimeError("now and then")
+        return np.full(3, 0.5, np.float32), 1.0, self.t >= 7, False, {}
+
+
+class FailingTeam(ParallelEnv):
+    """Two agents with reward 1; raises now and then."""
+
+    metadata = {"name": "failing"}  # noqa: RUF012
+    possible_agents = ["a", "b"]  # noqa: RUF012
+    render_mode = random = None
+
+    def observation_space(self, agent):
+        return spaces.Box(0, 1, (3,), np.float32)
+
+    def action_space(self, agent):
+        return spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        if seed is not None or self.random is None:
+            self.random = np.random.default_rng(seed)
+        self.agents, self.t = list(self.possible_agents), 0
+        return {a: np.zeros(3, np.float32) for a in self.agents}, {a: {} for a in self.agents}
+
+    def step(self, actions):
+        self.t += 1
+        if self.random.random() < 0.01:
+            raise RuntimeError("now and then")
+        agents, over = self.agents, self.t >= 7
+        self.agents = [] if over else agents
+        return (
+            {a: np.full(3, 0.5, np.float32) for a in agents},
+            dict.fromkeys(agents, 1.0),
+            dict.fromkeys(agents, over),
+            dict.fromkeys(agents, False),
+            {a: {} for a in agents},
+        )
+
+
+class Liar(gymnasium.Env):
+    """One of four choices, but in the fifth step of each episode what it is told to say."""
+
+    observation_space = spaces.Dict(
+        {"choice": spaces.Discrete(4), "speed": spaces.Box(-1, 1, (2,), np.float32)}
+    )
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, says=3):
+        self.says = says
+
+    def observe(self):
+        choice = self.says if self.t == 5 else self.t % 4
+        return {"choice": choice, "speed": np.zeros(2, np.float32)}
+
+    def reset(self, seed=None, options=None):
+        self.t = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self.observe(), 0.0, self.t >= 8, False, {}

@@ -3,6 +3,7 @@
 Needs nothing but torch, Triton and Shoal, since a machine with a GPU may have no pytest.
 """
 
+import contextlib
 import io
 from dataclasses import replace
 
@@ -50,7 +51,7 @@ def runs_resume_across_devices():
         file = io.BytesIO()
         torch.save(saved[-1], file)
         file.seek(0)
-        state = torch.load(file, map_location="cpu", weights_only=False)
+        state = torch.load(file, map_location="cpu", weights_only=True)
         longer = replace(config, device=end, total_steps=2 * config.total_steps)
         metrics = ppo.train(longer, checkpoint=state).metrics
         assert metrics["steps"] == longer.total_steps
@@ -59,7 +60,7 @@ def runs_resume_across_devices():
 
 def bfloat16_is_near_float32():
     """A policy's outputs in bfloat16 differ by its rounding, and training keeps its ratios."""
-    with ppo.make_vector(BREAKOUT) as vector:
+    with contextlib.closing(ppo.make_vector(BREAKOUT)) as vector:
         rows = torch.from_numpy(vector.reset(seed=0)[0]).cuda()
         torch.manual_seed(0)
         policy = ppo.make_policy(BREAKOUT, vector.observation_layout, vector.action_layout).cuda()
@@ -74,7 +75,7 @@ def bfloat16_is_near_float32():
 
 def sampling_follows_the_probabilities():
     """Actions drawn on the GPU are as frequent as the policy says, and differ between draws."""
-    with ppo.make_vector(BREAKOUT) as vector:
+    with contextlib.closing(ppo.make_vector(BREAKOUT)) as vector:
         distribution = Distribution(vector.action_layout)
     parameters = torch.linspace(-1, 1, distribution.num_parameters).cuda().repeat(200_000, 1)
     generator = torch.Generator("cuda").manual_seed(0)

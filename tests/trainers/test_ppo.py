@@ -1,24 +1,37 @@
 """The trainer's parts, each against what it must be; what it learns is in test_probes.py."""
 
+import contextlib
 import dataclasses
 import functools
 import math
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import shoal
-from shoal.errors import CheckpointError, ConfigError, NotFiniteError
+from shoal.errors import CheckpointError, ConfigError, EmulationError, NotFiniteError
+from shoal.rows.layout import Layout
 from shoal.trainers import ppo
+from shoal.trainers.checks import check_categories
 from shoal.trainers.config import Config
 from shoal.trainers.distributions import Distribution
 from shoal.trainers.policies import Recurrent
 from shoal.trainers.seeds import TRAINING, environment_seed
-from tests.trainers.environments import Counter, Dying, Endless, Spoilt
+from tests.trainers.environments import (
+    Counter,
+    Dying,
+    Endless,
+    Failing,
+    FailingTeam,
+    Liar,
+    Spoilt,
+)
 
 TIMES = {"seconds", "steps_per_second"}
 
@@ -378,6 +391,76 @@ def test_muon_gets_hidden_matrices_only():
     assert reported[-1]["kl"] > 0
 
 
+def test_muon_says_which_torch_it_needs(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ConfigError, match=r"muon needs torch 2\.9 or newer, got"):
+        run(config(optimizer="muon"))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_minibatch_of_one_step_is_not_normalised(recurrent):
+    """Its advantage has no deviation; it counts as it is, and moves the policy."""
+    cfg = config(recurrent=recurrent, num_envs=1, horizon=4, num_minibatches=1, update_epochs=1)
+    (rollout,), collector, policy = collect("CartPole-v1", cfg)
+    rollout.valid[:, 1:] = False
+    rollout.rewards[:, 0] = 3.0
+    alone = gradients(dataclasses.replace(cfg, max_gradient_norm=1e9), rollout, collector, policy)
+    plain = dataclasses.replace(cfg, max_gradient_norm=1e9, normalize_advantages=False)
+    expected = gradients(plain, rollout, collector, policy)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(alone[name], gradient, rtol=0, atol=0)
+    bias = next(name for name in expected if name.endswith("head.linear.bias"))
+    assert float(expected[bias].abs().max()) > 0.1
+
+
+def test_metrics_that_are_not_defined_are_absent():
+    """Explained variance of returns that do not vary."""
+    cfg = config(num_envs=1, horizon=4)
+    (rollout,), collector, policy = collect("CartPole-v1", cfg)
+    rollout.valid[:, 1:] = False
+    learner = ppo.Learner(
+        policy, collector.distribution, collector.layout, cfg, torch.device("cpu")
+    )
+    metrics = learner.learn(rollout)
+    assert "explained_variance" not in metrics
+    assert all(math.isfinite(number) for number in metrics.values())
+
+
+def test_a_policy_that_is_given_gets_the_memory_that_is_asked_for():
+    plain = collect("CartPole-v1", config())[2]
+    _, result = run(config(recurrent=True, total_steps=64), policy=plain)
+    assert isinstance(result.policy, Recurrent) and result.policy.policy is plain
+    with pytest.raises(ConfigError, match="recurrent: the policy has an LSTM"):
+        run(config(), policy=Recurrent(plain))
+    with pytest.raises(ConfigError, match="Linear has no encode"):
+        run(config(), policy=torch.nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"backend": "serial"}, {"backend": "multiprocess", "num_workers": 2},
+     {"backend": "pool", "num_workers": 2, "batch_size": 2}],
+    ids=["serial", "multiprocess", "pool"],
+)  # fmt: skip
+@pytest.mark.parametrize("env", [Failing, FailingTeam])
+def test_training_goes_on_through_restarts(env, options):
+    """What a restart has lost is invalid, and the rest is what the environments gave."""
+    vector = shoal.vectorize(env, 4, on_error="restart", **options)
+    cfg = config(total_steps=1500, horizon=16)
+    with warnings.catch_warnings(action="ignore"):
+        reported, _ = run(cfg, vector=vector)
+    restarts = vector.restarts
+    vector.close()
+    assert restarts > 2
+    assert all(metrics["reward/mean"] == 1 for metrics in reported)
+
+
+@pytest.mark.parametrize("env, native", [("breakout", True), ("CartPole-v1", False)])
+def test_no_workers_leave_native_environments_native(env, native):
+    with contextlib.closing(ppo.make_vector(config(env=env, num_workers=0))) as vector:
+        assert (type(vector._backend).__name__ == "NativeBackend") == native
+
+
 # -- numbers that are none ---------------------------------------------------------------------
 
 
@@ -389,6 +472,44 @@ def test_an_observation_that_is_not_finite_is_named(value):
     with pytest.raises(NotFiniteError, match=rf"obs\.position of environment 1 is {value}"):
         run(config(num_envs=2), vector=vector)
     vector.close()
+
+
+@pytest.mark.parametrize("value, bounds", [(-1, "0 to 3"), (4, "0 to 3"), (99, "0 to 3")])
+def test_an_observation_outside_its_space_is_named(value, bounds):
+    """Not counted as another category, and not an error of torch's without a place."""
+    vector = shoal.vectorize([Liar, lambda: Liar(value)], backend="serial")
+    message = rf"observation obs\.choice of environment 1 must be from {bounds}, got {value}"
+    with pytest.raises(EmulationError, match=message):
+        run(config(num_envs=2), vector=vector)
+    vector.close()
+
+
+def test_an_observation_outside_its_space_is_named_where_a_policy_only_acts():
+    states = []
+    vector = shoal.vectorize(Liar, 2, backend="serial")
+    run(config(num_envs=2), vector=vector, save=lambda state, metrics: states.append(state))
+    vector.close()
+    policy = ppo.load_policy(states[-1])
+    rows = np.zeros((2, *policy.observation_layout.shape), policy.observation_layout.dtype)
+    policy.observation_layout.view(rows)["choice"][1] = -1
+    with pytest.raises(EmulationError, match=r"obs\.choice of row 1 must be from 0 to 3, got -1"):
+        ppo.act(policy, rows)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "uint16"])
+def test_categories_are_checked_whatever_their_type(dtype):
+    space = spaces.Dict(
+        {"many": spaces.MultiDiscrete([3, 5], dtype=dtype, start=[1, 2]), "x": spaces.Discrete(2)}
+    )
+    layout = Layout.from_space(space)
+    rows = layout.zeros(3)
+    layout.view(rows)["many"][:] = [[1, 2], [3, 6], [3, 6]]
+    flat = torch.from_numpy(rows.reshape(3, -1).view(np.uint8))
+    check_categories(flat, layout)
+    for bad in ([0, 2], [4, 2], [1, 7], [1, 1]):
+        layout.view(rows)["many"][2] = bad
+        with pytest.raises(EmulationError, match="many of row 2 must be from"):
+            check_categories(flat, layout)
 
 
 def test_a_reward_that_is_not_finite_is_named():
@@ -482,7 +603,9 @@ RANKS = """
 import functools, os, sys
 import torch
 import torch.distributed as dist
+from shoal.rows.layout import Layout
 from shoal.trainers import ppo
+from shoal.trainers.checks import check_categories
 from shoal.trainers.distributions import Distribution
 from tests.trainers import test_ppo
 from tests.trainers.environments import Counter

@@ -23,13 +23,14 @@ class Config:
     """Keyword arguments for the environment's constructor (in TOML a table, on the command line
     key value pairs)."""
     total_steps: int = 1_000_000
-    """Transitions to learn from, counted over all agents."""
+    """Transitions to learn from, counted over all agents; a run ends with the rollout that reaches
+    them."""
     seed: int = 1
     """Of environments, weights, actions and minibatches."""
 
     # -- collecting --
     num_envs: int = 8
-    """Copies of the environment."""
+    """How many environments."""
     num_workers: int | None = None
     """Processes that step them; 0: this process; default: what a short trial finds fastest."""
     batch_size: int | None = None
@@ -50,7 +51,8 @@ class Config:
     anneal: Literal["linear", "cosine", "none"] = "linear"
     """How the learning rate falls to 0 over the run."""
     optimizer: Literal["adam", "muon"] = "adam"
-    """Muon updates matrices with orthogonalised momentum, and leaves the rest to Adam."""
+    """Muon updates matrices with orthogonalised momentum, and leaves the rest to Adam; it needs
+    torch 2.9."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     weight_decay: float = 0.0
@@ -86,7 +88,7 @@ class Config:
     normalize_observations: bool = False
     """Running mean and variance of continuous observation leaves."""
     normalize_rewards: bool = False
-    """Divide rewards by the running deviation of the discounted return."""
+    """Divide rewards by the running deviation of the discounted return, and clip them to ±10."""
     reward_clip: float | None = None
     """Clip rewards to plus or minus this."""
 
@@ -104,7 +106,8 @@ class Config:
     device: str = "auto"
     """"cpu", "cuda", "cuda:1"; auto: CUDA where there is any."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's arithmetic on CUDA; parameters stay float32."""
+    """Of the network's arithmetic; parameters stay float32. bfloat16 is for CUDA: most CPUs are
+    slower with it."""
     tf32: bool = False
     """Let CUDA round float32 matrix products to TF32."""
     compile: bool = False

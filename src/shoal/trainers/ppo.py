@@ -1156,7 +1156,13 @@ def restore_generator(generator: torch.Generator, state: Tensor) -> None:
 
 
 def make_optimizers(policy: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
-    """Adam for everything; or Muon for the matrices of hidden layers, and Adam for the rest."""
+    """Return Adam for everything; or Muon for the matrices of hidden layers, and Adam for the rest.
+
+    Raises:
+        ConfigError: this torch has no Muon.
+    """
+    if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise ConfigError(f"optimizer: muon needs torch 2.9 or newer, got {torch.__version__}")
     muon: list[nn.Parameter] = []
     adam: list[nn.Parameter] = []
     ends = {id(m.weight) for m in policy.modules() if isinstance(m, nn.Embedding)}
