@@ -398,6 +398,7 @@ def start_two(*arguments):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on(folder):
     run = folder / "runs" / "pair"
     total = 20_000
