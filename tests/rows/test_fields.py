@@ -57,6 +57,7 @@ def test_operations_and_modes_have_the_numbers_of_the_header():
     for names in (operations, modes):
         for number, name in enumerate(names):
             assert getattr(fields, name[len("SHOAL_") :]) == number
+    assert [f"SHOAL_{name.upper()}" for name in fields.MODES] == modes
     assert {mode.name for mode in AutoresetMode} | {"OWN"} == {n[len("SHOAL_") :] for n in modes}
 
 

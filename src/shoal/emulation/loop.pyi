@@ -4,7 +4,9 @@ from shoal.rows.actions import ActionLayout
 from shoal.rows.buffers import Buffers
 from shoal.rows.layout import Layout
 
-__all__ = ["Driver", "EnvLoop", "SingleDriver"]
+__all__ = ["Driver", "EnvLoop", "SingleDriver", "copy_value"]
+
+def copy_value(value: Any) -> Any: ...
 
 class Driver:
     agents_per_env: int

@@ -8,7 +8,6 @@ cdef struct Range:
 
 
 cdef class Bounds:
-    # Whether flat actions are within their bounds.
     cdef Range* ranges
     cdef Py_ssize_t num_ranges, num_dims, alignment, row_nbytes
     cdef object dtype, keep

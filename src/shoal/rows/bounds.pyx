@@ -1,4 +1,4 @@
-"""Whether rows are within the bounds of their layout, a whole batch at a time."""
+"""Check a whole batch of rows against the bounds of their layout."""
 
 from libc.stdint cimport (
     int8_t,
@@ -70,8 +70,11 @@ cdef bint within(const Range* leaf, const char* at) noexcept:
 cdef bint all_inside(
     const uint64_t* at, uint64_t low, uint64_t high, Py_ssize_t count
 ) noexcept:
-    """`inside` for rows of one int64 with a range of less than 2**62, without a branch: outside of
-    it one of the two differences is negative."""
+    """Return whether all rows of one int64 are within bounds.
+
+    For ranges of less than 2**62 without a branch: for a value out of bounds, one of the two
+    differences is negative.
+    """
     cdef Py_ssize_t i
     cdef uint64_t signs = 0
     if high - low >= <uint64_t>1 << 62:
@@ -85,7 +88,7 @@ cdef bint all_inside(
 
 
 cdef class Bounds:
-    """Tells whether rows are within the bounds of their layout, a whole batch at a time.
+    """Bounds of the rows of one layout.
 
     Args:
         layout: a `Layout` in the ``bytes`` form.
@@ -124,9 +127,12 @@ cdef class Bounds:
         free(self.ranges)
 
     cpdef bint hold(self, array):
-        """True if `array` has shape ``(*batch, *layout.shape)`` and all of it is within bounds.
+        """Return whether all rows of `array` are known to be within bounds.
 
-        False also where this can't tell: arrays of float16, or not contiguous, or misaligned.
+        Args:
+            array: anything. True only for a NumPy array of shape ``(*batch, *layout.shape)`` and
+                dtype ``layout.dtype``. False also for arrays that can't be checked here: of
+                float16, not contiguous, or misaligned.
         """
         cdef Py_ssize_t i, row, num_rows, batch_dims
         cdef const char* at

@@ -10,14 +10,14 @@ cdef extern from "Python.h":
 
 
 cdef inline PyObject* find(mapping, key) except? NULL:
-    """``mapping.get(key)`` of a dict, else NULL; borrowed."""
+    """Return ``mapping.get(key)`` of a dict, borrowed; NULL for anything else."""
     if PyDict_Check(mapping) and PyDict_GET_SIZE(<PyObject*>mapping):
         return PyDict_GetItemWithError(<PyObject*>mapping, <PyObject*>key)
     return NULL
 
 
 cdef struct Run:
-    # Consecutive elements of a flat action row and where they go in the native row.
+    # Consecutive elements of a flat action row, and their place in the native row.
     int from_type
     int to_type
     Py_ssize_t from_offset
@@ -28,10 +28,9 @@ cdef struct Run:
 
 
 cdef class Decoder:
-    # Flat action rows into the environment's own actions.
     cdef Packer packer
     cdef bint identity
-    cdef object layout          # the ActionLayout, where compiled runs don't cover its dtypes
+    cdef object layout          # the ActionLayout, if `convert` lacks one of its dtypes; else None
     cdef Run* runs
     cdef Py_ssize_t num_runs
     cdef double* bounds
@@ -41,7 +40,6 @@ cdef class Decoder:
 
 
 cdef class MaskWriter:
-    # Action masks, in whichever form environments give them, as rows of bools.
     cdef object layout
     cdef list parts
     cdef Py_ssize_t num_masked

@@ -1,4 +1,4 @@
-"""Flat rows of actions to the environment's own actions, and action masks to rows of bools."""
+"""Convert flat action rows to an environment's own actions, and action masks to rows of bools."""
 
 from cpython.object cimport PyObject
 from libc.math cimport rint
@@ -27,7 +27,11 @@ __all__ = ["Decoder", "MaskWriter"]
 
 
 cdef class Decoder:
-    """Makes the environment's own actions from flat rows; see `ActionLayout.decode`."""
+    """Makes the environment's own actions of flat rows; see `ActionLayout.decode`.
+
+    Args:
+        layout: the `ActionLayout`.
+    """
 
     def __cinit__(self, layout):
         cdef Py_ssize_t i, j, count, at = 0
@@ -36,7 +40,7 @@ cdef class Decoder:
         if layout.identity:
             return
         runs = layout.runs()
-        if any(run[0] not in COMPILED or run[1] not in COMPILED for run in runs):
+        if any(run[0] not in C_TYPES or run[1] not in C_TYPES for run in runs):
             self.layout = layout
         self.flat_array = layout.flat.zeros()
         self.native_array = np.zeros(max(layout.native.native_nbytes, 1), np.uint8)
@@ -75,16 +79,17 @@ cdef class Decoder:
         return self.packer.unpack_row(self.native)
 
 
-COMPILED = frozenset(
+# Dtypes that `convert` handles. float16 is not one: C has no such type.
+C_TYPES = frozenset(
     ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
     + ["float32", "float64"]
 )
 
 
 cdef void convert(const Run* run, const char* flat, char* native) noexcept nogil:
-    """Convert one run. Discrete values (int64) were checked; continuous ones are clipped.
+    """Convert one run. Discrete values (int64) were checked before; continuous ones are clipped.
 
-    The bounds, which are floats, lie within those of the type: see `float_bounds`.
+    The bounds are floats within the range of the type: see `float_bounds`.
     """
     cdef Py_ssize_t i
     cdef const char* source = flat + run.from_offset
@@ -121,12 +126,16 @@ cdef void convert(const Run* run, const char* flat, char* native) noexcept nogil
 
 
 cdef class MaskWriter:
-    """Writes action masks as rows of bools, one entry for each category of each discrete leaf."""
+    """Writes action masks as rows of bools: one entry for each category of each discrete leaf.
+
+    Args:
+        layout: the `ActionLayout`.
+    """
 
     def __cinit__(self, layout):
         self.layout = layout
         self.num_masked = layout.num_masked
-        self.parts = layout.mask_parts if self.num_masked else []  # together not longer than that
+        self.parts = layout.mask_parts if self.num_masked else []  # together num_masked entries
 
     cdef int write(self, PyObject* mask, uint8_t* to) except -1:
         if mask == NULL or <object>mask is None:
@@ -138,7 +147,7 @@ cdef class MaskWriter:
         return 0
 
     cdef bint _write_parts(self, mask, uint8_t* to) except -1:
-        """Write a mask that is nested as the actions are, if all its parts can be copied."""
+        """Write a mask that is nested as the actions are; return False if a part can't be copied."""
         cdef Py_ssize_t count
         cdef PyObject* found
         for keys, _, count in self.parts:
@@ -155,7 +164,7 @@ cdef class MaskWriter:
 
 
 cdef bint copy_mask(mask, Py_ssize_t count, uint8_t* to) noexcept:
-    """Write a mask of `count` entries, if it is a contiguous array of bytes."""
+    """Write a mask that is a contiguous array of `count` bytes; return False for any other."""
     cdef Py_ssize_t i
     cdef const int8_t* entries
     if type(mask) is not cnp.ndarray or cnp.PyArray_ITEMSIZE(mask) != 1 or (

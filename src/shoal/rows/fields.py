@@ -16,6 +16,7 @@ __all__ = [
     "DISABLED",
     "GIVEN",
     "KEEP",
+    "MODES",
     "NEXT_STEP",
     "OWN",
     "RESET",
@@ -30,6 +31,7 @@ __all__ = [
 STEP, RESET, KEEP, GIVEN = range(4)
 # Autoreset modes: Gymnasium's three. In OWN the environment resets itself.
 NEXT_STEP, SAME_STEP, DISABLED, OWN = range(4)
+MODES = ("next_step", "same_step", "disabled", "own")  # names, by number
 
 
 def row_fields(

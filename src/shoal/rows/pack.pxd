@@ -6,12 +6,12 @@ cdef extern from "Python.h":
 
 
 cdef inline PyObject* lookup(PyObject* mapping, PyObject* key, Py_ssize_t* hint) except? NULL:
-    """``mapping.get(key)`` of a dict, borrowed; NULL if missing.
+    """Return ``mapping.get(key)`` of a dict, borrowed; NULL if the key is missing.
 
-    Dicts that are made alike have their keys at the same positions. `hint` is where this very key
-    was found before, or -1 if it isn't worth looking (see `position`): looking there is far cheaper
-    than hashing, and harmless where it is wrong, for `PyDict_Next` takes any position as one to go
-    on from, and says so when it is past the end.
+    Dicts that are made alike have their keys at the same positions. `hint` is the position where
+    this key object was found before, or -1 to hash at once (see `position`). Looking there is far
+    cheaper than hashing. A wrong hint is harmless, because `PyDict_Next` accepts any position and
+    returns False past the end.
     """
     cdef Py_ssize_t pos = hint[0]
     cdef PyObject* found
@@ -25,9 +25,9 @@ cdef inline PyObject* lookup(PyObject* mapping, PyObject* key, Py_ssize_t* hint)
 
 
 cdef inline Py_ssize_t position(PyObject* mapping, PyObject* key) noexcept:
-    """What lets `PyDict_Next` begin at the very `key`; -1 if only an equal one is in the dict.
+    """Return the position from which `PyDict_Next` finds the object `key`; -1 if there is none.
 
-    The search ends after 64 places: were keys of a large dict to move about, it would cost too much.
+    The search ends after 64 places, because it would cost too much if keys of a large dict moved.
     """
     cdef Py_ssize_t here = 0, after = 0
     cdef PyObject* found

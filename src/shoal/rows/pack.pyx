@@ -1,9 +1,9 @@
-"""The compiled packer: one value of a space into one row of memory, and back.
+"""The packer: write one value of a space into one row of memory, and read it back.
 
-A plan (a tree of C structs) is made once from the layout; packing a value then is a walk along it,
-in which a contiguous array of the right dtype costs one lookup and one memcpy. Nothing is allocated
-while packing, unless a value has to be cast. Rare kinds of spaces (Text, Sequence, Graph, OneOf)
-and all error messages go through the functions of `values.py`.
+A plan (a tree of C structs) is made once from the layout. Packing a value walks along the plan: a
+contiguous array of the right dtype costs one lookup and one memcpy. Packing allocates nothing,
+unless a value has to be cast. Rare kinds of spaces (Text, Sequence, Graph, OneOf) and all error
+messages go through the functions of `values.py`.
 """
 
 from cpython.dict cimport PyDict_New, PyDict_SetItem
@@ -71,7 +71,7 @@ cdef extern from *:
     #define NEW_SCALAR(type) ((PyTypeObject *)(type))->tp_alloc((PyTypeObject *)(type), 0)
     #endif
     """
-    # A dict whose class doesn't look up items in a way of its own.
+    # A dict whose class looks up items as dict does.
     bint looks_up_as_dict "LOOKS_UP_AS_DICT"(PyObject* value)
     object new_scalar "NEW_SCALAR"(PyObject* type)
     void* type_of "Py_TYPE"(PyObject* value)
@@ -160,7 +160,7 @@ cdef class Packer:
             if kind == "Dict":
                 key = plan.keys[i]
                 if type(key) is str:
-                    key = sys.intern(key)  # so that it is the very object that code elsewhere has
+                    key = sys.intern(key)  # then code elsewhere has the same object
                 self.keep.append(key)
                 node.children[i].key = <PyObject*>key
         return 0
@@ -168,12 +168,21 @@ cdef class Packer:
     # -- packing ------------------------------------------------------------------------------
 
     def pack(self, value, out):
-        """Write `value` into the row `out`, which is checked first."""
+        """Write `value` into one row.
+
+        Args:
+            value: see `Layout.pack`, also for the errors.
+            out: array of shape ``layout.shape`` and dtype ``layout.dtype``.
+        """
         cdef char* row = self._row(out, True)
         self.pack_row(<PyObject*>value, row)
 
     def unpack(self, array):
-        """The value in the row `array`, which is checked first."""
+        """Return the value in one row, made of new objects.
+
+        Args:
+            array: array of shape ``layout.shape`` and dtype ``layout.dtype``.
+        """
         return self.unpack_row(self._row(array, False))
 
     cdef char* _row(self, array, bint write) except NULL:
@@ -219,7 +228,7 @@ cdef class Packer:
             return self._pack_cast(node, value, at)
         held = <object>value  # foreign code may run below, and drop its last other reference
         if node.kind == DICT:
-            # What a class does about missing keys (``__missing__``) is no concern of `lookup`.
+            # `lookup` ignores a class's ``__missing__``; `common.item` doesn't.
             plain = looks_up_as_dict(value)
             for i in range(node.num_children):
                 child = &node.children[i]
@@ -245,7 +254,7 @@ cdef class Packer:
         return self._pack_rare(node, held, row, index)
 
     cdef int _pack_cast(self, Node* node, PyObject* value, char* at) except -1:
-        """A leaf whose value is not a contiguous array of the leaf's dtype."""
+        """Write a leaf whose value is not a contiguous array of the leaf's dtype."""
         plan = <object>node.plan
         array = common.coerce(<object>value, self.layout.leaves[plan.leaf], self.layout.name)
         into = cnp.PyArray_SimpleNewFromData(
@@ -254,7 +263,7 @@ cdef class Packer:
         return PyArray_CopyInto(into, array)
 
     cdef int _pack_rare(self, Node* node, value, char* row, Py_ssize_t index) except -1:
-        """Kinds of variable content: what they leave unused is zero."""
+        """Write a value of one of the rare kinds; unused bytes become zero."""
         cdef Py_ssize_t i, n
         plan = <object>node.plan
         leaves = self.layout.leaves[plan.leaf : plan.leaf + plan.num_leaves]
@@ -304,7 +313,7 @@ cdef class Packer:
     # -- unpacking ----------------------------------------------------------------------------
 
     cdef object unpack_row(self, const char* row):
-        """The value in the row at `row`, made of fresh objects."""
+        """Return the value in the row at `row`, made of new objects."""
         if not self.cast:
             return self._unpack(self.root, row, 0)
         array = cnp.PyArray_SimpleNewFromData(
@@ -371,7 +380,7 @@ cdef class Packer:
         return common.graph_value(nodes, edges, links, spec)
 
     cdef object _load_items(self, leaf, Py_ssize_t n, const char* row, Py_ssize_t index):
-        """The first `n` places of item `index` of a leaf, copied."""
+        """Return a copy of the first `n` places of item `index` of a leaf."""
         shape = leaf.shape[leaf.depth :]
         each = math.prod(shape) * np.dtype(leaf.dtype).itemsize
         array = np.zeros((n, *shape[1:]), leaf.dtype)
@@ -381,7 +390,7 @@ cdef class Packer:
 
 
 cdef inline bint fits(Node* node, PyObject* value) noexcept:
-    """Whether `value` is an array whose bytes can be copied as they are."""
+    """Return whether `value` is an array whose bytes can be copied as they are."""
     cdef int i
     cdef cnp.npy_intp* dims
     cdef PyArrayObject* array = <PyArrayObject*>value
@@ -404,7 +413,7 @@ cdef inline void copy_long(char* at, PyObject* array, Py_ssize_t nbytes) noexcep
 
 
 cdef bint store_scalar(Node* node, PyObject* value, char* at) except -1:
-    """Store a NumPy scalar of the leaf's dtype, or a Python int that the dtype holds."""
+    """Store a NumPy scalar of the leaf's dtype, or a Python int in its range; else return False."""
     cdef long long number
     cdef int overflow
     if type_of(value) == <void*>node.scalar_type:

@@ -28,6 +28,7 @@ import numpy as np
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import ConfigError, EmulationError
 from shoal.rows.actions import ActionLayout
+from shoal.rows.fields import MODES
 from shoal.rows.layout import Layout
 from shoal.vectorization.workers import json_messages
 
@@ -39,7 +40,6 @@ __all__ = ["START_METHODS", "Backend", "Description", "Options", "seeds"]
 
 BACKENDS = ("auto", "serial", "multiprocess", "pool", "native", "batched", "ray")
 START_METHODS = ("fork", "forkserver", "spawn")
-MODES = ("next_step", "same_step", "disabled", "own")
 
 
 @dataclass(frozen=True)
