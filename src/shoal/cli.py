@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 def add_command(
     commands: Any, name: str, command: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
-    """A subcommand on one environment, with the options that all of them have."""
+    """Return a subcommand on one environment, with the options that all of them have."""
     parser = commands.add_parser(
         name,
         help=text,
@@ -154,7 +154,7 @@ def examined(args: argparse.Namespace, debug: bool = False) -> Iterator[Callable
 
 
 def keyword(text: str) -> tuple[str, Any]:
-    """``name=value``; the value is a Python literal, or else a string."""
+    """Return ``name=value``; the value is a Python literal, or else a string."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
@@ -165,7 +165,7 @@ def keyword(text: str) -> tuple[str, Any]:
 
 
 def count(text: str) -> int:
-    """An integer of at least 1."""
+    """Return an integer of at least 1."""
     if not text.replace("_", "").isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)

@@ -122,13 +122,13 @@ class RunError(ShoalError):
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """``; did you mean ...?``, or nothing if no known name is near; each begins with `prefix`."""
+    """Return ``; did you mean ...?`` with `prefix` before each name; empty if no name is near."""
     found = near(name, known)
     return f"; did you mean {', '.join(prefix + each for each in found)}?" if found else ""
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:
-    """Those of the known names, three at most and the nearest first, that `name` may be meant for.
+    """Return at most three known names that are near `name`, the nearest first.
 
     Case makes no difference.
     """

@@ -60,7 +60,7 @@ class ActionWrapper(Wrapper):
         super().send(actions, env_ids, keep_others=keep_others)
 
     def change(self, actions: Any) -> np.ndarray:
-        """The vector's own continuous actions for some in the new range, ``(rows, *shape)``."""
+        """Return the vector's actions for actions in the new range, ``(rows, *shape)``."""
         raise NotImplementedError
 
 
@@ -107,7 +107,7 @@ class RescaleAction(ActionWrapper):
         return np.clip(wide, self._to_low, self._to_high).astype(self.box.dtype)  # rounding
 
     def rescale(self, actions: np.ndarray) -> np.ndarray:
-        """The new actions for some of the environment's: the inverse of what `send` does."""
+        """Return the new range's actions for the environment's actions: the inverse of `send`."""
         narrow = (np.asarray(actions, np.float64) - self._to_low) / self._factor + self._low
         return narrow.astype(self.box.dtype)
 

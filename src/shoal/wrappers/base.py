@@ -66,7 +66,7 @@ class Wrapper(VectorWrapper):
         self._any_kept = False
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """As `Vector.reset`."""
+        """Do as `Vector.reset`."""
         if self.env.batch_size != self.env.num_envs:
             return self.env.reset(seed=seed, options=options)  # which says why it can't
         self.async_reset(seed=seed, options=options)
@@ -74,21 +74,21 @@ class Wrapper(VectorWrapper):
         return batch.observations, batch.infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """As `Vector.step`."""
+        """Do as `Vector.step`."""
         if self.env.batch_size != self.env.num_envs:
             return self.env.step(actions)  # which says why it can't
         self.send(actions)
         return self.recv()[:5]
 
     def async_reset(self, *, seed: Any = None, options: Any = None) -> None:
-        """As `Vector.async_reset`."""
+        """Do as `Vector.async_reset`."""
         self.env.async_reset(seed=seed, options=options)
         mask = options.get("reset_mask") if isinstance(options, Mapping) else None
         self._any_kept = mask is not None
         self._kept[:] = False if mask is None else ~np.repeat(mask, self.agents_per_env)
 
     def send(self, actions: Any, env_ids: Any = None, *, keep_others: bool = False) -> None:
-        """As `Vector.send`."""
+        """Do as `Vector.send`."""
         self.env.send(actions, env_ids, keep_others=keep_others)
         self.keep_others(env_ids, keep_others)
 
@@ -100,7 +100,7 @@ class Wrapper(VectorWrapper):
             self._kept[rows_of(env_ids, self.agents_per_env)] = False
 
     def recv(self, timeout: float | None = None) -> Batch:
-        """As `Vector.recv`."""
+        """Do as `Vector.recv`."""
         batch = self.receive(self.env.recv(timeout))
         if self._any_kept:
             self._kept[batch.agent_ids] = False
@@ -108,19 +108,19 @@ class Wrapper(VectorWrapper):
         return batch
 
     def receive(self, batch: Batch) -> Batch:
-        """What this wrapper makes of a batch."""
+        """Return the batch as this wrapper changes it."""
         return batch
 
     def transitions(self, batch: Batch) -> np.ndarray:
-        """Which rows of the last batch are a step's: valid, and not those of an explicit reset."""
+        """Return which rows of the last batch are valid rows of a step, not of a reset."""
         return batch.masks & (self.vector.episode_lengths > 0)
 
     def render(self, index: int | None = None) -> Any:
-        """As `Vector.render`."""
+        """Do as `Vector.render`."""
         return self.env.render(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold of this wrapper; see `state_dicts` for all of a stack."""
+        """Return this wrapper's part of a checkpoint; see `state_dicts` for a whole stack."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -132,7 +132,7 @@ class Wrapper(VectorWrapper):
         return getattr(self.env, name)
 
     def __del__(self) -> None:
-        """Nothing: the vector inside closes itself when nobody holds it any more."""
+        """Do nothing: the vector inside closes itself when nothing refers to it any more."""
 
 
 class ObservationWrapper(Wrapper):
@@ -181,7 +181,7 @@ class ObservationWrapper(Wrapper):
     def observe(
         self, observations: np.ndarray, rows: np.ndarray, times: np.ndarray, fresh: np.ndarray
     ) -> np.ndarray:
-        """The new observations.
+        """Return the new observations.
 
         Args:
             observations: of the vector inside, ``(n, *shape)``; to be left as they are.
@@ -196,13 +196,13 @@ class ObservationWrapper(Wrapper):
 
 
 def rows_of(env_ids: Any, agents_per_env: int) -> np.ndarray:
-    """The agent rows of these environments, in order."""
+    """Return the agent rows of these environments, in order."""
     first = np.asarray(env_ids) * agents_per_env
     return (first[:, None] + np.arange(agents_per_env)).reshape(-1)
 
 
 def info_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """One row's part of the infos of a batch, as the environment gave it."""
+    """Return one row's part of the infos of a batch, as the environment gave it."""
     found: dict[str, Any] = {}
     if not infos:
         return found
@@ -214,7 +214,7 @@ def info_of(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
 
 
 def state_dicts(env: Any) -> list[dict[str, Any]]:
-    """What a checkpoint must hold of all wrappers around a vector, the outermost first.
+    """Return the state of all wrappers around a vector for a checkpoint, outermost first.
 
     Returns:
         Dicts of NumPy arrays and numbers, one for each wrapper; empty where it learns nothing.

@@ -55,7 +55,7 @@ NOT_BY_CALL = ("reset", "step", "close", "_setattr", "_check_spaces")
 
 
 def has_rows(space: Any) -> bool:
-    """Whether Gymnasium batches this space as arrays, so that a row holds all of an observation."""
+    """Return whether Gymnasium batches this space as arrays: one row, one observation."""
     try:
         leaves = Layout.from_space(space).leaves
     except LayoutError:
@@ -64,7 +64,7 @@ def has_rows(space: Any) -> bool:
 
 
 def row_space(space: Any) -> spaces.Space | None:
-    """A space of the same dtype and shape that every action is in; None if there is none.
+    """Return a space of the same dtype and shape that every action is in; None if there is none.
 
     Gymnasium checks no actions, so bounds must not stop any from reaching the environment. Small
     integers are left out, for they would count as choices, of which there can be masks.
@@ -107,7 +107,7 @@ class Failure:
 
 
 def unpack_failure(message: bytes, trace: str) -> Failure:
-    """The failure that was pickled."""
+    """Return the failure that was pickled."""
     return Failure(read_error(pickle_messages, message), trace)
 
 
@@ -176,7 +176,7 @@ class SubEnv(gymnasium.Env):
         return row, 0.0, False, False, {ASIDE: aside}
 
     def _go_on(self) -> tuple[Any, Any, Any, Any, dict[str, Any]] | None:
-        """The first result of the next episode; None if the environment is to be stepped on."""
+        """Return the first result of the next episode; None if the episode goes on."""
         if self._strict:
             raise AssertionError("the episode is over, and autoreset is disabled: reset first")
         self.over = False
@@ -186,7 +186,7 @@ class SubEnv(gymnasium.Env):
         return observation, 0.0, False, False, info
 
     def _end(self, result: tuple[Any, Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any, Any]:
-        """What becomes of the result that ends an episode."""
+        """Return the result that ends an episode, as the autoreset mode changes it."""
         if not self._same_step:
             self.over = True
             return result
@@ -265,7 +265,7 @@ class Hub:
                 raise answer.error
 
     def recv(self, timeout: float | None) -> Any:
-        """The next batch; None if there is none in time."""
+        """Return the next batch; None if there is none in time."""
         try:
             batch = self.vector.recv(timeout)
         except StepTimeoutError:
@@ -288,7 +288,7 @@ class Hub:
         return True
 
     def take(self, index: int) -> Any:
-        """The answer of one environment, once: pickled, or a `Failure`."""
+        """Return the answer of one environment, once: pickled, or a `Failure`."""
         self.wait(None)
         return self._answers.pop(index)
 
@@ -314,7 +314,7 @@ class Line:
             self._hub.send(self._index, Command(*message))
 
     def recv(self) -> tuple[Any, bool]:
-        """The answer, and whether there is one."""
+        """Return the answer, and whether there is one."""
         answer = self._hub.take(self._index)
         if isinstance(answer, Failure):
             put_failure(self._errors, self._index, answer)
@@ -323,7 +323,7 @@ class Line:
         return cloudpickle.loads(answer), True
 
     def close(self) -> None:
-        """Nothing more will be sent."""
+        """End the conversation: nothing more will be sent."""
         self.closed = True
 
 
@@ -472,7 +472,7 @@ class ShoalAsyncVectorEnv(AsyncVectorEnv):
         self._state = AsyncState.WAITING_STEP
 
     def step_wait(self, timeout: float | None = None) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """The results of `step_async`; see `AsyncVectorEnv.step_wait`."""
+        """Return the results of `step_async`; see `AsyncVectorEnv.step_wait`."""
         hub = self._hub
         if hub is None or not self._in_lane or self._state is not AsyncState.WAITING_STEP:
             return super().step_wait(timeout)
@@ -610,7 +610,7 @@ class ShoalSyncVectorEnv(SyncVectorEnv):
 
 
 def the(env: Any) -> Any:
-    """An environment that is there already, as something that creates it."""
+    """Return the existing environment, in place of a function that creates it."""
     return env
 
 
@@ -629,7 +629,7 @@ def vector_spec(
     vector_kwargs: dict[str, Any] | None = None,
     wrappers: Sequence[Callable[[gymnasium.Env], gymnasium.Env]] | None = None,
 ) -> EnvSpec:
-    """The specification of an environment, from which `gymnasium.make_vec` makes Shoal's vectors.
+    """Return a specification from which `gymnasium.make_vec` makes Shoal's vectors.
 
     A copy, so that nothing is registered or changed for others.
 
@@ -669,7 +669,7 @@ def make_vector(
     num_envs: int,
     **kwargs: Any,
 ) -> VectorEnv:
-    """What `vector_spec` has as entry point."""
+    """Return a vector: the entry point of `vector_spec`."""
     creators = [functools.partial(make_one, spec, wrappers, kwargs)] * num_envs
     if vectorization_mode == "sync":
         return ShoalSyncVectorEnv(creators, **vector_kwargs)
@@ -683,7 +683,7 @@ def make_one(
     wrappers: Iterable[Callable[[gymnasium.Env], gymnasium.Env]],
     kwargs: dict[str, Any],
 ) -> gymnasium.Env:
-    """One environment of a vector."""
+    """Return one environment of a vector."""
     env = gymnasium.make(spec, **kwargs)
     for wrapper in wrappers:
         env = wrapper(env)
@@ -698,7 +698,7 @@ def make_vec(
     wrappers: Sequence[Callable[[gymnasium.Env], gymnasium.Env]] | None = None,
     **kwargs: Any,
 ) -> VectorEnv:
-    """`gymnasium.make_vec` with Shoal's vectors; see `vector_spec` for the arguments.
+    """Make a vector as `gymnasium.make_vec`, but Shoal's; see `vector_spec` for the arguments.
 
     Args:
         num_envs: how many environments.

@@ -75,7 +75,7 @@ class NormalizeObservation(ObservationWrapper):
         return out
 
     def unnormalize(self, observations: np.ndarray) -> np.ndarray:
-        """Observations as the environment gave them, up to float32's precision."""
+        """Return observations as the environment gave them, up to float32's precision."""
         out = self.env.observation_layout.zeros(len(observations))
         for path, old, new in self._leaves(self.env.observation_layout, out, observations):
             statistics = self.running.get(path)
@@ -87,7 +87,7 @@ class NormalizeObservation(ObservationWrapper):
         return out
 
     def _leaves(self, layout: Layout, old: np.ndarray, new: np.ndarray) -> Any:
-        """(path, view, view) of each leaf of rows of `layout` and of the new layout."""
+        """Return (path, view, view) of each leaf of rows of `layout` and of the new layout."""
         views = (leaf_views(layout, old), leaf_views(self.observation_layout, new))
         return zip([leaf.path for leaf in layout.leaves], *views)
 
@@ -172,7 +172,7 @@ class FrameStack(ObservationWrapper):
         return stacks
 
     def frames(self, observations: Any) -> Any:
-        """Stacks as nested arrays of shape ``(rows, num_frames, *leaf.shape)``; no copy.
+        """Return stacks as nested arrays of shape ``(rows, num_frames, *leaf.shape)``; no copy.
 
         Args:
             observations: NumPy array or torch tensor, ``(rows, *observation_layout.shape)``.
@@ -271,12 +271,12 @@ class OneHot(ObservationWrapper):
 
 
 def leaf_views(layout: Layout, array: np.ndarray) -> list[np.ndarray]:
-    """A view of each leaf of a batch of rows, ``(n, *leaf.shape)``, in the table's order."""
+    """Return a view of each leaf of a batch of rows, ``(n, *leaf.shape)``, in the table's order."""
     return [layout._leaf_view(array, leaf, array.shape[:1]) for leaf in layout.leaves]
 
 
 def float_boxes(spec: Mapping[str, Any], path: str, chosen: frozenset[str]) -> Mapping[str, Any]:
-    """A layout's spec with the Boxes of the paths in `chosen` as unbounded float32 ones."""
+    """Return a layout's spec with the Boxes of the paths in `chosen` as unbounded float32 ones."""
     if spec["kind"] == "Dict":
         items: list[Any] = []
         for key, child in spec["items"]:

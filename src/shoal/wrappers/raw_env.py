@@ -68,7 +68,7 @@ def make_raw(create: Callable[[], Any]) -> RawEnv:
 
 
 def parts_of(space: gymnasium.Space) -> list[gymnasium.Space]:
-    """The spaces directly in a Dict or Tuple, or the space itself."""
+    """Return the spaces directly in a Dict or Tuple, or the space itself."""
     if isinstance(space, spaces.Dict):
         return list(space.spaces.values())
     return list(space.spaces) if isinstance(space, spaces.Tuple) else [space]

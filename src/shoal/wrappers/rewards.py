@@ -102,7 +102,7 @@ class NormalizeReward(Wrapper):
         return math.sqrt(self.running.var + self.epsilon)
 
     def unnormalize(self, rewards: np.ndarray) -> np.ndarray:
-        """Rewards of the last batch as the environment gave them."""
+        """Return rewards of the last batch as the environment gave them."""
         return rewards * self.deviation
 
     def state_dict(self) -> dict[str, Any]:

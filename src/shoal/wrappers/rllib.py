@@ -21,7 +21,7 @@ EMULATION = ("form", "one_hot", "max_len")
 
 
 def environment(env: Any, **kwargs: Any) -> Callable[[Mapping[str, Any]], Any]:
-    """What to register with RLlib, so that each of its environment runners steps one vector::
+    """Return what to register with RLlib; each environment runner then steps one vector::
 
         register_env("shoal", environment("CartPole-v1", backend="serial"))
         config.environment("shoal").env_runners(

@@ -163,7 +163,7 @@ class ShoalVecEnv(VecEnv):
         self._pending = True
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """(observations, rewards, dones, infos) of the step on its way.
+        """Return (observations, rewards, dones, infos) of the pending step.
 
         Every info has ``TimeLimit.truncated``. Where an episode has ended, ``terminal_observation``
         is its last observation, and `reset_infos` has the info of the reset that followed.
@@ -209,12 +209,12 @@ class ShoalVecEnv(VecEnv):
     # -- observations -------------------------------------------------------------------------
 
     def _observation(self, rows: np.ndarray) -> Any:
-        """A batch as Stable-Baselines3 takes it."""
+        """Return a batch as Stable-Baselines3 takes it."""
         entries = self._entries(rows)
         return self._nest([entry.copy() for entry in entries] if self._copies else entries)
 
     def _entries(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Views of each array in a batch."""
+        """Return views of each array in a batch."""
         if self._names is None:
             return [rows]
         if id(rows) in self._views:
@@ -233,7 +233,7 @@ class ShoalVecEnv(VecEnv):
     # -- single environments ------------------------------------------------------------------
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of environments, or of what they wrap; methods are not called."""
+        """Return an attribute of environments, or of what they wrap; methods are not called."""
         return self._on(indices, find_attribute, attr_name)
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -241,7 +241,7 @@ class ShoalVecEnv(VecEnv):
         self._on(indices, setattr, attr_name, value)
 
     def has_attr(self, attr_name: str) -> bool:
-        """Whether all environments have it; of ``action_masks``, whether there are any.
+        """Return whether all environments have the attribute, or any masks for ``action_masks``.
 
         Until the first reset, infos count as having masks.
         """
@@ -265,7 +265,7 @@ class ShoalVecEnv(VecEnv):
         return self._on(indices, call_method, method_name, *method_args, **method_kwargs)
 
     def action_masks(self) -> np.ndarray:
-        """Which actions are legal now: bool, ``(num_envs, choices)``.
+        """Return which actions are legal now: bool, ``(num_envs, choices)``.
 
         From the environments' method of this name, or else from the ``action_mask`` in their
         observations or infos. What `MaskablePPO` asks for.
@@ -279,12 +279,12 @@ class ShoalVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None
     ) -> list[bool]:
-        """Whether environments have a wrapper of this class around them."""
+        """Return whether environments have a wrapper of this class around them."""
         name = wrapper_class.__module__, wrapper_class.__qualname__
         return [name in names for names in self._on(indices, wrapper_names)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """What each environment renders, if its ``render_mode`` is ``"rgb_array"``."""
+        """Return what each environment renders, if its ``render_mode`` is ``"rgb_array"``."""
         firsts = range(0, self.num_envs, self._agents)
         if self.render_mode != "rgb_array":
             warnings.warn(
@@ -348,7 +348,7 @@ class StandIn(ShoalVecEnv):
         return True
 
     def _each(self, actions: Any) -> list[Any]:
-        """One action for each environment."""
+        """Return one action for each environment."""
         return [actions[i] for i in range(self.num_envs)]
 
     def _nest(self, entries: list[Any]) -> Any:
@@ -433,12 +433,12 @@ class ShoalSubprocVecEnv(StandIn):
 
 
 def itself(value: Any) -> Any:
-    """Its argument."""
+    """Return its argument."""
     return value
 
 
 def sb3_space(layout: Layout) -> tuple[spaces.Space, list[str] | None]:
-    """The space of observations, and the names of its entries if it is a Dict.
+    """Return the space of observations, and the names of its entries if it is a Dict.
 
     Raises:
         LayoutError: two entries have the same name.
@@ -456,7 +456,7 @@ def sb3_space(layout: Layout) -> tuple[spaces.Space, list[str] | None]:
 
 
 def leaf_space(leaf: Leaf) -> spaces.Space:
-    """The space of one leaf, of the kinds that Stable-Baselines3 works with."""
+    """Return the space of one leaf, of the kinds that Stable-Baselines3 works with."""
     low, high = (np.broadcast_to(bound, leaf.shape) for bound in (leaf.low, leaf.high))
     if leaf.optional:  # zero where it is absent
         low, high = np.minimum(low, 0), np.maximum(high, 0)
@@ -470,7 +470,7 @@ def leaf_space(leaf: Leaf) -> spaces.Space:
 
 
 def flatten(view: Any) -> Iterator[np.ndarray]:
-    """The arrays of what `Layout.view` returned, in the order of the leaves."""
+    """Yield the arrays of what `Layout.view` returned, in the order of the leaves."""
     if isinstance(view, dict):
         view = tuple(view.values())
     if isinstance(view, tuple):

@@ -53,14 +53,14 @@ def time_limit(env: Any, max_steps: int) -> Any:
 
 
 def parallel(name: str, env: Any) -> Any:
-    """`env` itself, unless it is turn-based: an action of one agent is no step of all."""
+    """Return `env` itself, unless it is turn-based: an action of one agent is no step of all."""
     if hasattr(env, "agent_iter"):
         raise ValueError(f"{name}: expected an environment where all move at once, not in turns")
     return env
 
 
 def atari(game: str, **kwargs: Any) -> gymnasium.Env:
-    """An Atari game as Machado et al. (2018) prepare it: (84, 84) grey images, every 4th frame.
+    """Return an Atari game as of Machado et al. (2018): (84, 84) grey images, every 4th frame.
 
     Gymnasium's ``AtariPreprocessing`` around ``ALE/game-v5``; stack frames with `FrameStack`.
 

@@ -48,7 +48,7 @@ class RunningMeanVar:
         self.count = total
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of the three attributes."""
+        """Return copies of the three attributes."""
         return {"mean": self.mean.copy(), "var": self.var.copy(), "count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -93,7 +93,7 @@ class ShoalVectorEnv(BaseVectorEnv):
         return observations, *results, infos
 
     def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:
-        """Seeds of the next reset; a number counts on from environment to environment."""
+        """Return seeds of the next reset; a number counts on from environment to environment."""
         if isinstance(seed, (list, tuple)):
             self._seeds = list(seed)
         else:
@@ -101,7 +101,7 @@ class ShoalVectorEnv(BaseVectorEnv):
         return [None if each is None else [each] for each in self._seeds]
 
     def get_env_attr(self, key: str, id: Any = None) -> list[Any]:
-        """An attribute of these environments; their spaces are the vector's flat ones."""
+        """Return an attribute of these environments; their spaces are the vector's flat ones."""
         ids = self._wrap_id(id)
         if key in ("observation_space", "action_space"):
             return [getattr(self.vector, f"single_{key}")] * len(ids)
@@ -116,7 +116,7 @@ class ShoalVectorEnv(BaseVectorEnv):
         self.vector.set_attr(key, [value] * self.env_num)
 
     def render(self, **kwargs: Any) -> list[Any]:
-        """What all environments render."""
+        """Return what all environments render."""
         return list(self.vector.render())
 
     def close(self) -> None:

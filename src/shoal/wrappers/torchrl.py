@@ -92,7 +92,7 @@ class ShoalEnv(EnvBase):
         )
 
     def _grouped(self, specs: dict[str, TensorSpec]) -> Composite:
-        """Specs of agent rows, under ``agents`` where there are several."""
+        """Return specs of agent rows, under ``agents`` where there are several."""
         group = Composite(specs, shape=self._rows, device=self.device)
         if len(self._rows) == 1:
             return group
@@ -130,7 +130,7 @@ class ShoalEnv(EnvBase):
         return self._tensordict(observations, rewards, terminated, truncated)
 
     def _action_rows(self, actions: torch.Tensor, start: Any) -> np.ndarray:
-        """Actions as the vector takes them: one axis for the agent rows, and its own numbers."""
+        """Return the vector's actions: one axis for the agent rows, and the vector's numbers."""
         if len(self._rows) == 2:
             actions = actions.flatten(0, 1)
         rows = actions.numpy(force=True)
@@ -173,13 +173,13 @@ class ShoalEnv(EnvBase):
 
 
 def start_of(space: spaces.Space) -> Any:
-    """What discrete actions count from; None if that is 0."""
+    """Return what discrete actions count from; None if that is 0."""
     start = getattr(space, "start", 0)
     return start if np.any(start) else None
 
 
 def spec_of(space: spaces.Space, rows: tuple[int, ...], device: Any) -> TensorSpec:
-    """TorchRL's spec of a batch of flat actions."""
+    """Return TorchRL's spec of a batch of flat actions."""
     if isinstance(space, spaces.Dict):
         parts = {name: spec_of(part, rows, device) for name, part in space.spaces.items()}
         return Composite(parts, shape=rows, device=device)
