@@ -14,7 +14,7 @@ PACKAGE = Path(shoal.__file__).parent
 STUBS = sorted(PACKAGE.rglob("*.pyi"))
 SOURCES = sorted(PACKAGE.rglob("*.pyx"))
 # Folders whose compiled modules all have a stub.
-COMPLETE = ["rows", "emulation", "trainers"]
+COMPLETE = ["rows", "emulation", "ocean_c", "trainers"]
 
 
 def function_parameters(node: ast.FunctionDef) -> list[str]:

@@ -46,8 +46,8 @@ class ShoalParallelEnv(ParallelEnv):
         ValueError: `vector` is a pool, or has no such environment.
     """
 
-    def __init__(self, vector: Any | Callable[[], Any], index: int = 0):
-        self._maker = vector if callable(vector) else None
+    def __init__(self, vector: Any, index: int = 0):
+        self._maker: Callable[[], Any] | None = vector if callable(vector) else None
         vector = vector if self._maker is None else self._maker()
         if vector.batch_size != vector.num_envs:
             raise ValueError(

@@ -1,11 +1,11 @@
 """The native backend: native environments, stepped in this process without the interpreter.
 
-They are stepped by `shoal.ocean_c.engine`, straight into the rows of the arena. With one worker all
-happens in the caller's thread, when it receives; with more, and in a pool, on threads.
+`shoal.ocean_c.engine` steps them, straight into the rows of the arena. With one worker all happens
+in the caller's thread, in `wait`; with more, and in a pool, on threads.
 
-A batch is `batch_size` environments that have been given an operation, in the order in which that
-happened, and it is begun when it is complete. So what it holds never depends on how long a step
-takes.
+A batch is `batch_size` environments that have been given an operation, in the order in which they
+were given it. A batch begins when it is complete, so its environments never depend on how long a
+step takes.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ __all__ = ["NativeBackend"]
 
 
 class NativeBackend:
-    """Copies of a native environment.
+    """Many environments of one native module.
 
     Args:
-        path: of its module.
+        path: the module.
         params: of the environment.
         num_envs: of the vector.
         options: of the vector. With one worker and whole batches, the caller's thread does it all.
 
     Attributes:
-        description: what the environments are.
-        arena: their rows.
+        description: of the environments.
+        arena: the rows.
     """
 
     name = "native"
@@ -91,6 +91,7 @@ class NativeBackend:
             debug=options.emulation.debug,
             timeout=options.timeout,
         )
+        assert self.arena.buffers is not None
         self.engine.bind(self.arena.buffers)
         seed = options.first_seed
         self.engine.seed_all(int.from_bytes(os.urandom(8), "little") if seed is None else seed)
@@ -134,7 +135,7 @@ class NativeBackend:
             self._queue = [(waiting[size:], their_ops[size:])]
 
     def _prepare(self, ops: Any, requests: dict[int, Any]) -> None:
-        """Seeds and options of environments that are to be reset."""
+        """Seed the environments that are to be reset; raise ValueError if they get options."""
         seeds = {}
         for env, (seed, options) in requests.items():
             if isinstance(ops, int) or ops[env] == RESET:
@@ -152,22 +153,24 @@ class NativeBackend:
         """Wait for the next block and return its number.
 
         Raises:
-            StepTimeoutError: not in time.
+            StepTimeoutError: the batch has not arrived in time; it is still on its way.
+            ClosedError: another thread has closed the backend meanwhile.
             EnvCheckError: debugging found a fault.
         """
         begin = time.perf_counter_ns() if self.profile else 0
-        block = self.engine.wait(self.timeout if timeout is None else timeout)
+        arrays, blocks = self.arena.arrays, self.arena.blocks  # which another thread may detach
+        limit = self.timeout if timeout is None else timeout
+        block = self.engine.wait(limit)
         if self.profile:
-            self.arena.arrays["counters"][0, 0] += time.perf_counter_ns() - begin
+            arrays["counters"][0, 0] += time.perf_counter_ns() - begin
         if block < 0:
-            raise StepTimeoutError(f"no batch of {self.module.table.name} in time")
+            raise StepTimeoutError(f"no batch of {self.module.table.name} within {limit:g} s")
         if self.debug:
-            self._check_values(block)
+            self._check_values(block, blocks[block])
         return block
 
-    def _check_values(self, block: int) -> None:
-        """Raise EnvCheckError if anything in a block is not in its space."""
-        rows = self.arena.blocks[block]
+    def _check_values(self, block: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Raise EnvCheckError if a value in a block is not in its space."""
         if not np.isfinite(rows["rewards"]).all():
             row = int(np.flatnonzero(~np.isfinite(rows["rewards"]))[0])
             raise EnvCheckError(f"{self._at(block, row)}: reward is {rows['rewards'][row]}")
@@ -193,15 +196,15 @@ class NativeBackend:
         return f"{self.module.table.name}, environment {env}, agent {agent}"
 
     def env_ids(self, block: int) -> np.ndarray:
-        """The environment in each slot of a block."""
+        """Return the environments in the slots of a block (int64, ``(batch_size,)``)."""
         return self._block_envs[block]
 
     def infos(self, block: int) -> dict[str, Any]:
-        """The log fields of episodes that have ended in a block."""
+        """Return the log fields of the episodes that have ended in a block."""
         return self.engine.infos(block)
 
     def each_info(self, block: int) -> list[dict[str, Any]]:
-        """The same, one dict for each row."""
+        """Return those log fields as one dict for each row."""
         return split_infos(self.infos(block), self.arena.batch_rows)
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
@@ -228,7 +231,7 @@ class NativeBackend:
         self.engine.set_state(env, state["env"])
 
     def render(self, env: int) -> Any:
-        """What one environment draws, in the way of `render_mode`."""
+        """Return one environment's drawing, as `render_mode` says."""
         return self._screen.show(self.engine.draw(env))
 
     def close(self) -> None:
@@ -239,7 +242,7 @@ class NativeBackend:
 
 
 class NativeEnvView:
-    """One environment as calls see it: its parameters are attributes that can't be set."""
+    """One environment, for calls: its parameters are attributes that can't be set."""
 
     def __init__(self, backend: NativeBackend, env: int):
         table = backend.module.table
