@@ -42,7 +42,7 @@ ENVIRONMENTS = """\
 
 They come with Shoal and work everywhere by their names: `shoal train NAME`, `shoal play NAME`,
 `shoal.vectorize("NAME", num_envs=4096)`, and in Gymnasium as `shoal.envs:shoal/Name-v0`. Each is
-one file in `src/shoal/ocean_c`, and [one of your own](ocean_author.md) is as good as these. How
+one file in `src/shoal/ocean_c/environments`, and [one of your own](ocean_author.md) is as good as these. How
 fast they are is in `benchmarks/results/ocean.md`, and how soon they are learnt with default options
 in `benchmarks/results/ocean_training.md`; the films show agents of these runs. Each one also has
 the parameter `max_steps`, its time limit, after which an episode is truncated (0: none).

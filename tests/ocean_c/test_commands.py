@@ -42,7 +42,7 @@ def test_a_new_environment_is_a_first_class_citizen(there, capsys):
     assert main(["check", "my_env"]) == 0
     assert main(["run", "my_env", "--steps", "50", "--num-envs", "64"]) == 0
     said = capsys.readouterr().out
-    assert "no faults found" in said and "1 thread, 64 copies" in said and "berry" in said
+    assert "no faults found" in said and "1 thread, 64 environments" in said and "berry" in said
     assert main(["describe", "my_env.so", "--kwargs", "size=4"]) == 0
     vector = shoal.vectorize("my_env", 4, seed=0, env_kwargs={"berries": 1})
     assert vector.backend == "native" and vector.get_attr("berries") == (1,) * 4
@@ -77,7 +77,7 @@ def test_the_check_finds_an_observation_that_is_not_written(tmp_path, capsys, de
 
 
 def test_what_new_refuses(there, capsys):
-    for name, said in (("my_env", "exists"), ("squared", "new word"), ("my-env", "new word")):
+    for name, said in (("my_env", "exists"), ("squared", "none of Shoal"), ("my-env", "an identifier")):
         assert main(["new", name]) == 2
         assert said in capsys.readouterr().err
 

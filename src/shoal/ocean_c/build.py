@@ -1,4 +1,4 @@
-"""From one C file to a module that can be loaded: find a compiler and call it."""
+"""Compile one C file to a module that can be loaded."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ DEBUG = ["-O1", "-g", "-DSHOAL_DEBUG", "-fsanitize=undefined", "-fno-sanitize-re
 
 
 def compiler() -> list[str]:
-    """The command of a C compiler: ``$CC``, cc, gcc, clang, or that of the package ziglang.
+    """Return the command of a C compiler: ``$CC``, cc, gcc, clang, or the package ziglang.
 
     Raises:
-        EnvModuleError: there is none.
+        EnvModuleError: there is no C compiler.
     """
     if given := os.environ.get("CC"):
         return shlex.split(given)
@@ -52,13 +52,13 @@ def build(
     """Compile an environment.
 
     Args:
-        source: its C file.
-        output: of the module; by default beside the file, with ``.so`` in place of ``.c``.
+        source: the C file.
+        output: path of the module; default: beside the file, with ``.so`` in place of ``.c``.
         debug: stop at undefined behaviour, and have the engine check every step.
-        flags: more arguments for the compiler.
+        flags: further arguments for the compiler.
 
     Returns:
-        The module's path. It replaces an older one only if all went well.
+        The module's path. An older module is replaced only if the compiler succeeds.
 
     Raises:
         EnvModuleError: there is no such file, no compiler, or the compiler found errors, which
@@ -73,7 +73,7 @@ def build(
     command = compiler()
     kind = DEBUG if debug else RELEASE
     if command[-1] == "cc" and debug and "ziglang" in command:
-        kind = [flag for flag in DEBUG if not flag.startswith("-f")]  # it has its own way
+        kind = [flag for flag in DEBUG if not flag.startswith("-f")]  # zig adds its own sanitizer
     # A module that is in use keeps its file: the new one gets the name, not the bytes.
     handle, temporary = tempfile.mkstemp(".so", target.stem, target.parent)
     os.close(handle)

@@ -23,7 +23,7 @@ def add_author(commands: Any) -> None:
         "--debug", action="store_true", help="check every step, and stop at undefined behaviour"
     )
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="for the compiler")
-    parser = _add(commands, "perf", perf, "tell which functions of an environment take the time")
+    parser = _add(commands, "perf", perf, "show which functions of an environment take the time")
     parser.add_argument("file", metavar="FILE.c", help="its C file, or the name of one of Shoal's")
     parser.add_argument("--steps", type=int, default=20_000_000, help="default: 20000000")
 
@@ -42,7 +42,9 @@ def new(args: argparse.Namespace) -> int:
     if not path.stem.isidentifier() or path.stem in {
         p.stem for p in (HERE / "environments").glob("*.c")
     }:
-        raise EnvModuleError(f"{path.stem!r} can't be a name of yours: take a new word")
+        raise EnvModuleError(
+            f"NAME must be an identifier that none of Shoal's environments has, got {path.stem!r}"
+        )
     if path.exists():
         raise EnvModuleError(f"{path} exists already")
     path.write_text((HERE / "c" / "template.c").read_text().replace("NAME", path.stem))
@@ -61,7 +63,7 @@ def build(args: argparse.Namespace) -> int:
 
 
 def _spec_or_none(module: Any) -> str:
-    """What the environment is by default, in a few words; nothing if it has no defaults."""
+    """Return a few words on the environment with its defaults; '' if a parameter has none."""
     if any(param.required for param in module.table.params):
         return ""
     spec = module.spec({})

@@ -1,4 +1,4 @@
-"""Drawings as pictures: the rasteriser of the shapes that an environment's `draw` lists.
+"""Turn drawings into pictures: the rasteriser of the shapes that an environment's `draw` lists.
 
 A drawing is what `Engine.draw` returns: (shapes, points, text, view, background). Pillow draws it
 larger than it is asked for, and the mean of each block of pixels makes the edges smooth. (Measured
@@ -30,7 +30,7 @@ MOVING = ["x", "y", "w", "h", "angle"]  # what changes smoothly between two step
 
 
 def picture(drawing: Drawing, size: int = 512, oversampling: int = 3) -> np.ndarray:
-    """A drawing as an RGB picture.
+    """Return a drawing as an RGB picture.
 
     Args:
         drawing: from `Engine.draw`.
@@ -110,7 +110,7 @@ def _rgba(color: int) -> tuple[int, int, int, int]:
 
 
 def between(before: Drawing, after: Drawing, fraction: float) -> Drawing:
-    """What lies between two drawings: shapes of the same kind and key have moved by `fraction`."""
+    """Return a drawing between two: shapes of one kind and key have moved by `fraction`."""
     known = {(s["kind"], s["key"]): s for s in before[0] if s["key"]}
     shapes = after[0].copy()
     for shape in shapes:
@@ -133,7 +133,7 @@ def frames(before: Drawing | None, after: Drawing, count: int) -> list[Drawing]:
 
 
 def text_picture(drawing: Drawing, columns: int = 64) -> str:
-    """A drawing as lines of half blocks in a terminal's colours, two pixels to a character."""
+    """Return a drawing as lines of half blocks in terminal colours, two pixels a character."""
     pixels = picture(drawing, columns, 4)
     lines = []
     for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist()):

@@ -1,4 +1,4 @@
-"""Which functions of a compiled environment take the time."""
+"""Measure which functions of a native environment take the time."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["perf"]
 
 
 def perf(source: Path, steps: int) -> str:
-    """Step an environment without Python under a profiler: its report, as text.
+    """Step an environment without Python under a profiler, and return the profiler's report.
 
-    ``perf`` is used, or else ``gprof``. The environment's functions are not put into each other, so
-    that they can be told apart, which makes the small ones a little slower than they are otherwise.
+    The profiler is ``perf``, or else ``gprof``. The compiler does not inline the environment's
+    functions, so the report can name each; small functions are a little slower than usual.
 
     Args:
-        source: its C file.
-        steps: with random actions.
+        source: the C file.
+        steps: to take, with random actions.
 
     Raises:
-        EnvModuleError: it does not compile, ends early, or there is no profiler.
+        EnvModuleError: the file does not compile, the program ends early, or there is no profiler.
     """
     if not source.is_file():
-        raise EnvModuleError(f"there is no file {source}")
+        raise EnvModuleError(f"source: there is no file {source}")
     perf_command, gprof = shutil.which("perf"), shutil.which("gprof")
     if not perf_command and not gprof:
         raise EnvModuleError("no profiler was found: install perf, or gprof (of binutils)")

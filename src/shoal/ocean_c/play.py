@@ -29,11 +29,11 @@ INK, MUTED, DARK = (232, 238, 246), (132, 148, 171), (17, 21, 28)
 
 
 def keys_of(fields: Sequence[Field]) -> tuple[list[dict[str, float]], list[float], bool]:
-    """What keys do, for each element of an action.
+    """Return what each key does, for each element of an action.
 
     Returns:
-        (for each element: value by key, value of each without a key, whether there is an idle
-        choice: without one the game waits for a key).
+        (for each element the value by key, for each element the value without a key, whether the
+        game runs without a key: it waits for one if there is no idle choice).
     """
     bindings: list[dict[str, float]] = []
     idle: list[float] = []
@@ -150,7 +150,7 @@ def play(
 
 
 def random_actions(vector: Any, spec: Spec, random: np.random.Generator) -> np.ndarray:
-    """Random actions of all agents, legal ones where the environment says which are."""
+    """Return random actions of all agents; legal ones, if the environment says which are."""
     rows = vector.num_rows
     lows = np.concatenate([field.low.reshape(-1) for field in spec.actions])
     highs = np.concatenate([field.high.reshape(-1) for field in spec.actions])

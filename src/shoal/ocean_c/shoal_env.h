@@ -183,8 +183,8 @@ SHOAL_FN shoal_io shoal_io_of(const shoal_batch *batch, int64_t i) {
 
 /* Exports the table of an environment. The author has defined the type `State` and
  *
- *   SHOAL_FN void init(State *s, const double *params)   once for each copy: keep the parameters
- *       (in the table's order) that the others need; the state is zero but for `rng`
+ *   SHOAL_FN void init(State *s, const double *params)   once for each environment: keep the
+ *       parameters (in the table's order) that the others need; the state is zero but for `rng`
  *   SHOAL_FN void reset(State *s, const shoal_io *io)    begin an episode
  *   SHOAL_FN void step(State *s, const shoal_io *io)     one step of all agents
  *   SHOAL_FN void report(const State *s, int32_t agent, float *values)   the log fields of an

@@ -1,4 +1,4 @@
-"""What the table of a compiled environment says, as plain data, and the checks of it."""
+"""The table of a native environment as plain data, and its checks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Spec:
-    """What an environment is for certain parameters.
+    """An environment with certain parameters.
 
     Attributes:
         values: of the parameters, in the table's order.
@@ -67,7 +67,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Table:
-    """What is the same for all parameters; see shoal_env.h."""
+    """The part of the table that no parameter changes; see shoal_env.h."""
 
     name: str
     text: str
@@ -77,7 +77,7 @@ class Table:
 
 
 def check_table(table: Table, path: str) -> None:
-    """Raise EnvModuleError unless the table makes sense."""
+    """Raise EnvModuleError if the table has unusable names, types, bounds or defaults."""
     _check_names("parameters", [param.name for param in table.params], path)
     _check_names("log fields", [name for name, _ in table.logs], path)
     for param in table.params:
@@ -97,7 +97,7 @@ def check_table(table: Table, path: str) -> None:
 
 
 def check_fields(spec: Spec, path: str) -> None:
-    """Raise EnvModuleError unless there can be such observations, actions and agents."""
+    """Raise EnvModuleError if observations, actions or agents are impossible."""
     if spec.agents < 1 or spec.max_steps < 0:
         raise EnvModuleError(
             f"{path}: expected at least 1 agent and max_steps of at least 0, got {spec.agents} "
@@ -132,7 +132,7 @@ def check_fields(spec: Spec, path: str) -> None:
 def param_values(
     table: Table, given: Mapping[str, Any], path: str
 ) -> tuple[tuple[float, ...], int | None]:
-    """Values of all parameters, in order, and the user's time limit (None: that of the table).
+    """Return the values of all parameters, in order, and the user's time limit (None: the table's).
 
     Raises:
         ParameterError: an unknown name, a missing or a bad value.
@@ -161,12 +161,12 @@ def param_values(
 
 
 def with_limit(spec: Spec, limit: int | None) -> Spec:
-    """The same with the user's time limit."""
+    """Return the spec with the user's time limit, if there is one."""
     return spec if limit is None else replace(spec, max_steps=limit)
 
 
 def _check_value(param: Param, value: Any) -> float:
-    """A parameter's value as a double."""
+    """Return a parameter's value as a float."""
     if not isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
         raise ParameterError(f"parameter {param.name!r}: expected a number, got {value!r}")
     number = float(value)
@@ -186,6 +186,6 @@ def _check_value(param: Param, value: Any) -> float:
 def _check_names(what: str, names: Sequence[str], path: str) -> None:
     for name in names:
         if not name.isidentifier():
-            raise EnvModuleError(f"{path}: {what}: {name!r} is no name")
+            raise EnvModuleError(f"{path}: {what}: {name!r} is not an identifier")
         if names.count(name) > 1:
-            raise EnvModuleError(f"{path}: {what}: {name!r} is there twice")
+            raise EnvModuleError(f"{path}: {what}: {name!r} appears twice")

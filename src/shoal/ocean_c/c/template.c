@@ -1,4 +1,4 @@
-/* NAME: an environment in one file. Build, look, play and train:
+/* NAME: an environment in one file. Build, check, play and train it:
  *
  *   shoal build NAME.c     (again after every change; --debug checks every step)
  *   shoal check NAME       shoal play NAME       shoal bench NAME       shoal train NAME
@@ -53,7 +53,7 @@ SHOAL_FN void grow(State *s, int32_t i) {
     } while (s->berry_x[i] == s->pit_x && s->berry_y[i] == s->pit_y);
 }
 
-/* Once for each copy of the environment: keep the parameters. */
+/* Called once for each environment: keep the parameters. */
 SHOAL_FN void init(State *s, const double *params) {
     s->size = (int32_t)params[SIZE];
     s->num_berries = (int32_t)params[BERRIES];
