@@ -770,7 +770,7 @@ class Masked(ParallelEnv):
 
 
 def padded_masks():
-    """The masks of `Masked` for the common space (3, 4); an element that is lacking has one value."""
+    """The masks of `Masked` in the common space (3, 4); a missing element has one value."""
     return {
         "two": [0, 1, 0, 1, 0, 0, 0],
         "three": [1, 0, 1, 1, 0, 0, 0],

@@ -1,6 +1,8 @@
 """Emulated single-agent environments: still Gymnasium's, equal to the bare ones; old gym too."""
 
 import copy
+import doctest
+import importlib
 import pickle
 import warnings
 
@@ -80,6 +82,11 @@ def assert_equal(value, expected):
             assert_equal(one, other)
     else:
         assert np.array_equal(value, expected)
+
+
+def test_the_examples_in_the_docstring_are_true():
+    found = doctest.testmod(importlib.import_module("shoal.emulation"))
+    assert found.failed == 0 and found.attempted > 5
 
 
 def test_what_is_not_a_space_is_the_environments_own():
@@ -254,7 +261,7 @@ def test_rewards_of_other_number_types_are_floats():
     for reward in (2, True, np.float32(0.5), np.int64(-3), np.array(1.5), np.ones((1, 1))):
         env.env.step_result = (A, reward, False, np.bool_(False), {})
         _, got, _, truncated, _ = env.step(0)
-        assert type(got) is float and got == float(reward) and truncated is False
+        assert type(got) is float and got == np.asarray(reward).item() and truncated is False
 
 
 def test_stepping_needs_a_reset_first_and_after_the_end():

@@ -1,13 +1,13 @@
 """The layouts of a multi-agent environment's agents, and the common ones that rows have.
 
-Where all agents' spaces are laid out alike, that layout is the common one. Otherwise:
+If all agents have equal layouts, the common layout equals them. Otherwise:
 
 - A common observation is a vector as long as the longest agent's (of bytes, if their dtypes
   differ). Each agent's own row lies at its beginning; the rest is zero.
 - A common action has as many continuous elements as the agent with the most of them, with bounds
-  that hold everybody's, and likewise discrete elements, whose categories are counted from 0. Each
-  agent uses the first elements of both parts: continuous ones are clipped to its own bounds,
-  categories beyond its own are taken modulo their number.
+  that include every agent's, and likewise discrete elements, whose categories are counted from 0.
+  Each agent uses the first elements of both parts: continuous elements are clipped to the agent's
+  bounds, and a category beyond the agent's is taken modulo their number.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Member:
-    """One agent's layouts, and its own spaces (observation, action)."""
+    """The layouts of one agent, and the spaces (observation, action) they are made from."""
 
     observation_layout: Layout
     action_layout: ActionLayout
@@ -44,9 +44,9 @@ class Member:
 
     @functools.cached_property
     def shown(self) -> tuple[Any, Any]:
-        """The spaces of its flat rows; the same objects whenever asked.
+        """The spaces of the agent's flat rows; always the same objects.
 
-        A space that is flat already is shown itself, so that seeding it has its old effect.
+        A space that is flat already is shown itself, so that seeding it keeps its effect.
         """
         flat = self.observation_layout.flat_space, self.action_layout.flat_space
         observation, action = (
@@ -101,10 +101,10 @@ class AgentSpaces:
         self.observation_layout, self.action_layout = common_layouts(found)
 
     def slot(self, agent: Any) -> int:
-        """The row that belongs to `agent`; -1 if any free one will do.
+        """Return the slot of `agent`; -1 if the agent may have any free slot.
 
         Raises:
-            EmulationError: the environment never said that this agent was possible.
+            EmulationError: `agent` is not in ``possible_agents``.
         """
         if self.index is None:
             return -1
@@ -116,18 +116,18 @@ class AgentSpaces:
         return self.index[agent]
 
     def new_episode(self) -> None:
-        """Forget what may differ between episodes: unforeseen agents, and so their spaces."""
+        """Forget agents that are not possible agents, because their spaces may change."""
         if self.index is None:
             self._members.clear()
             self._by_space.clear()
 
     def layouts(self, agent: Any) -> Layouts:
-        """One agent's own layouts."""
+        """Return the (observation, action) layouts of one agent."""
         member = self.member(agent)
         return member.observation_layout, member.action_layout
 
     def alike(self, agents: Iterable) -> list[list]:
-        """These agents in groups whose spaces are laid out alike."""
+        """Return these agents in groups that have equal layouts."""
         found: dict[Any, list] = {}
         for agent in agents:
             observation, action = self.layouts(agent)
@@ -135,7 +135,7 @@ class AgentSpaces:
         return list(found.values())
 
     def member(self, agent: Any) -> Member:
-        """One agent's own layouts and spaces; the same object whenever asked."""
+        """Return the layouts and spaces of one agent; always the same object."""
         member = self._members.get(agent)
         if member is None:
             observation = space_of(self.env, agent, "observation_space")
@@ -168,7 +168,7 @@ def count_slots(env: Any, num_possible: int, max_agents: int | None) -> int:
 
 
 def common_layouts(layouts: list[Layouts]) -> Layouts:
-    """Layouts of rows that hold the observations and actions of all of `layouts`."""
+    """Return layouts of rows that hold the observations and actions of all of `layouts`."""
     observations, actions = zip(*layouts)
     first = layouts[0]
     return (
@@ -182,7 +182,7 @@ def common_layouts(layouts: list[Layouts]) -> Layouts:
 
 
 def wide_observation(layouts: Iterable[Layout]) -> Layout:
-    """A vector that holds a row of any of `layouts` at its beginning."""
+    """Return the layout of a vector that holds a row of any of `layouts` at its beginning."""
     layouts = list(layouts)
     dtype = layouts[0].dtype
     if any(layout.dtype != dtype for layout in layouts):
@@ -194,21 +194,21 @@ def wide_observation(layouts: Iterable[Layout]) -> Layout:
         for layout in layouts:
             floor, roof = (bound.reshape(-1) for bound in row_bounds(layout))
             n = floor.size
-            # Where only some agents have an element, it is zero for the others.
+            # An element that an agent lacks is zero.
             low[:n] = np.minimum(low[:n], floor)
             high[:n] = np.maximum(high[:n], roof)
     return Layout(box_spec(low, high), name="obs")
 
 
 def row_bounds(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Inclusive bounds of each element of a row, raw bytes included."""
+    """Return the inclusive bounds of each element of a row: two arrays of `layout.shape`."""
     if layout.form == "bytes" and any(leaf.dtype != layout.dtype.name for leaf in layout.leaves):
         return np.zeros(layout.shape, np.uint8), np.full(layout.shape, 255, np.uint8)
     return layout.flat_bounds()
 
 
 def wide_action(layouts: Iterable[ActionLayout]) -> ActionLayout:
-    """Actions of which any of `layouts` can use the first elements of each part."""
+    """Return the layout of actions of which each of `layouts` uses the first elements of a part."""
     layouts = list(layouts)
     counts = longest([categories(layout)[1] for layout in layouts], np.int64)
     bounds = [continuous(layout) for layout in layouts]
@@ -227,7 +227,7 @@ def wide_action(layouts: Iterable[ActionLayout]) -> ActionLayout:
 
 
 def longest(vectors: list[np.ndarray], dtype: Any) -> np.ndarray:
-    """The largest of the vectors' values at each place, as long as the longest of them."""
+    """Return the elementwise maximum of vectors of different lengths."""
     size = max(vector.size for vector in vectors)
     result = np.zeros(size, dtype)
     for i in range(size):
@@ -236,7 +236,10 @@ def longest(vectors: list[np.ndarray], dtype: Any) -> np.ndarray:
 
 
 def categories(layout: ActionLayout) -> tuple[np.ndarray, np.ndarray]:
-    """First category and number of categories of each discrete element of a flat action."""
+    """Return (first category, number of categories) of a flat action's discrete elements.
+
+    Both are int64 arrays with one entry for each element.
+    """
     found = [choices(leaf) for leaf in layout.flat.leaves if is_discrete(leaf)]
     empty = np.zeros(0, np.int64)
     return (
@@ -246,7 +249,7 @@ def categories(layout: ActionLayout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def continuous(layout: ActionLayout) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of each continuous element of a flat action."""
+    """Return the bounds (low, high) of a flat action's continuous elements, float32 or float64."""
     leaves = [leaf for leaf in layout.flat.leaves if not is_discrete(leaf)]
     if not leaves:
         return np.zeros(0, np.float32), np.zeros(0, np.float32)
@@ -256,7 +259,7 @@ def continuous(layout: ActionLayout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def widened(own: ActionLayout, common: ActionLayout) -> ActionLayout:
-    """One agent's actions, read from rows of the common layout."""
+    """Return the layout of one agent's actions that reads rows of the common layout."""
     wide = copy.copy(own)
     wide.flat = common.flat
     wide.identity = False
@@ -264,7 +267,10 @@ def widened(own: ActionLayout, common: ActionLayout) -> ActionLayout:
 
 
 def widen_action(own: ActionLayout, common: ActionLayout, action: Any, out: np.ndarray) -> None:
-    """Write one agent's own flat action into one row (contiguous) of the common layout, checked.
+    """Check one agent's own flat action, and write it into a row of the common layout.
+
+    Args:
+        out: one contiguous row, which is overwritten.
 
     Raises:
         ActionError: the action is not in the agent's own flat space.
@@ -280,7 +286,7 @@ def widen_action(own: ActionLayout, common: ActionLayout, action: Any, out: np.n
 
 
 def parts(layout: ActionLayout, row: np.ndarray) -> dict[str, np.ndarray]:
-    """Views of the elements of each part of a flat row."""
+    """Return views of the ``"discrete"`` and ``"continuous"`` elements of a flat row."""
     memory = row.reshape(-1).view(np.uint8)
     return {
         "discrete" if is_discrete(leaf) else "continuous": memory[
@@ -291,9 +297,13 @@ def parts(layout: ActionLayout, row: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def own_row(layout: Layout, row: Any) -> Any:
-    """An agent's own row at the beginning of each row of a common layout: (\\*batch, \\*shape).
+    """Return an agent's own row from the beginning of each row of a common layout.
 
-    A view where that is possible.
+    Args:
+        row: ``(*batch, n)``, rows of the common layout.
+
+    Returns:
+        ``(*batch, *layout.shape)`` of `layout.dtype`; a view if `row` is contiguous.
     """
     batch = row.shape[:-1]
     flat = np.ascontiguousarray(row).view(np.uint8)[..., : layout.nbytes]

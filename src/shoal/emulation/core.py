@@ -92,9 +92,9 @@ class Core:
         without names, with the layouts of the rows.
         """
         spaces = self.agent_spaces
-        groups = spaces.alike(spaces.index or ()) if spaces else []
-        layouts = self.observation_layout, self.action_layout
-        return [(each, *spaces.layouts(each[0])) for each in groups] or [([], *layouts)]
+        if spaces is None or spaces.index is None:
+            return [([], self.observation_layout, self.action_layout)]
+        return [(each, *spaces.layouts(each[0])) for each in spaces.alike(spaces.index)]
 
     def close(self) -> None:
         """Close the environment."""

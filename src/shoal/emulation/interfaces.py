@@ -26,7 +26,10 @@ __all__ = [
 
 
 def is_of_gymnasium(thing: Any, name: str) -> bool:
-    """Whether it is an instance of Gymnasium's class of this name, which its maker has loaded."""
+    """Return whether `thing` is an instance of Gymnasium's class `name`.
+
+    Gymnasium is not imported: an instance of its classes has imported it already.
+    """
     return "gymnasium" in sys.modules and isinstance(thing, getattr(sys.modules["gymnasium"], name))
 
 
@@ -62,10 +65,9 @@ def is_multi_agent(env: Any) -> bool:
 class OldEnv:
     """An environment of old ``gym`` (or none) with Gymnasium's interface.
 
-    Understands steps of four values (``done`` counts as truncation where
-    ``info["TimeLimit.truncated"]`` says so) and of five, ``reset`` with or without ``seed`` and
-    ``options`` and with or without an info, and ``seed()`` methods. Says once which of them it
-    found.
+    Takes steps of four values (``done`` counts as truncation if ``info["TimeLimit.truncated"]`` is
+    true) and of five, ``reset`` with or without ``seed`` and ``options`` and with or without an
+    info, and ``seed()`` methods. Warns once about each old part.
     """
 
     def __init__(self, env: Any):
@@ -81,7 +83,7 @@ class OldEnv:
         result = self._old.reset(seed, options)
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
             return result
-        self._old.tell("old gym interface: reset() returns no info")
+        self._old.warn_once("old gym interface: reset() returns no info")
         return result, {}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
@@ -90,7 +92,7 @@ class OldEnv:
             return result
         if len(result) != 4:
             raise EmulationError(f"step: expected 5 values (or 4, old gym), got {len(result)}")
-        self._old.tell("old gym interface: step() returns four values")
+        self._old.warn_once("old gym interface: step() returns four values")
         observation, reward, done, info = result
         truncated = bool(done) and bool(info.get("TimeLimit.truncated", False))
         return observation, reward, bool(done) and not truncated, truncated, info
@@ -121,10 +123,7 @@ class OldEnv:
 
 
 class Wrapper:
-    """What stands for Gymnasium's class of this name where there is none.
-
-    Recipes' own wrappers are of it too, for there it is the same under every interpreter.
-    """
+    """A wrapper that passes every attribute on, as Gymnasium's, and needs no Gymnasium."""
 
     def __init__(self, env: Any):
         self.env = env
@@ -136,31 +135,31 @@ class Wrapper:
 
 
 class OldReset:
-    """Calls an environment's ``reset`` with what it understands, and tells once what it lacks."""
+    """Calls an environment's ``reset`` with the arguments it takes, and warns of others once."""
 
     def __init__(self, env: Any):
         self.env = env
         self.takes = keywords(env)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
-    def tell(self, what: str) -> None:
-        """Warn of something old about the environment, if not done before."""
-        if what not in self._told:
-            self._told.add(what)
+    def warn_once(self, what: str) -> None:
+        """Warn of something old about the environment, once."""
+        if what not in self._warned:
+            self._warned.add(what)
             warnings.warn(f"{type(unwrapped(self.env)).__name__}: {what}", stacklevel=4)
 
     def reset(self, seed: int | None, options: Any) -> Any:
-        """The result of ``reset``, as it is."""
+        """Return the result of ``reset``, unchanged."""
         given = {"seed": seed, "options": options}
         known = {name: given[name] for name in self.takes if given[name] is not None}
         if seed is not None and "seed" not in self.takes:
             if callable(getattr(self.env, "seed", None)):
-                self.tell("reset() takes no seed; its seed() method is called instead")
+                self.warn_once("reset() takes no seed; its seed() method is called instead")
                 self.env.seed(seed)
             else:
-                self.tell("can't be seeded: neither reset(seed=) nor a seed() method")
+                self.warn_once("can't be seeded: neither reset(seed=) nor a seed() method")
         if options and "options" not in self.takes:
-            self.tell("reset() takes no options; they are ignored")
+            self.warn_once("reset() takes no options; they are ignored")
         return self.env.reset(**known)
 
 
@@ -177,14 +176,14 @@ def layers(env: Any) -> list[Any]:
 
 
 def unwrapped(env: Any) -> Any:
-    """The innermost environment, also of one that has no such property."""
+    """Return the innermost environment: `env` itself if it has no property ``unwrapped``."""
     return getattr(env, "unwrapped", env)
 
 
 def keywords(env: Any) -> set[str]:
-    """Which of ``seed`` and ``options`` the environment's ``reset`` takes.
+    """Return which of ``seed`` and ``options`` the environment's ``reset`` takes.
 
-    Wrappers of old ``gym`` pass ``**kwargs`` on, which says nothing about what lies inside.
+    A wrapper of old ``gym`` takes ``**kwargs``; then the environment inside decides.
     """
     parameters = inspect.signature(env.reset).parameters
     names = {"seed", "options"}

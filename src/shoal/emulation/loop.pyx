@@ -65,14 +65,14 @@ cdef class Driver:
         raise NotImplementedError
 
     cdef int give(self, action) except -1:
-        """Let the next step use this action as it stands, instead of that in the row."""
+        """Let the next step use the object `action` instead of the action in the row."""
         raise EmulationError("only single-agent environments take actions as objects")
 
     cdef int reset(self, seed, options, bint explicit) except -1:
         """Reset the environment and hold its first observations.
 
         The transition of the last step is kept (a SAME_STEP reset delivers both together). Without
-        `explicit`, seed and options are passed on only where they are given.
+        `explicit`, seed and options are passed on only if they are given.
         """
         raise NotImplementedError
 
@@ -89,11 +89,11 @@ cdef class Driver:
         raise NotImplementedError
 
     cdef object get_state(self):
-        """What this driver itself remembers of the episode, the last observation included."""
+        """Return what this driver remembers of the episode, the last observation included."""
         raise NotImplementedError
 
     cdef int set_state(self, state) except -1:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         raise NotImplementedError
 
 
@@ -303,18 +303,18 @@ cdef class EnvLoop:
         self.finished[i] = False
 
     def get_state(self, Py_ssize_t i):
-        """What the loop remembers of environment `i`."""
+        """Return what the loop remembers of environment `i`."""
         return {"pending": self.pending[i], "options": self.options[i],
                 "driver": (<Driver>self.drivers[i]).get_state()}
 
     def set_state(self, Py_ssize_t i, state):
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         self.pending[i] = state["pending"]
         self.options[i] = state["options"]
         (<Driver>self.drivers[i]).set_state(state["driver"])
 
     def take_infos(self):
-        """(infos, final infos) of the steps since the last call; None where there are none."""
+        """Return (infos, final infos) of the steps since the last call; None if there are none."""
         infos = final_infos = None
         if self.any_info:
             infos, self.infos, self.any_info = self.infos, [None] * self.num_envs, False

@@ -1,21 +1,21 @@
 """Multi-agent environments: PettingZoo environments whose agents are rows of fixed arrays.
 
-Each agent has a slot, one row of every array: its place in ``possible_agents``, or, in environments
-that don't know who may come, the lowest slot that was free when it joined. Invariants:
+Each agent has a slot, one row of every array: its index in ``possible_agents``, or, in environments
+without ``possible_agents``, the lowest slot that was free when it joined. Invariants:
 
 - Parallel environments: ``acting`` is true exactly for the agents in ``env.agents`` after the step,
   ``masks`` exactly for those that were in it before (after a reset: for those present).
 - Turn-based environments: ``acting`` is true for the one agent to move; ``masks`` for the agents
   whose transition was completed in this step: the one to move, if it has moved before, and those
   whose episode ended. An agent's reward is the sum since its last move.
-- A row never mixes two agents: a slot is freed at the step after the one that told of its agent's
+- A row never mixes two agents: a slot is freed at the step after the one that reported its agent's
   end. An agent that leaves without a flag is truncated.
 - A row without an agent, or without an observation of it, is zero; its action mask is all True.
 - An episode is over when no agent is left, or when all that are left are flagged.
 
-An agent that is alive must have an observation and a reward; one whose end has come may lack both
-(zeros then). Missing flags are False, missing infos empty. What an environment says of anybody else
-is ignored (``debug=True`` objects), but infos are passed on.
+An agent that is alive must have an observation and a reward; an agent that has ended may lack both
+(zeros then). Missing flags are False, missing infos empty. Entries of other agents are ignored
+(``debug=True`` raises), but their infos are passed on.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ __all__ = ["EmulatedMultiEnv", "Group"]
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Agents whose spaces are laid out alike.
+    """Agents that have equal layouts.
 
     Attributes:
-        agents, slots: who they are, and their rows in each environment's block.
-        observation_layout, action_layout: how their own observations and actions lie at the
+        agents, slots: their names, and their rows in each environment's block.
+        observation_layout, action_layout: how the agents' own observations and actions lie at the
             beginning of the common rows.
     """
 
@@ -56,14 +56,14 @@ class Group:
     action_layout: ActionLayout
 
     def observations(self, rows: np.ndarray) -> np.ndarray:
-        """This group's part of an environment's observations, in its own layout.
+        """Return this group's part of an environment's observations, in the group's layout.
 
         Args:
             rows: ``(agents_per_env, ...)``, one environment's observations.
 
         Returns:
-            An array ``(len(slots), *observation_layout.shape)``: a view where the slots are
-            consecutive, else a copy.
+            An array ``(len(slots), *observation_layout.shape)`` of `observation_layout.dtype`: a
+            view if the slots are consecutive, else a copy.
         """
         first, n = self.slots[0], len(self.slots)
         consecutive = self.slots == tuple(range(first, first + n))
@@ -80,14 +80,14 @@ class EmulatedMultiEnv(ParallelEnv):
 
     Made by `shoal.emulate` from a ``ParallelEnv`` or an ``AECEnv``. In a turn-based environment,
     every live agent is in each step's dictionaries; only the action of the agent to move is used
-    (``rows["acting"]``), others are ignored and may be missing.
+    (``rows["acting"]``), other actions are ignored and may be missing.
 
     Attributes:
         core: what loops step, see `shoal.emulation.core.Core`.
         agents: the agents alive, as in the environment inside.
-        possible_agents: those of the environment inside; absent if it has none.
+        possible_agents: those of the environment inside; missing if it has none.
         agents_per_env: number of slots: `max_agents`, or the number of possible agents.
-        observation_layout, action_layout: of a row. Where agents' spaces differ, a common one that
+        observation_layout, action_layout: of a row. If agents' spaces differ, a common layout that
             holds each agent's own (see `shoal.emulation.agent_spaces`).
         rows: the arrays that hold the last step's results, one row for each slot: see
             `shoal.rows.fields.row_fields`.
@@ -116,10 +116,11 @@ class EmulatedMultiEnv(ParallelEnv):
         """Write results straight into these arrays from now on.
 
         Args:
-            rows: for each name of `row_fields`, a C-contiguous array of `agents_per_env` rows.
+            rows: for each name of `row_fields`, a C-contiguous array of shape
+                ``(agents_per_env, *shape)``.
 
         Raises:
-            LayoutError: an array is missing or unsuitable.
+            LayoutError: an array is missing or has another shape or dtype.
         """
         buffers = Buffers(self.observation_layout, self.action_layout, rows)
         if buffers.num_rows != self.agents_per_env:
@@ -132,13 +133,13 @@ class EmulatedMultiEnv(ParallelEnv):
         """Make rows for the driver's layouts."""
         self.observation_layout = self._driver.observation_layout
         self.action_layout = self._driver.action_layout
-        # The same objects whenever asked, as PettingZoo wants them.
+        # Always the same objects, as PettingZoo requires.
         self._common = (self.observation_layout.flat_space, self.action_layout.flat_space)
         self.bind(zero_rows(self.observation_layout, self.action_layout, self.agents_per_env))
 
     @property
     def groups(self) -> list[Group]:
-        """The agents by their layouts: all possible ones, or, where unknown, those present."""
+        """Agents in groups of equal layouts: all possible agents, or, if unknown, those present."""
         if self._spaces.index is not None:
             slots = self._spaces.index
         else:
@@ -149,13 +150,13 @@ class EmulatedMultiEnv(ParallelEnv):
         ]
 
     def observation_space(self, agent: Any) -> Any:
-        """The space of `agent`'s flat observations: its own, or the common one if padded."""
+        """Return the space of `agent`'s flat observations: the common space if padded."""
         if self._spaces.padded:
             return self._common[0]
         return self._spaces.member(agent).shown[0]
 
     def action_space(self, agent: Any) -> Any:
-        """The space of `agent`'s flat actions: its own, or the common one if padded."""
+        """Return the space of `agent`'s flat actions: the common space if padded."""
         if self._spaces.padded:
             return self._common[1]
         return self._spaces.member(agent).shown[1]
@@ -173,21 +174,26 @@ class EmulatedMultiEnv(ParallelEnv):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict, dict]:
-        """Begin an episode: (flat observations, infos), by agent. Observations are copies."""
+        """Begin an episode.
+
+        Returns:
+            Flat observations (copies) and infos, by agent.
+        """
         self._driver.begin(seed, options)
         self._deliver()
         return self._observations(), self._infos()
 
     def step(self, actions: Mapping[Any, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        """Take a flat action of each acting agent.
+        """Step the environment with a flat action of each acting agent.
 
         Returns:
             Observations (copies), rewards, terminations, truncations and infos of every agent that
             was alive before or is alive after the step.
 
         Raises:
-            ActionError: an acting agent's action is missing, or not in its action space; the
-                environment was not stepped.
+            ActionError: an acting agent's action is missing, or not in the agent's action space;
+                the environment was not stepped.
+            EmulationError: the episode is over, or the environment broke its interface.
         """
         self._encode(actions)
         self._driver.advance(self._buffers)
@@ -226,7 +232,7 @@ class EmulatedMultiEnv(ParallelEnv):
                     raise ActionError(f"agent {agent!r}: {error}") from None
 
     def _present(self) -> list[tuple[int, Any]]:
-        """(slot, agent) of every slot that is taken."""
+        """Return (slot, agent) of every slot that is taken."""
         return [(i, agent) for i, agent in enumerate(self._driver.occupants) if agent is not None]
 
     def _observations(self) -> dict:
@@ -247,18 +253,18 @@ class EmulatedMultiEnv(ParallelEnv):
         return infos | self._driver.all_infos
 
     def decode(self, agent: Any, observation: np.ndarray) -> Any:
-        """A flat observation of `agent` as the wrapped environment gave it."""
+        """Return the wrapped environment's observation for a flat one of `agent`."""
         layout = self._spaces.layouts(agent)[0]
         if self._spaces.padded and layout != self.observation_layout:
             observation = own_row(layout, np.asarray(observation))
         return layout.unpack(np.asarray(observation))
 
     def render(self) -> Any:
-        """What the wrapped environment renders."""
+        """Return what the wrapped environment renders."""
         return self.env.render()
 
     def state(self) -> np.ndarray:
-        """The wrapped environment's global state."""
+        """Return the wrapped environment's global state."""
         return self.env.state()
 
     def close(self) -> None:
@@ -271,7 +277,7 @@ class EmulatedMultiEnv(ParallelEnv):
         return unwrapped(self.env)
 
     def __reduce__(self) -> Any:
-        """Copies and pickles hold the environment as it is, and begin with a reset."""
+        """Let copies and pickles hold the environment as it is; they begin with a reset."""
         return EmulatedMultiEnv, (self.env, self.core.options)
 
     def __repr__(self) -> str:

@@ -222,12 +222,12 @@ cdef class MultiDriver(Driver):
     # -- for use without an EnvLoop -----------------------------------------------------------
 
     def begin(self, seed, options):
-        """Reset on request; `deliver` then writes the first rows."""
+        """Reset on request; then `deliver` writes the first rows."""
         self.reset(seed, options, True)
         self.clear(True)
 
     def advance(self, Buffers rows):
-        """Step with the actions in `rows`; `deliver` then writes the results."""
+        """Step with the actions in `rows`; then `deliver` writes the results."""
         self.step(&rows.rows, 0)
 
     def deliver(self, Buffers rows):
@@ -418,7 +418,7 @@ cdef class MultiDriver(Driver):
         return 0
 
     cdef object _old(self):
-        """The environment behind an adaptor, since it turned out to have an old interface."""
+        """Put the environment into an adaptor, because it has an old interface, and return that."""
         if not isinstance(self.parallel, OldParallelEnv):
             self.parallel = OldParallelEnv(self.parallel)
         return self.parallel
@@ -548,14 +548,14 @@ cdef class MultiDriver(Driver):
         return 0
 
     cdef list _unique(self, agents):
-        """A copy of ``env.agents``, checked."""
+        """Return a checked copy of ``env.agents``."""
         copy = list(agents)
         if len(set(copy)) != len(copy):
             raise EmulationError(f"env.agents lists an agent twice: {copy}")
         return copy
 
     cdef Py_ssize_t _admit(self, agent) except -1:
-        """Give `agent` a slot."""
+        """Give `agent` a slot and return the slot."""
         cdef Py_ssize_t slot = self.spaces.slot(agent)
         if slot < 0:
             slot = 0
@@ -636,7 +636,7 @@ cdef class MultiDriver(Driver):
 
 
 cdef bint all_dicts(result, Py_ssize_t count) noexcept:
-    """Whether `result` is a tuple of `count` dictionaries."""
+    """Return whether `result` is a tuple of `count` dictionaries."""
     cdef Py_ssize_t i
     if not PyTuple_CheckExact(result) or PyTuple_GET_SIZE(result) != count:
         return False
@@ -647,7 +647,7 @@ cdef bint all_dicts(result, Py_ssize_t count) noexcept:
 
 
 cdef bint same(list before, now) noexcept:
-    """Whether `now` lists the very agents of `before`, in their order."""
+    """Return whether `now` lists the objects of `before`, in their order."""
     cdef Py_ssize_t i, n = PyList_GET_SIZE(before)
     if not PyList_Check(now) or PyList_GET_SIZE(now) != n:
         return False

@@ -17,7 +17,7 @@ from shoal.rows.fields import SAME_STEP, zero_rows
 
 __all__ = ["Overhead", "measure_overhead"]
 
-FEWEST = 50  # steps, below which the noise itself is not known
+FEWEST = 50  # steps; with fewer, the noise can't be estimated
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Overhead:
     """Microseconds per step.
 
     Attributes:
-        added: median of what the compiled loop takes beyond the environment's own step.
-        noise: two standard errors of it.
-        bare: median of the environment's own step, called from Python.
+        added: median time of the compiled loop beyond the environment's own step.
+        noise: two standard errors of `added`.
+        bare: median time of the environment's own step, called from Python.
     """
 
     added: float
@@ -61,7 +61,7 @@ class Timed:
 
 
 class TimedTurns(Timed):
-    """The same for a turn-based one, of which a step is several calls."""
+    """A turn-based environment that sums up the time spent in its steps, of several calls each."""
 
     def last(self, observe: bool = True) -> Any:
         return self.timed(self.env.last, observe)
@@ -71,7 +71,7 @@ class TimedTurns(Timed):
 
 
 class Idle:
-    """The least that an environment can do."""
+    """An environment whose step does nothing."""
 
     def step(self, action: Any) -> None:
         return None
@@ -82,18 +82,18 @@ def measure_overhead(
 ) -> Overhead | None:
     """Measure what the compiled loop adds to the steps of an emulated environment.
 
-    The loop steps the environment through a clock, which tells the time inside from the time
-    outside. The same clock around an environment that does nothing, called from Python after each
-    step, tells what of the time outside is the clock's own and a Python loop's. Steps in which an
-    episode ended are left out.
+    The loop steps the environment through a clock, which separates the time inside from the time
+    outside. After each step the same clock around an environment that does nothing is called from
+    Python: its time outside is that of the clock and a Python loop, and is subtracted. Steps in
+    which an episode ended are left out.
 
     Args:
-        core: of an environment, which is reset and stepped with random actions.
-        seed: of the reset and the actions.
-        steps, seconds: how long to measure, at most.
+        core: the environment; it is reset and stepped with random actions.
+        seed: for the reset and the actions.
+        steps, seconds: limits of the measurement.
 
     Returns:
-        None if there were fewer than `FEWEST` steps within an episode in that time.
+        The overhead, or None if there were fewer than `FEWEST` steps within an episode.
     """
     layouts = core.observation_layout, core.action_layout
     driver: Any = core.driver()

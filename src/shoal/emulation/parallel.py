@@ -1,8 +1,8 @@
 """PettingZoo's interfaces, old, new and turn-based, as one: that of a modern ``ParallelEnv``.
 
 What `as_parallel` returns has ``agents``, ``reset(seed=, options=) -> (observations, infos)`` and
-``step(actions)`` with five dictionaries. Environments are told apart by what they have, not by
-their class, so that old ones and look-alikes qualify.
+``step(actions)`` with five dictionaries. Attributes decide which interface an environment has, not
+its class, so that old environments and look-alikes qualify.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ __all__ = ["OldParallelEnv", "TurnBasedEnv", "as_parallel", "space_of"]
 
 
 def as_parallel(env: Any) -> Any:
-    """`env` itself where its interface is the modern parallel one, else an adaptor around it."""
+    """Return `env` if it has today's parallel interface, else an adaptor around it."""
     if hasattr(env, "agent_iter") or (hasattr(env, "last") and hasattr(env, "observe")):
         return TurnBasedEnv(env)
     return env if keywords(env) == {"seed", "options"} else OldParallelEnv(env)
 
 
 def space_of(env: Any, agent: Any, name: str) -> Any:
-    """An agent's ``observation_space`` or ``action_space``: as of old, perhaps a dictionary's."""
+    """Return an agent's ``observation_space`` or ``action_space``.
+
+    Old environments have dictionaries of them instead of methods.
+    """
     if callable(getattr(env, name, None)):
         return getattr(env, name)(agent)
     return getattr(env, name + "s")[agent]
 
 
 class OldParallelEnv:
-    """A parallel environment of old PettingZoo with the modern interface.
+    """A parallel environment of old PettingZoo with today's interface.
 
-    Understands steps of four dictionaries (``dones`` count as terminations) and of five, ``reset``
-    with or without ``seed`` and ``options`` and with or without infos, and ``seed()`` methods. Says
-    once which of them it found.
+    Takes steps of four dictionaries (``dones`` count as terminations) and of five, ``reset`` with
+    or without ``seed`` and ``options`` and with or without infos, and ``seed()`` methods. Warns
+    once about each old part.
     """
 
     def __init__(self, env: Any):
@@ -52,16 +55,16 @@ class OldParallelEnv:
         return self.modern_step(self.env.step(actions))
 
     def modern_reset(self, result: Any) -> tuple[dict, dict]:
-        """What ``reset`` returned, as (observations, infos)."""
+        """Return the result of a ``reset`` as (observations, infos)."""
         if not isinstance(result, tuple):
-            self._old.tell("old PettingZoo interface: reset() returns no infos")
+            self._old.warn_once("old PettingZoo interface: reset() returns no infos")
             result = result, {}
         return by_agent("reset", result, ("observations", "infos"))
 
     def modern_step(self, result: Any) -> tuple[dict, dict, dict, dict, dict]:
-        """What ``step`` returned, as five dictionaries."""
+        """Return the result of a ``step`` as five dictionaries."""
         if isinstance(result, (tuple, list)) and len(result) == 4:
-            self._old.tell("old PettingZoo interface: step() returns four values")
+            self._old.warn_once("old PettingZoo interface: step() returns four values")
             observations, rewards, dones, infos = result
             result = observations, rewards, dones, {}, infos
         names = ("observations", "rewards", "terminations", "truncations", "infos")
@@ -69,7 +72,11 @@ class OldParallelEnv:
 
 
 def by_agent(method: str, result: Any, names: tuple[str, ...]) -> Any:
-    """`result` as a tuple of dictionaries, one for each name."""
+    """Return `result` as a tuple of dictionaries, one for each name.
+
+    Raises:
+        EmulationError: `result` is something else.
+    """
     if not isinstance(result, (tuple, list)) or len(result) != len(names):
         got = f"{len(result)}" if isinstance(result, (tuple, list)) else type(result).__name__
         raise EmulationError(
@@ -84,20 +91,20 @@ def by_agent(method: str, result: Any, names: tuple[str, ...]) -> Any:
 
 
 class TurnBasedEnv:
-    """An ``AECEnv`` with a parallel one's methods, in which one agent acts at a time.
+    """An ``AECEnv`` with the methods of a parallel environment, in which one agent acts at a time.
 
     A step applies the action of the agent to move, and goes on to the next agent that can move.
-    On the way, agents that are over are taken out (``step(None)``), each with its final results.
-    The dictionaries of a step cover every agent that is alive or was taken out.
+    On the way, agents that have ended are removed (``step(None)``), each with its final results.
+    The dictionaries of a step cover every agent that is alive or was removed.
 
-    An agent's reward is what ``last()`` says when its turn comes round: the sum since its last
-    action. What it got before its first action is added to its first reward, so that its rewards
-    add up to what a loop over ``agent_iter()`` sees.
+    An agent's reward is that of ``last()`` at the agent's next turn: the sum since its last action.
+    Rewards before an agent's first action are added to its first reward, so that its rewards add up
+    to what a loop over ``agent_iter()`` sees.
 
     Attributes:
         acting: the agent to move, None when the game is over.
-        ended: the agents for whom the last step completed a transition: those taken out, and the
-            one to move if it has moved before. Only their rewards are given; others' are 0.
+        ended: the agents for whom the last step completed a transition: those that were removed,
+            and the one to move if it has moved before. The rewards of all others are 0.
     """
 
     def __init__(self, env: Any):
@@ -124,11 +131,11 @@ class TurnBasedEnv:
         return self._go_on(before)
 
     def get_state(self) -> list:
-        """What is remembered between steps, as plain data."""
+        """Return what is remembered between steps, as plain data."""
         return [self.acting, set(self._acted), dict(self._owed)]
 
     def set_state(self, state: list) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         self.acting, self._acted, self._owed = state[0], set(state[1]), dict(state[2])
 
     def _go_on(self, before: Any) -> tuple[dict, dict, dict, dict, dict]:
@@ -180,7 +187,7 @@ class TurnBasedEnv:
             )
         result = self.env.last(observe=False)
         if len(result) == 4:
-            self._old.tell("old PettingZoo interface: last() returns four values")
+            self._old.warn_once("old PettingZoo interface: last() returns four values")
             _, reward, terminated, info = result
             return reward, bool(terminated), False, info
         _, reward, terminated, truncated, info = result

@@ -21,7 +21,7 @@ __all__ = ["EmulatedEnv", "OldGymEnv"]
 class EmulatedEnv(gymnasium.Wrapper):
     """A Gymnasium environment whose observations and actions are flat arrays.
 
-    Made by `shoal.emulate`. Everything but the spaces is the wrapped environment's own: ``spec``,
+    Made by `shoal.emulate`. All but the spaces comes from the wrapped environment: ``spec``,
     ``metadata``, ``render``, ``unwrapped``, ``np_random`` and any other attribute.
 
     NetHack's own ``reset(seed=...)`` does not reproduce; here it does: see
@@ -29,13 +29,13 @@ class EmulatedEnv(gymnasium.Wrapper):
 
     Attributes:
         core: what loops step, see `shoal.emulation.core.Core`.
-        env: the environment inside (an `OldGymEnv` around it where it is one of old ``gym``).
+        env: the environment inside (in an `OldGymEnv` if it is one of old ``gym``).
         observation_layout, action_layout: how observations and actions lie in a row.
-        observation_space, action_space: the flat spaces. A space that is one array already (a Box,
-            Discrete, ...) is unchanged.
+        observation_space, action_space: the flat spaces, of `observation_layout.shape` and dtype. A
+            space that is one array already (a Box, Discrete, ...) is unchanged.
         agents_per_env: 1.
         rows: the arrays that hold the last step's results, each with one row: see
-            `shoal.rows.fields.row_fields`. ``rows["action_masks"][0]`` tells the legal actions.
+            `shoal.rows.fields.row_fields`. ``rows["action_masks"][0]`` (bool) marks legal actions.
     """
 
     agents_per_env = 1
@@ -55,10 +55,11 @@ class EmulatedEnv(gymnasium.Wrapper):
         """Write results straight into these arrays from now on.
 
         Args:
-            rows: for each name of `row_fields`, a C-contiguous array of one row.
+            rows: for each name of `row_fields`, a C-contiguous array of shape ``(1, *shape)``.
 
         Raises:
-            LayoutError: an array is missing or unsuitable; the former ones stay bound.
+            LayoutError: an array is missing or has another shape or dtype; the previous arrays
+                stay bound.
         """
         buffers = Buffers(self.observation_layout, self.action_layout, rows)
         if buffers.num_rows != 1:
@@ -71,14 +72,24 @@ class EmulatedEnv(gymnasium.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode: (flat observation, info). The observation is a copy."""
+        """Begin an episode.
+
+        Returns:
+            A copy of the flat observation, of `observation_layout.shape` and dtype, and the info.
+        """
         self._loop.reset(0, seed, options, self._buffers, 0)
         return self._observation.copy()[()], self._driver.info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take one flat action: (observation, reward, terminated, truncated, info).
+        """Step the environment with one flat action.
 
-        The observation is a copy; ``rows["observations"][0]`` has the same bytes without one.
+        Args:
+            action: of `action_space`.
+
+        Returns:
+            (observation, reward, terminated, truncated, info). The observation is a copy of
+            `observation_layout.shape` and dtype; ``rows["observations"][0]`` has its bytes without
+            a copy.
 
         Raises:
             ActionError: the action is not in `action_space`; the environment was not stepped.
@@ -92,23 +103,23 @@ class EmulatedEnv(gymnasium.Wrapper):
         return observation, last.reward, last.terminated, last.truncated, last.info
 
     def decode(self, observation: np.ndarray) -> Any:
-        """A flat observation as the wrapped environment gave it."""
+        """Return the wrapped environment's observation for a flat one."""
         return self.observation_layout.unpack(observation)
 
     @property
     def spec(self) -> Any:  # type: ignore[override]
-        """That of the wrapped environment."""
+        """Spec of the wrapped environment."""
         return self.env.spec
 
     def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
-        """Set an attribute here if it is one of this class, else on the wrapped environment."""
+        """Set an attribute of this object if it has one of that name, else of the wrapped one."""
         if name in vars(self) or hasattr(type(self), name):
             setattr(self, name, value)
             return True
         return self.env.set_wrapper_attr(name, value, force=force)
 
     def __reduce__(self) -> Any:
-        """Copies and pickles hold the environment as it is, and begin with a reset."""
+        """Let copies and pickles hold the environment as it is; they begin with a reset."""
         return EmulatedEnv, (self.env, self.core.options)
 
     def __getattr__(self, name: str) -> Any:

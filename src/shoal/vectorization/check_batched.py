@@ -62,10 +62,10 @@ def faults_of(vector: Vector, steps: int, seed: int) -> dict[str, Any]:
             check_batch(vector.observation_layout, batch, log)
         check_seeding(vector, seed, min(num_batches, REPLAYED), log)
     except Exception as error:
-        log.tell("exception", "step", f"{type(error).__name__}: {error}", at=(0, 0))
+        log.report("exception", "step", f"{type(error).__name__}: {error}", at=(0, 0))
     if not ended:
         text = f"no episode ended within {log.steps:,} steps of {vector.num_envs} environments"
-        log.tell("never-ends", "episode", text, at=(0, 0))
+        log.report("never-ends", "episode", text, at=(0, 0))
     found = sorted(log.found.values(), key=lambda each: (ORDER.index(each.severity), each.code))
     return dataclasses.asdict(Report(name, log.steps * vector.num_envs, ended, seed, tuple(found)))
 
@@ -79,7 +79,7 @@ def played(vector: Vector, seed: int, num_batches: int, actions: int) -> Iterato
 def check_batch(layout: Layout, batch: Batch, log: Log) -> None:
     """Report rewards that are not finite, and observations that are not in their space."""
     for i in np.flatnonzero(~np.isfinite(batch.rewards))[:1]:
-        log.tell("reward-nan", "reward", f"environment {i}: {batch.rewards[i]}", at=(0, 0))
+        log.report("reward-nan", "reward", f"environment {i}: {batch.rewards[i]}", at=(0, 0))
     views = layout.view_leaves(batch.observations)
     for leaf in layout.leaves:
         values = views[leaf.path]
@@ -88,7 +88,7 @@ def check_batch(layout: Layout, batch: Batch, log: Log) -> None:
             for first in np.argwhere(wrong)[:1].tolist():
                 text = f"environment {first[0]}: {values[tuple(first)]} in batch {log.step}"
                 place = where(layout.name, leaf.path) + (str(first[1:]) if first[1:] else "")
-                log.tell(code, place, text, at=(0, 0))
+                log.report(code, place, text, at=(0, 0))
 
 
 def check_seeding(vector: Vector, seed: int, num_batches: int, log: Log) -> None:
@@ -103,6 +103,6 @@ def check_seeding(vector: Vector, seed: int, num_batches: int, log: Log) -> None
     if first != again:
         number = [one == two for one, two in zip(first, again)].index(False) + 1
         text = f"reset twice with seed {seed}, batch {number} differs"
-        log.tell("not-reproducible", "reset", text, at=(0, 0))
+        log.report("not-reproducible", "reset", text, at=(0, 0))
     elif first == other:
-        log.tell("seed-no-effect", "reset", f"seeds {seed} and {far} give the same", at=(0, 0))
+        log.report("seed-no-effect", "reset", f"seeds {seed} and {far} give the same", at=(0, 0))

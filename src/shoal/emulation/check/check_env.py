@@ -1,7 +1,7 @@
-"""`check_env`: a linter for environments, that steps them with random actions.
+"""`check_env` steps an environment with random actions and reports its faults, as a linter does.
 
-Every value on the way is verified (`shoal.emulation.check.checking_envs`). Then the beginning is
-replayed with the same seed, with another seed and with another clock. `RULES` lists all findings.
+Every value is checked (`shoal.emulation.check.checking_envs`). Then the first steps are replayed
+with the same seed, with another seed and with another clock. `RULES` lists all findings.
 
 Workers under another interpreter run this too: Python 3.8 or newer, perhaps without Gymnasium.
 """
@@ -55,13 +55,13 @@ if TYPE_CHECKING:
 
 
 def sampler(seed: int) -> Sample:
-    """A function (agent, action space, mask) -> action: the same sequence for the same seed."""
+    """Return a function (agent, action space, mask) -> action, which `seed` decides."""
     spaces: dict[Any, Any] = {}
 
     def sample(agent: Any, space: Any, mask: Any) -> Any:
         if agent not in spaces:
-            # A copy, since an environment may seed its own; a real one for a look-alike, but
-            # where there is no Gymnasium to make it of.
+            # A copy, because an environment may seed its own space. A look-alike becomes one of
+            # Gymnasium's spaces, if there is a Gymnasium.
             own = is_of_gymnasium(space, "Space") or "gymnasium" not in sys.modules
             spaces[agent] = copy.deepcopy(space) if own else Layout.from_space(space).space
             spaces[agent].seed(seed + len(spaces))
@@ -72,7 +72,7 @@ def sampler(seed: int) -> Sample:
 
 
 def usable_mask(space: Any, mask: Any) -> Any:
-    """An action mask as the space's ``sample`` wants it, or None."""
+    """Return an action mask as the space's ``sample`` takes it, or None."""
     kind = kind_of(space)
     if mask is None or kind not in ("Discrete", "MultiDiscrete"):
         return None
@@ -87,14 +87,14 @@ def usable_mask(space: Any, mask: Any) -> Any:
 
 
 def mask_in(observation: Any, info: Any) -> Any:
-    """The action mask of an agent, where its observation or info has one."""
+    """Return the action mask in an agent's observation or info, or None."""
     for mapping in (observation, info):
         if isinstance(mapping, dict) and mapping.get("action_mask") is not None:
             return mapping["action_mask"]
     return None
 
 
-# Each player yields what a reset returned ("reward" is missing), and then each step, without end.
+# Each player yields what a reset returned (without "reward"), then each step, without end.
 
 
 def play_single(env: Any, seed: int, sample: Sample) -> Iterator[dict[str, Any]]:
@@ -161,7 +161,7 @@ def play_turns(env: Any, seed: int, sample: Sample) -> Iterator[dict[str, Any]]:
 
 
 def turn(env: Any) -> dict[str, Any]:
-    """What the agent to move sees."""
+    """Return the observation of the agent to move, all flags, and the agents."""
     agent = env.agent_selection if env.agents else None
     return {
         "obs": {} if agent is None else {agent: env.observe(agent)},
@@ -175,7 +175,7 @@ def turn(env: Any) -> dict[str, Any]:
 
 
 def trajectory(play: Play, env: Any, seed: int, steps: int) -> Trajectory:
-    """(episode, step, leaves) of each reset and step."""
+    """Return (episode, step, leaves) of each reset and step."""
     result: Trajectory = []
     episode = number = 0
     for record in itertools.islice(play(env, seed, sampler(0)), steps):
@@ -187,7 +187,7 @@ def trajectory(play: Play, env: Any, seed: int, steps: int) -> Trajectory:
 
 
 def leaves_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The leaves of a value by path, as something small that tells different values apart."""
+    """Yield (path, something small that differs between different values) of each leaf."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from leaves_in(part, path + step(key))
@@ -202,7 +202,7 @@ def leaves_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def first_difference(a: Trajectory, b: Trajectory) -> tuple[int, int, str] | None:
-    """(episode, step, path) of the first leaf that is not the same."""
+    """Return (episode, step, path) of the first leaf that differs, or None."""
     for (episode, number, x), (_, _, y) in zip(a, b):
         for path in {**x, **y}:
             if x.get(path) != y.get(path):
@@ -211,7 +211,7 @@ def first_difference(a: Trajectory, b: Trajectory) -> tuple[int, int, str] | Non
 
 
 def check_seeding(play: Play, env: Any, log: Log, seed: int, steps: int) -> None:
-    """Tell whether a seed reproduces, whether it matters, and whether the clock does."""
+    """Report a seed that does not reproduce or makes no difference, and use of the clock."""
 
     def again(seed: int = seed) -> Trajectory:
         return trajectory(play, env, seed, steps)
@@ -222,7 +222,7 @@ def check_seeding(play: Play, env: Any, log: Log, seed: int, steps: int) -> None
         episode, number, path = difference
         code, why = cause(env, seed, again, second)
         since = "" if episode == 1 or number else ": reset() without a seed does not go on from it"
-        log.tell(
+        log.report(
             code,
             path,
             f"differs in a replay of reset(seed={seed}) with the same actions{since}; {why}",
@@ -233,7 +233,7 @@ def check_seeding(play: Play, env: Any, log: Log, seed: int, steps: int) -> None
         difference = first_difference(first, again())
     if difference is not None:
         episode, number, path = difference
-        log.tell(
+        log.report(
             "clock",
             path,
             f"differs in a replay of reset(seed={seed}) with the same actions at another time",
@@ -244,15 +244,17 @@ def check_seeding(play: Play, env: Any, log: Log, seed: int, steps: int) -> None
         states = [generator_states(env, seed + i) for i in (0, 1)]
         stuck = [name for name in states[0] if states[0][name] == states[1].get(name)]
         if stuck:
-            log.tell("seed-ignored", "reset", f"{same}; {named(stuck)} not seeded by them", (1, 0))
+            log.report(
+                "seed-ignored", "reset", f"{same}; {named(stuck)} not seeded by them", (1, 0)
+            )
         else:
-            log.tell("seed-no-effect", "reset", same, (1, 0))
+            log.report("seed-no-effect", "reset", same, (1, 0))
 
 
 def cause(
     env: Any, seed: int, again: Callable[[], Trajectory], last: Trajectory
 ) -> tuple[str, str]:
-    """Why a replay differs: the code of a rule, and the evidence."""
+    """Return why a replay differs: the code of a rule, and the evidence."""
     if first_difference(last, again()) is None:
         why = "the next replay is the same again, so something of the run before outlived reset()"
         return "not-reproducible", why
@@ -286,11 +288,12 @@ def cause(
 
 
 def named(names: list[str]) -> str:
+    """Return names as the subject of a sentence, with its verb."""
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def generator_states(env: Any, seed: int) -> dict[str, Any]:
-    """The states of the generators that the environment holds, after a reset."""
+    """Return the states of the generators that the environment holds, after a reset."""
     env.reset(seed=seed)
     states: dict[str, Any] = {}
     for name, value in vars(unwrapped(env)).items():
@@ -303,7 +306,7 @@ def generator_states(env: Any, seed: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def global_generators(seed: int) -> Iterator[None]:
-    """Seed the generators that the whole process shares, and put them back afterwards."""
+    """Seed the generators that the whole process shares, and restore them afterwards."""
     torch = sys.modules.get("torch")
     states = random.getstate(), np.random.get_state(), torch and torch.get_rng_state()
     random.seed(seed)
@@ -321,7 +324,7 @@ def global_generators(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def another_clock(env: Any, start: float, tick: float) -> Iterator[None]:
-    """Let the clocks begin at `start` seconds and go on by `tick` each time they are read.
+    """Let the clocks begin at `start` seconds and advance by `tick` at each reading.
 
     They are replaced in `time` and `datetime`, and where the packages that the environment comes
     from have imported them by name. Clocks read by compiled code stay as they are.
@@ -368,7 +371,7 @@ def another_clock(env: Any, start: float, tick: float) -> Iterator[None]:
 
 
 def modules_of(env: Any) -> list[Any]:
-    """The loaded modules of the packages that the environment and its wrappers come from."""
+    """Return the loaded modules of the packages of the environment and its wrappers."""
     classes = [base for layer in layers(env) for base in type(layer).__mro__]
     packages = {base.__module__.partition(".")[0] for base in classes}
     packages -= {*getattr(sys, "stdlib_module_names", ()), "shoal"}  # since Python 3.10
@@ -385,21 +388,21 @@ def modules_of(env: Any) -> list[Any]:
 def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
     """Run an environment with random actions and report its faults, as a linter does.
 
-    Every value is verified against its space, and the interface against Gymnasium's or
+    Every value is checked against its space, and the interface against Gymnasium's or
     PettingZoo's. The first 200 steps are replayed with the same seed, which must reproduce them,
     with another seed, and with another clock.
 
     Args:
         env: a ``gymnasium.Env``, a PettingZoo ``ParallelEnv`` or ``AECEnv``, or an environment of
-            old ``gym``. It is reset, stepped, and left open.
-        steps: how many steps to verify; episodes follow one another.
-        seed: of the first reset; later ones have none.
+            old ``gym``. It is reset and stepped, and not closed.
+        steps: number of steps to check; episodes follow one another.
+        seed: for the first reset; later resets get none.
 
     Returns:
-        A `Report`: print it; ``report.ok`` says whether there are no errors.
+        A `Report`; print it. ``report.ok`` is True if there are no errors.
 
     Raises:
-        EmulationError: `env` is no environment.
+        EmulationError: `env` is not an environment.
     """
     require_environment(env)
     log = Log()
@@ -409,7 +412,7 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
         or type(unwrapped(env)).__name__
     )
     if not is_of_gymnasium(env, "Env") and keywords(env) != {"seed", "options"}:
-        log.tell("old-interface", "env", f"reset takes {keywords(env) or 'no arguments'}")
+        log.report("old-interface", "env", f"reset takes {keywords(env) or 'no arguments'}")
     if not is_multi_agent(env):
         play: Play = play_single
         check_spaces(log, env.observation_space, env.action_space)
@@ -426,10 +429,10 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
     except Stopped:
         pass  # noted already
     except EnvCheckError as error:  # the engine of native environments has found a fault
-        log.tell("native", "step" if log.step else "reset", str(error))
+        log.report("native", "step" if log.step else "reset", str(error))
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        log.tell(
+        log.report(
             "exception",
             "step" if log.step else "reset",
             f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})",
@@ -442,17 +445,17 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
 
 
 def check_spaces(log: Log, observation_space: Any, action_space: Any) -> None:
-    """Tell which spaces can't be laid out as they are."""
+    """Report spaces that can't be laid out without an option."""
     for name, space in (("obs", observation_space), ("action", action_space)):
         try:
             Layout.from_space(space, name=name)
         except LayoutError as error:
             where, _, message = str(error).partition(": ")
-            log.tell("space", where, message)
+            log.report("space", where, message)
 
 
 def run(play: Play, env: Any, log: Log, seed: int, steps: int) -> list[int]:
-    """Play that many steps; returns the length of each episode, the last one perhaps unfinished."""
+    """Play `steps` steps and return the length of each episode; the last may be unfinished."""
     lengths: list[int] = []
     for record in play(env, seed, sampler(seed)):
         if "reward" not in record:
@@ -465,12 +468,12 @@ def run(play: Play, env: Any, log: Log, seed: int, steps: int) -> list[int]:
 
 
 def check_ends(log: Log, lengths: list[int], limited: bool) -> None:
-    """Tell if episodes never end, or end at once from the second one on."""
+    """Report episodes that never end, or that end at once from the second one on."""
     ended = lengths[1:-1]
     if len(lengths) == 1 and not limited:
-        log.tell("never-ends", "terminated", f"no episode ended in {lengths[0]} steps", (1, 0))
+        log.report("never-ends", "terminated", f"no episode ended in {lengths[0]} steps", (1, 0))
     elif len(ended) >= 3 and lengths[0] > 1 and set(ended) == {1}:
-        log.tell(
+        log.report(
             "done-after-done",
             "terminated",
             f"each of the {len(ended)} episodes after the first ends with its first step",
@@ -479,7 +482,7 @@ def check_ends(log: Log, lengths: list[int], limited: bool) -> None:
 
 
 def check_step_after_end(env: Any, log: Log, seed: int, steps: int) -> None:
-    """Tell if a step after the end is taken as if nothing had happened."""
+    """Report a step after the end that goes on with the episode."""
     sample = sampler(seed)
     episode = number = 0
     for record in itertools.islice(play_single(env, seed, sample), steps):
@@ -496,4 +499,4 @@ def check_step_after_end(env: Any, log: Log, seed: int, steps: int) -> None:
             return  # as it should
     if not result[2] and not result[3]:
         message = "a step after the end of the episode goes on with it: terminated is False"
-        log.tell("step-after-end", "terminated", message, (episode, number + 1))
+        log.report("step-after-end", "terminated", message, (episode, number + 1))

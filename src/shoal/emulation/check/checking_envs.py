@@ -1,6 +1,6 @@
 """Environments whose every value is checked as it comes, leaf by leaf against its space.
 
-`checked` wraps an environment of any interface. What is found goes to a `Log`, which collects it
+`checked` wraps an environment of any interface. Faults go to a `Log`, which collects them
 (`shoal.check_env`) or raises (``emulate(env, debug=True)``).
 """
 
@@ -23,7 +23,7 @@ __all__ = ["checked"]
 
 
 def check_value(log: Log, space: Any, value: Any, path: str) -> None:
-    """Tell everything by which `value` is no member of `space`, leaf by leaf."""
+    """Report every fault by which `value` is not a member of `space`, leaf by leaf."""
     kind = kind_of(space)
     if kind == "Box":
         shape = np.shape(space.low) or tuple(space.shape)
@@ -41,49 +41,49 @@ def check_value(log: Log, space: Any, value: Any, path: str) -> None:
         low = int(getattr(space, "start", 0))
         number = value.item() if isinstance(value, (np.ndarray, np.generic)) else value
         if np.shape(value) != () or not isinstance(number, int):
-            log.tell("type", path, f"expected an integer, got {shown(value)}")
+            log.report("type", path, f"expected an integer, got {shown(value)}")
         elif not low <= number < low + int(space.n):
-            log.tell("bounds", path, f"{number} is not in {low}..{low + int(space.n) - 1}")
+            log.report("bounds", path, f"{number} is not in {low}..{low + int(space.n) - 1}")
     elif kind == "Text":
         check_text(log, space, value, path)
     elif kind == "Dict":
         if not isinstance(value, dict):
-            log.tell("type", path, f"expected a dict, got {shown(value)}")
+            log.report("type", path, f"expected a dict, got {shown(value)}")
             return
         for key in value.keys() - space.spaces.keys():
-            log.tell("keys", path + step(key), "is not in the space")
+            log.report("keys", path + step(key), "is not in the space")
         for key, child in space.spaces.items():
             if key in value:
                 check_value(log, child, value[key], path + step(key))
             else:
-                log.tell("keys", path + step(key), f"is missing; the keys are {list(value)}")
+                log.report("keys", path + step(key), f"is missing; the keys are {list(value)}")
     elif kind == "Tuple":
         if not isinstance(value, (tuple, list)) or len(value) != len(space.spaces):
-            log.tell("type", path, f"expected a tuple of {len(space.spaces)}, got {shown(value)}")
+            log.report("type", path, f"expected a tuple of {len(space.spaces)}, got {shown(value)}")
             return
         for i, (child, part) in enumerate(zip(space.spaces, value)):
             check_value(log, child, part, f"{path}[{i}]")
     elif kind == "Sequence" and not getattr(space, "stack", False):
         if not isinstance(value, tuple):
-            log.tell("type", path, f"expected a tuple, got {shown(value)}")
+            log.report("type", path, f"expected a tuple, got {shown(value)}")
             return
         for item in value:
             check_value(log, space.feature_space, item, path + ".items")
     elif kind == "OneOf":
         if not isinstance(value, tuple) or len(value) != 2:
-            log.tell("type", path, f"expected (index, value), got {shown(value)}")
+            log.report("type", path, f"expected (index, value), got {shown(value)}")
         elif not isinstance(value[0], (int, np.integer)) or not 0 <= value[0] < len(space.spaces):
-            log.tell("bounds", path, f"index {value[0]} is not below {len(space.spaces)}")
+            log.report("bounds", path, f"index {value[0]} is not below {len(space.spaces)}")
         else:
             check_value(log, space.spaces[value[0]], value[1], f"{path}[{value[0]}]")
     elif not space.contains(value):  # a stacked Sequence, a Graph, or a space of another kind
-        log.tell("contains", path, f"{shown(value)} is not in {space}")
+        log.report("contains", path, f"{shown(value)} is not in {space}")
 
 
 def check_array(
     log: Log, value: Any, dtype: np.dtype, shape: tuple, low: Any, high: Any, path: str
 ) -> None:
-    """Tell what is wrong with the array of a Box, MultiDiscrete or MultiBinary."""
+    """Report the faults of the array of a Box, MultiDiscrete or MultiBinary."""
     array = value
     if not isinstance(value, (np.ndarray, np.generic)):
         try:
@@ -91,19 +91,19 @@ def check_array(
         except (ValueError, TypeError, RuntimeError):
             array = np.asarray(None)
         if array.dtype.kind not in "biuf":
-            log.tell("type", path, f"expected an array, got {shown(value)}")
+            log.report("type", path, f"expected an array, got {shown(value)}")
             return
         if shape != ():
-            log.tell("not-array", path, f"expected an array, got {shown(value)}")
+            log.report("not-array", path, f"expected an array, got {shown(value)}")
     if array.shape != shape:
-        log.tell("shape", path, f"expected shape {shape}, got {array.shape}")
+        log.report("shape", path, f"expected shape {shape}, got {array.shape}")
         return
     if array is not value:  # a list or a number, whose own type says nothing
         pass
     elif array.dtype.kind not in "biuf" or not np.can_cast(array.dtype, dtype):
-        log.tell("dtype", path, f"expected {dtype}, got {array.dtype}")
+        log.report("dtype", path, f"expected {dtype}, got {array.dtype}")
     elif array.dtype != dtype:
-        log.tell("dtype-cast", path, f"expected {dtype}, got {array.dtype}")
+        log.report("dtype-cast", path, f"expected {dtype}, got {array.dtype}")
     if array.dtype.kind not in "biuf":
         return
     for code, wrong, what in (
@@ -115,67 +115,68 @@ def check_array(
             element, number, index = first_of(array, wrong)
             bound = {"is below its bound": low, "is above its bound": high}.get(what)
             limit = "" if bound is None else f" {np.broadcast_to(bound, shape)[index]}"
-            log.tell(code, path, f"{element}{number} {what}{limit}{others(wrong)}")
+            log.report(code, path, f"{element}{number} {what}{limit}{others(wrong)}")
             return
     if array.dtype.kind == "f" and np.any(wrong := np.isinf(array)):
         element, number, _ = first_of(array, wrong)
-        log.tell("inf", path, f"{element}{number} is within its bounds{others(wrong)}")
+        log.report("inf", path, f"{element}{number} is within its bounds{others(wrong)}")
 
 
 def first_of(array: np.ndarray, chosen: np.ndarray) -> tuple[str, Any, tuple[int, ...]]:
-    """The first chosen element: how to name it, its value, and its index."""
+    """Return the text, the value and the index of the first chosen element."""
     index = tuple(int(i) for i in np.argwhere(chosen)[0])
     return (f"element {list(index)} = " if index else ""), array[index], index
 
 
 def others(chosen: np.ndarray) -> str:
+    """Return how many more elements than one are chosen, as text."""
     count = int(np.sum(chosen)) - 1
     return f" (and {count} more of {chosen.size} elements)" if count else ""
 
 
 def check_text(log: Log, space: Any, value: Any, path: str) -> None:
-    """Tell what is wrong with a Text."""
+    """Report the faults of the value of a Text."""
     if not isinstance(value, str):
-        log.tell("type", path, f"expected str, got {shown(value)}")
+        log.report("type", path, f"expected str, got {shown(value)}")
         return
     if not space.min_length <= len(value) <= space.max_length:
-        log.tell(
+        log.report(
             "bounds",
             path,
             f"{len(value)} characters, expected {space.min_length}..{space.max_length}",
         )
     if strange := set(value) - set(space.character_set):
-        log.tell("bounds", path, f"characters {sorted(strange)} are not in the charset")
+        log.report("bounds", path, f"characters {sorted(strange)} are not in the charset")
 
 
 def check_reward(log: Log, reward: Any, path: str) -> None:
-    """Tell unless the reward is one finite number."""
+    """Report a reward that is not one finite number."""
     if isinstance(reward, np.ndarray) and reward.size == 1 and reward.dtype.kind in "biuf":
-        log.tell("reward-array", path, f"expected a number, got {shown(reward)}")
+        log.report("reward-array", path, f"expected a number, got {shown(reward)}")
         reward = reward.item()
     if not isinstance(reward, (int, float, np.number, np.bool_)) or np.iscomplexobj(reward):
-        log.tell("reward-type", path, f"expected a number, got {shown(reward)}")
+        log.report("reward-type", path, f"expected a number, got {shown(reward)}")
     elif not np.isfinite(reward):
-        log.tell("reward-nan", path, f"expected a finite number, got {reward}")
+        log.report("reward-nan", path, f"expected a finite number, got {reward}")
 
 
 def check_flag(log: Log, flag: Any, path: str) -> None:
-    """Tell unless terminated or truncated is a bool."""
+    """Report a terminated or truncated that is not a bool."""
     if isinstance(flag, (bool, np.bool_)):
         return
     number = isinstance(flag, (int, np.integer, np.ndarray)) and np.size(flag) == 1
     code = "flag-number" if number and np.all(np.equal(flag, 0) | np.equal(flag, 1)) else ""
-    log.tell(code or "flag-type", path, f"expected a bool, got {shown(flag)}")
+    log.report(code or "flag-type", path, f"expected a bool, got {shown(flag)}")
 
 
 def check_info(log: Log, info: Any, path: str) -> None:
-    """Tell unless the info is a dict."""
+    """Report an info that is not a dict."""
     if not isinstance(info, dict):
-        log.tell("info-type", path, f"expected a dict, got {shown(info)}")
+        log.report("info-type", path, f"expected a dict, got {shown(info)}")
 
 
 def shown(value: Any) -> str:
-    """A value in a few words."""
+    """Return a value in a few words."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} {value.shape}"
     text = repr(value)
@@ -186,7 +187,7 @@ def shown(value: Any) -> str:
 
 
 def arrays_in(value: Any, path: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays inside a value, with their paths."""
+    """Yield (path, array) of every array inside a value."""
     if isinstance(value, np.ndarray):
         yield path, value
     elif isinstance(value, dict):
@@ -198,16 +199,16 @@ def arrays_in(value: Any, path: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 class Kept:
-    """The arrays of the last observation, to see whether they are overwritten."""
+    """Holds the arrays of the last observation, to find those that are overwritten."""
 
     def __init__(self) -> None:
         self.arrays: list[tuple[str, np.ndarray, bytes]] = []
 
     def look(self, log: Log, observation: Any) -> None:
-        """Tell which arrays of the observation before have changed, and keep the new ones."""
+        """Report arrays of the previous observation that have changed, and hold the new ones."""
         for path, array, content in self.arrays:
             if array.tobytes() != content:
-                log.tell(
+                log.report(
                     "reused", path, "the array returned by the step before was overwritten by this"
                 )
         self.arrays = [(path, a, a.tobytes()) for path, a in arrays_in(observation, "obs")]
@@ -217,14 +218,14 @@ class Kept:
 
 
 def checked(env: Any, log: Log | None = None) -> Any:
-    """Wrap an environment so that every value is checked as it comes.
+    """Wrap an environment so that every value is checked when the environment returns it.
 
     Args:
         env: as for `shoal.emulate`.
-        log: where findings go; by default, errors raise EnvCheckError and warnings warn.
+        log: collects the findings; by default, errors raise EnvCheckError and warnings warn.
 
     Returns:
-        An environment with the same interface, or the modern one of an old environment.
+        An environment with the interface of `env`, or today's if that is an old one.
     """
     log = Log(raising=True) if log is None else log
     if not is_multi_agent(env):
@@ -274,7 +275,7 @@ class CheckedEnv(Wrapper):
 
 
 class AgentLog:
-    """Which agents have ended or left in this episode."""
+    """Agents that have ended or left in this episode."""
 
     def __init__(self, env: Any, log: Log):
         self.env, self.log = env, log
@@ -282,52 +283,54 @@ class AgentLog:
         self.gone: dict[Any, int] = {}  # the step after which each agent was away
 
     def begin(self) -> None:
-        """A reset has happened."""
+        """Note a reset."""
         self.flagged, self.gone = {}, {}
         if not self.env.agents:
             self.log.fail("agents", "agents", "there are none after reset")
         self.look()
 
     def look(self) -> None:
-        """Tell what is wrong with ``env.agents``."""
+        """Report the faults of ``env.agents``."""
         agents = list(self.env.agents)
         if len(set(agents)) != len(agents):
-            self.log.tell("agents", "agents", f"{agents} has duplicates")
+            self.log.report("agents", "agents", f"{agents} has duplicates")
         possible = getattr(self.env, "possible_agents", None)
         if possible and (strange := [agent for agent in agents if agent not in possible]):
-            self.log.tell("agents", "agents", f"{strange} are not in possible_agents")
+            self.log.report("agents", "agents", f"{strange} are not in possible_agents")
         for agent in agents:
             if agent in self.gone:
                 self.revived(agent, self.gone.pop(agent))
 
     def revived(self, agent: Any, ended: int) -> None:
-        self.log.tell(
+        """Report an agent that is back after its end at step `ended`."""
+        self.log.report(
             "agent-revived", "agents" + step(agent), f"is back, but had ended at step {ended}"
         )
         self.flagged.pop(agent, None)
 
     def keys(self, name: str, part: Any, allowed: Iterable, needed: Iterable) -> Iterator[tuple]:
-        """Tell what is wrong with a dictionary by agent, and yield its good entries."""
+        """Report the faults of a dictionary by agent, and yield its good entries."""
         if not isinstance(part, dict):
             self.log.fail("result", name, f"expected a dict by agent, got {shown(part)}")
         for agent in needed:
             if agent not in part:
-                self.log.tell("agent-missing", name + step(agent), f"the keys are {list(part)}")
+                self.log.report("agent-missing", name + step(agent), f"the keys are {list(part)}")
         for agent, value in part.items():
             if agent in allowed:
                 yield agent, value
             elif agent in self.gone and name in ("terminated", "truncated") and np.any(value):
                 self.done_again(name, agent)
             else:
-                self.log.tell(
+                self.log.report(
                     "agent-key",
                     name + step(agent),
                     f"{agent!r} takes no part in this step; the agents are {list(allowed)}",
                 )
 
     def done_again(self, name: str, agent: Any) -> None:
+        """Report an end that was reported before."""
         ended = self.flagged.get(agent, self.gone.get(agent))
-        self.log.tell(
+        self.log.report(
             "done-after-done",
             name + step(agent),
             f"its end was already reported at step {ended}",
@@ -403,11 +406,13 @@ class CheckedParallelEnv:
                 agents.flagged[agent] = log.step
                 if agent in after:
                     left = shown(list(after))
-                    log.tell("agent-lingers", "agents" + step(agent), f"is still there: {left}")
+                    log.report("agent-lingers", "agents" + step(agent), f"is still there: {left}")
             elif told is not None and agent in after:
                 agents.revived(agent, told)
             elif agent not in after and told is None:
-                log.tell("agent-vanished", "agents" + step(agent), f"is gone: {shown(list(after))}")
+                log.report(
+                    "agent-vanished", "agents" + step(agent), f"is gone: {shown(list(after))}"
+                )
             if agent not in after:
                 agents.gone[agent] = log.step
         self._kept.look(log, observations)
@@ -446,10 +451,12 @@ class CheckedAECEnv:
             if other not in env.agents:
                 agents.gone[other] = log.step
                 if other not in agents.flagged and not over:
-                    log.tell("agent-vanished", "agents" + step(other), f"is gone at {agent!r}")
+                    log.report("agent-vanished", "agents" + step(other), f"is gone at {agent!r}")
         agents.look()
         if over and agent in env.agents:
-            log.tell("agent-lingers", "agents" + step(agent), "is still there after its last step")
+            log.report(
+                "agent-lingers", "agents" + step(agent), "is still there after its last step"
+            )
         self._look(before)
 
     def _look(self, before: Iterable) -> None:

@@ -1,4 +1,4 @@
-"""What checks of an environment find: rules, findings, reports, and the log of a running check."""
+"""Rules, findings and reports of checks, and the log of a running check."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shoal.errors import EnvCheckError
 
 __all__ = ["RULES", "Finding", "Log", "Report", "Stopped"]
 
-# code: (severity, how to mend). An error breaks training or the interface; a warning is harmless
-# to emulated environments, or wanted by some; a note is worth knowing.
+# code: (severity, how to fix it). An error breaks training or the interface. A warning is harmless
+# in emulated environments, or intended by some authors. A note is worth knowing.
 RULES: dict[str, tuple[str, str]] = {
     # what reset and step return
     "result": (
@@ -26,12 +26,12 @@ RULES: dict[str, tuple[str, str]] = {
         "write every observation in reset and step, stay within the arrays that are given, and "
         "keep all that decides the next step in the state",
     ),
-    "reward-type": ("error", "return a number as reward; 0.0 where there is none"),
+    "reward-type": ("error", "return a number as reward; 0.0 if there is none"),
     "reward-array": ("warning", "return float(reward), not an array"),
     "reward-nan": ("error", "look for a division by zero or an overflow; clip before returning"),
     "flag-type": ("error", "return True or False"),
     "flag-number": ("warning", "return bool(...) instead of a number"),
-    "info-type": ("error", "return a dict, {} if there is nothing to tell"),
+    "info-type": ("error", "return a dict; {} if it would be empty"),
     # values against their spaces
     "type": ("error", "return what space.sample() would, or change the space"),
     "not-array": ("warning", "wrap it in np.asarray(..., dtype=space.dtype)"),
@@ -46,13 +46,13 @@ RULES: dict[str, tuple[str, str]] = {
     "space": ("warning", "pass this to shoal.emulate"),
     "reused": (
         "warning",
-        "return a copy: whoever keeps observations (a replay buffer) holds the same one many "
-        "times; emulated environments copy, and are safe",
+        "return a copy: a replay buffer that keeps observations would hold one array many times; "
+        "emulated environments copy, and are safe",
     ),
     # episodes
     "done-after-done": ("error", "reset() must clear the end; report it once in an episode"),
     "step-after-end": ("warning", "raise an error, or go on returning terminated=True"),
-    "never-ends": ("note", "give it a time limit (max_episode_steps) if that is not meant"),
+    "never-ends": ("note", "give it a time limit (max_episode_steps) if that is not intended"),
     "old-interface": ("note", "use reset(seed=, options=) and five-valued steps"),
     # seeding
     "rng-global": (
@@ -68,11 +68,11 @@ RULES: dict[str, tuple[str, str]] = {
     "not-reproducible": (
         "error",
         "reset(seed=seed) must seed every generator, also one inside a library, and clear all "
-        "that the episode before left",
+        "that the previous episode left",
     ),
     "clock": ("error", "count steps instead of seconds; take no seed from the time"),
     "seed-ignored": ("error", "pass seed on: super().reset(seed=seed)"),
-    "seed-no-effect": ("warning", "nothing to do if the environment is meant to be deterministic"),
+    "seed-no-effect": ("warning", "none needed if the environment is deterministic on purpose"),
     # agents
     "agents": ("error", "agents must be distinct, and among possible_agents"),
     "agent-key": ("error", "use only the agents that took part in this step as keys"),
@@ -90,14 +90,14 @@ class Finding:
     """One fault of an environment.
 
     Attributes:
-        code: which rule of `RULES` was broken.
+        code: the rule of `RULES` that was broken.
         severity: ``error``, ``warning`` or ``note``.
         where: path of the leaf (``obs.inventory[3]``), or ``reward``, ``agents``, ``reset`` ...
-        episode: counts from 1; 0 if it concerns no episode in particular.
-        step: of that episode; 0 is its reset.
-        message: what was found.
-        mend: how to mend it.
-        count: how many times.
+        episode: counts from 1; 0 if the fault belongs to no episode.
+        step: counts from 1 in the episode; 0 is the reset.
+        message: the fault.
+        fix: how to fix it.
+        count: number of times the fault was found.
     """
 
     code: str
@@ -106,17 +106,17 @@ class Finding:
     episode: int
     step: int
     message: str
-    mend: str
+    fix: str
     count: int = 1
 
     def line(self) -> str:
-        """All but how to mend it."""
+        """Return the finding without its fix."""
         at = f", episode {self.episode}, step {self.step}" if self.episode else ""
         times = f" ({self.count} times)" if self.count > 1 else ""
         return f"{self.severity}[{self.code}] {self.where}{at}: {self.message}{times}"
 
     def __str__(self) -> str:
-        return f"{self.line()}\n    to mend: {self.mend}"
+        return f"{self.line()}\n    fix: {self.fix}"
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class Report:
 
     Attributes:
         env: name of the environment.
-        steps, episodes: how many were checked.
-        seed: the first reset's.
+        steps, episodes: numbers of what was checked.
+        seed: that of the first reset.
         findings: errors first, then by code, each code and place once.
     """
 
@@ -143,11 +143,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there are no errors."""
+        """True if there are no errors."""
         return not self.errors
 
     def raise_if_failed(self) -> None:
-        """Raise EnvCheckError with the whole report unless `ok`."""
+        """Raise EnvCheckError with the whole report if there are errors."""
         if not self.ok:
             raise EnvCheckError(str(self))
 
@@ -158,7 +158,7 @@ class Report:
             lines += [finding.line() for finding in alike[:MOST_SHOWN]]
             if len(alike) > MOST_SHOWN:
                 lines.append(f"    ... and {len(alike) - MOST_SHOWN} more, elsewhere")
-            lines.append(f"    to mend: {alike[0].mend}")
+            lines.append(f"    fix: {alike[0].fix}")
         counts = [sum(f.severity == severity for f in self.findings) for severity in ORDER]
         told = [f"{n} {name}{'s' * (n != 1)}" for n, name in zip(counts, ORDER) if n]
         return "\n".join([*lines, ", ".join(told) or "no faults found"])
@@ -169,12 +169,12 @@ class Stopped(EnvCheckError):
 
 
 class Log:
-    """Where findings go: collected, one for each code and place, or raised.
+    """Collects findings, one for each code and place, or raises them.
 
     Attributes:
         found: the findings by code and place.
-        episode, step: where the environment is.
-        steps: how many there were in all.
+        episode, step: the present ones of the environment.
+        steps: number of steps in all episodes.
     """
 
     def __init__(self, raising: bool = False):
@@ -183,24 +183,26 @@ class Log:
         self.episode = self.step = self.steps = 0
 
     def begin(self) -> None:
-        """A reset is about to happen."""
+        """Note that a reset begins."""
         self.episode += 1
         self.step = 0
 
     def advance(self) -> None:
-        """A step is about to be taken."""
+        """Note that a step begins."""
         self.step += 1
         self.steps += 1
 
-    def tell(self, code: str, where: str, message: str, at: tuple[int, int] | None = None) -> None:
-        """Note a finding; `at` is (episode, step) if it is not the present one."""
-        severity, mend = RULES[code]
+    def report(
+        self, code: str, where: str, message: str, at: tuple[int, int] | None = None
+    ) -> None:
+        """Note a finding at the present episode and step, or at those of `at`."""
+        severity, fix = RULES[code]
         known = self.found.get((code, where))
         if known is not None:
             known.count += 1
         else:
             episode, number = at or (self.episode, self.step)
-            known = Finding(code, severity, where, episode, number, message, mend)
+            known = Finding(code, severity, where, episode, number, message, fix)
             self.found[code, where] = known
             if self.raising and severity == "warning":
                 warnings.warn(str(known), stacklevel=4)
@@ -209,5 +211,5 @@ class Log:
 
     def fail(self, code: str, where: str, message: str) -> NoReturn:
         """Note a finding after which the check can't go on, and raise `Stopped`."""
-        self.tell(code, where, message)
+        self.report(code, where, message)
         raise Stopped(message)

@@ -1,7 +1,7 @@
-"""What the commands `shoal describe`, `run` and `check` ask of an environment.
+"""Questions of the commands `shoal describe`, `run` and `check` to an environment.
 
-Questions are asked where the environment is, perhaps in a worker under another interpreter (Python
-3.8 or newer, without our packages). So answers are plain: numbers, text, lists and dicts of them.
+Questions run in the environment's process, perhaps a worker under another interpreter (Python 3.8
+or newer, without Shoal's dependencies). So answers are numbers, text, lists and dicts.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ __all__ = ["faults_of", "layouts_of", "report_from", "show_layouts", "show_overh
 
 
 def layouts_of(env: Any, emulation: Mapping[str, Any]) -> dict[str, Any]:
-    """How the observations and actions of an environment's agents lie in rows.
+    """Return how the observations and actions of an environment's agents lie in rows.
 
     Args:
-        env: as for `shoal.emulate`, whose arguments `emulation` are.
+        env: as for `shoal.emulate`.
+        emulation: options of `shoal.emulate`, by name.
 
     Returns:
-        ``agents_per_env``, ``nbytes`` (of a row of observations), and ``kinds`` of agents: for
-        each, who they are, and the layouts of their observations and of their own actions as JSON.
+        ``agents_per_env``, ``nbytes`` (of a row of observations), and ``kinds``: for each group of
+        agents their names and the JSON of their observation and action layouts.
     """
     made = emulated(env, emulation)
     return {
@@ -42,7 +43,7 @@ def layouts_of(env: Any, emulation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def show_layouts(name: str, answer: Mapping[str, Any]) -> str:
-    """The answer of `layouts_of` for people; `name` is the environment's."""
+    """Return the answer of `layouts_of` as text; `name` is the environment's."""
     count, kinds = answer["agents_per_env"], answer["kinds"]
     text = f"{name}: {count} agent" + "s" * (count != 1)
     if len(kinds) > 1:
@@ -60,7 +61,7 @@ def show_layouts(name: str, answer: Mapping[str, Any]) -> str:
 
 
 def show_overhead(env: Any, emulation: Mapping[str, Any], seed: int) -> str:
-    """One line: what emulation adds to a step of an environment; see `measure_overhead`."""
+    """Return one line about what emulation adds to a step; see `measure_overhead`."""
     from shoal.emulation.overhead import measure_overhead
 
     try:
@@ -77,23 +78,23 @@ def show_overhead(env: Any, emulation: Mapping[str, Any], seed: int) -> str:
 
 
 def faults_of(env: Any, steps: int, seed: int) -> dict[str, Any]:
-    """The report of `shoal.check_env`, for `report_from`."""
+    """Return the report of `shoal.check_env` as plain data, for `report_from`."""
     from shoal.emulation.check.check_env import check_env
 
     return dataclasses.asdict(check_env(original(env), steps, seed))
 
 
 def report_from(answer: Mapping[str, Any]) -> Report:
-    """The report that `faults_of` took apart."""
+    """Return the report that `faults_of` turned into plain data."""
     findings = tuple([Finding(**each) for each in answer["findings"]])
     return Report(**{**answer, "findings": findings})
 
 
 def emulated(env: Any, emulation: Mapping[str, Any]) -> Any:
-    """What a loop needs of an environment."""
+    """Return the core of an environment."""
     return Core(original(env), EmulationOptions(**emulation))
 
 
 def original(env: Any) -> Any:
-    """An environment of old ``gym`` without the interface that a worker has given it."""
+    """Return an environment without the `OldEnv` that a worker has put around it."""
     return env.env if isinstance(env, OldEnv) else env

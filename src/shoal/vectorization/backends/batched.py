@@ -315,7 +315,9 @@ class BatchedBackend:
 
     def _call(self, name: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         value = functools.partial(name, self.env) if callable(name) else getattr(self.env, name)
-        return value(*args, **kwargs) if callable(value) else value
+        result = value(*args, **kwargs) if callable(value) else value
+        # A copy, because the environment may write into the array again: a frame, for example.
+        return result.copy() if isinstance(result, np.ndarray) else result
 
     def _set_attribute(self, name: str, value: Any) -> None:
         setattr(self.env, name, value)
@@ -445,7 +447,7 @@ def columns(infos: Any, chosen: np.ndarray) -> dict[str, Any]:
             array[~mask] = None if array.dtype == object else 0
             found[key] = array
         else:
-            found[key] = value
+            found[key] = value.copy() if isinstance(value, np.ndarray) else value
             continue
         if mask.any():
             found[f"_{key}"] = mask
