@@ -32,7 +32,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import shoal
-from shoal.vectorization.engine import usable_cores
+from shoal.vectorization.sync import usable_cores
 
 ROUNDS = 5
 WORKERS = 2

@@ -328,7 +328,7 @@ def add_bench(commands: Any) -> None:
 
 
 def bench(args: argparse.Namespace) -> int:
-    from shoal.vectorization.engine import usable_cores
+    from shoal.vectorization.sync import usable_cores
 
     kind = source_of(args).kind
     args.num_envs = args.num_envs or NUM_ENVS.get(kind, 64)

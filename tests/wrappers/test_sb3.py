@@ -29,7 +29,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
-from shoal.vectorization.info import split_infos
+from shoal.vectorization.infos import split_infos
 from shoal.wrappers.sb3 import ShoalDummyVecEnv, ShoalSubprocVecEnv, ShoalVecEnv
 
 NUM_ENVS = 3

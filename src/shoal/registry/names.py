@@ -80,7 +80,7 @@ def creator(name: str, **kwargs: Any) -> Creator:
     return found
 
 
-def named(name: str, **kwargs: Any) -> Creator:
+def named(name: str, /, **kwargs: Any) -> Creator:
     """Return the same function for a name that another interpreter will look for, unchecked."""
     return Creator(absolute(name), kwargs)
 

@@ -81,7 +81,7 @@ def _kernels() -> Finding:
     """Our own compiled modules: there is no packing and stepping in C without them."""
     try:
         import shoal.rows.pack
-        import shoal.vectorization.engine  # noqa: F401
+        import shoal.vectorization.sync  # noqa: F401
     except ImportError as error:
         return Finding(False, "compiled parts", f"{error}: install Shoal again")
     return Finding(True, "compiled parts", "they load")
@@ -146,7 +146,7 @@ def _toolkit() -> Finding:
 
 def _cores() -> Finding:
     try:
-        from shoal.vectorization.engine import usable_cores
+        from shoal.vectorization.sync import usable_cores
 
         usable = usable_cores()
     except ImportError:

@@ -534,7 +534,7 @@ def _note_start(folder: Path) -> None:
 
 def system() -> dict[str, Any]:
     """This machine and what is installed on it, as plain values."""
-    from shoal.vectorization.engine import usable_cores
+    from shoal.vectorization.sync import usable_cores
 
     packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
     torch = sys.modules.get("torch")  # loaded by whoever trains

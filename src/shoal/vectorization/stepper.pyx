@@ -26,12 +26,12 @@ from shoal.emulation.loop cimport EnvLoop, copy_value
 from shoal.rows.bounds cimport Bounds
 from shoal.rows.buffers cimport Buffers
 from shoal.rows.rows cimport SHOAL_GIVEN, SHOAL_KEEP, SHOAL_RESET, SHOAL_STEP, Rows
-from shoal.vectorization.engine cimport Worker
-from shoal.vectorization.info cimport InfoWriter
+from shoal.vectorization.info_slots cimport InfoWriter
+from shoal.vectorization.infos cimport add_info, checked_info
+from shoal.vectorization.sync cimport Worker
 
-from shoal.vectorization.engine import COMMAND, INTERRUPTED, OK
+from shoal.vectorization.sync import COMMAND, INTERRUPTED, OK
 from shoal.vectorization.workers.group import add_note
-from shoal.vectorization.info import add_info, items_of
 
 cnp.import_array()
 
@@ -161,7 +161,7 @@ cdef class Stepper:
         each = [{} for _ in range(num_rows)]
         for row, info in self.infos:
             if info:
-                each[row - first_row] = dict(items_of(copy_value(info)))
+                each[row - first_row] = copy_value(info)
         self.infos.clear()
         return each
 
@@ -219,14 +219,15 @@ cdef class Stepper:
         info = infos[i] if infos is not None else None
         final = final_infos[i] if final_infos is not None else None
         if self.agents == 1:
+            info = None if info is None else checked_info(info)
             if final is not None:
-                info = {"final_info": final, **(info or {})}
+                info = {"final_info": checked_info(final), **(info or {})}
             self.infos.append((place, info))
             return 0
         # Multi-agent environments have an info for each slot that has one.
-        each = dict(info or {})
+        each = {slot: checked_info(one) for slot, one in (info or {}).items()}
         for slot, one in (final or {}).items():
-            each[slot] = {"final_info": one, **each.get(slot, {})}
+            each[slot] = {"final_info": checked_info(one), **each.get(slot, {})}
         for slot, one in each.items():
             self.infos.append((place * self.agents + slot, one))
         return 0
@@ -441,9 +442,13 @@ cdef class EpisodeLog:
         cdef double sum
         for key, values in infos.items():
             mask = infos.get(f"_{key}")
-            if mask is None or not isinstance(values, np.ndarray):
+            if not isinstance(values, np.ndarray) or values.ndim != 1:
                 continue
-            if values.ndim != 1 or values.dtype.kind not in "biuf":
+            if not isinstance(mask, np.ndarray) or mask.dtype != bool:
+                continue
+            if values.dtype.kind == "O":
+                values, mask = numbers_among(values, mask)
+            elif values.dtype.kind not in "biuf":
                 continue
             values = np.ascontiguousarray(values, np.float64)
             mask = np.ascontiguousarray(mask)
@@ -475,6 +480,20 @@ cdef class EpisodeLog:
         self.returns = self.seconds = 0
         self.metrics.clear()
         return means
+
+
+def numbers_among(values, mask):
+    """Return the real numbers among objects as float64, and the mask of the rows that have one."""
+    numbers, rows = np.zeros(len(values)), np.zeros(len(values), bool)
+    for row in mask.nonzero()[0].tolist():
+        value = values[row]
+        if isinstance(value, (int, float, np.bool_, np.integer, np.floating)):
+            try:
+                numbers[row] = float(value)
+                rows[row] = True
+            except (OverflowError, TypeError, ValueError):  # an int past 1e308; a timedelta
+                pass
+    return numbers, rows
 
 
 cdef Py_ssize_t next_set(

@@ -25,7 +25,7 @@ from shoal.errors import (
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import GIVEN, KEEP, RESET, STEP
 from shoal.vectorization.backend import Backend, Options, seeds
-from shoal.vectorization.info import add_info
+from shoal.vectorization.infos import add_info
 from shoal.vectorization.stepper import EpisodeLog, collect, put_actions
 
 __all__ = ["Batch", "Vector", "action_rows", "check_reset_mask"]

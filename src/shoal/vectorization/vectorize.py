@@ -18,7 +18,7 @@ from shoal.errors import ConfigError, did_you_mean
 from shoal.registry.creators import Source, find_source
 from shoal.vectorization.auto import choose_workers
 from shoal.vectorization.backend import Backend, Options
-from shoal.vectorization.engine import usable_cores
+from shoal.vectorization.sync import usable_cores
 from shoal.vectorization.vector import Vector
 
 __all__ = ["vectorize"]

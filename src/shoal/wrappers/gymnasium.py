@@ -40,7 +40,7 @@ from shoal.errors import ActionError, LayoutError, StepTimeoutError
 from shoal.rows.layout import Layout
 from shoal.rows.spec import ARRAYS, kind_of
 from shoal.vectorization import vectorize
-from shoal.vectorization.engine import usable_cores
+from shoal.vectorization.sync import usable_cores
 from shoal.vectorization.workers import pickle_messages
 from shoal.vectorization.workers.group import find_attribute
 from shoal.vectorization.workers.worker import error_message, read_error

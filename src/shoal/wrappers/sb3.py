@@ -22,7 +22,7 @@ from shoal.errors import ActionError, LayoutError
 from shoal.rows.layout import Layout
 from shoal.rows.spec import Leaf
 from shoal.vectorization import vectorize
-from shoal.vectorization.info import split_infos
+from shoal.vectorization.infos import split_infos
 from shoal.vectorization.vector import Vector
 from shoal.vectorization.workers.group import (
     call_method,

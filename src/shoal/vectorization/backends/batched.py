@@ -40,7 +40,7 @@ from shoal.rows.spec import where
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Description, Options
 from shoal.vectorization.backends.serial import NUM_BLOCKS
-from shoal.vectorization.info import split_infos
+from shoal.vectorization.infos import split_infos
 from shoal.vectorization.workers.group import seed_globals
 
 __all__ = ["BatchedBackend"]

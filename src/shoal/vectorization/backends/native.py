@@ -26,8 +26,8 @@ from shoal.ocean_c.spaces import layouts
 from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Description, Options
-from shoal.vectorization.engine import num_blocks, usable_cores
-from shoal.vectorization.info import split_infos
+from shoal.vectorization.infos import split_infos
+from shoal.vectorization.sync import num_blocks, usable_cores
 
 __all__ = ["NativeBackend"]
 

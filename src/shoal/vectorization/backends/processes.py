@@ -32,16 +32,7 @@ from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
 from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Description, Options
-from shoal.vectorization.engine import (
-    DEAD,
-    FAILED,
-    Parent,
-    control_nbytes,
-    create_memory,
-    num_blocks,
-    usable_cores,
-)
-from shoal.vectorization.info import InfoReader
+from shoal.vectorization.info_slots import InfoReader
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import (
     CALL,
@@ -49,6 +40,15 @@ from shoal.vectorization.stepper import (
     MOST_FAILURES,
     TOO_MANY,
     lose_places,
+)
+from shoal.vectorization.sync import (
+    DEAD,
+    FAILED,
+    Parent,
+    control_nbytes,
+    create_memory,
+    num_blocks,
+    usable_cores,
 )
 from shoal.vectorization.workers import json_messages, pickle_messages
 from shoal.vectorization.workers.process import UNKNOWN_EXIT, Process, Starter

@@ -22,7 +22,7 @@ from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Description, Options
 from shoal.vectorization.backends.processes import CLOSE_SECONDS
 from shoal.vectorization.backends.serial import NUM_BLOCKS
-from shoal.vectorization.info import add_info, items_of
+from shoal.vectorization.infos import add_info
 from shoal.vectorization.stepper import Stepper
 from shoal.vectorization.workers import pickle_messages
 from shoal.vectorization.workers.group import EnvGroup
@@ -181,7 +181,7 @@ class RayBackend:
     def each_info(self, block: int) -> list[dict[str, Any]]:
         """The same, one dict for each row."""
         rows = range(self.num_envs * self._agents)
-        return [dict(items_of(self._infos.get(row, {}))) for row in rows]
+        return [dict(self._infos.get(row, {})) for row in rows]
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
         """Call a method of the groups for each environment: ``method(i, *arguments[i])``."""

@@ -33,9 +33,9 @@ from typing import Any, NoReturn
 from shoal.emulation.options import EmulationOptions
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Description
-from shoal.vectorization.engine import die_with_parent
-from shoal.vectorization.info import InfoWriter
+from shoal.vectorization.info_slots import InfoWriter
 from shoal.vectorization.stepper import Stepper, serve
+from shoal.vectorization.sync import die_with_parent
 from shoal.vectorization.workers.group import EnvGroup
 
 __all__ = [

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from shoal.errors import ClosedError, WorkerDied
-from shoal.vectorization import engine
+from shoal.vectorization import sync
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a call that only Linux has")
 
@@ -25,10 +25,10 @@ class Bench:
 
     def __init__(self, num_workers, num_envs, batch_size, mode="fixed", serve=None, **options):
         self.serve = serve or echo
-        nbytes = engine.control_nbytes(num_workers, num_envs, batch_size, mode)
-        blocks = engine.num_blocks(num_envs, batch_size)
+        nbytes = sync.control_nbytes(num_workers, num_envs, batch_size, mode)
+        blocks = sync.num_blocks(num_envs, batch_size)
         self.memory = mmap.mmap(-1, nbytes + 8 * blocks * batch_size)
-        self.parent = engine.Parent(
+        self.parent = sync.Parent(
             self.memory, num_workers, num_envs, batch_size, mode, cores=2, **options
         )
         rows = np.frombuffer(self.memory, np.int32, 2 * blocks * batch_size, nbytes)
@@ -43,7 +43,7 @@ class Bench:
         pid = os.fork()
         if pid == 0:
             try:
-                self.serve(engine.Worker(self.memory, worker), self.rows)
+                self.serve(sync.Worker(self.memory, worker), self.rows)
             finally:
                 os._exit(0)
         return pid
@@ -70,9 +70,9 @@ class Bench:
 
 
 def echo(end, rows, before_result=lambda env: None):
-    while end.wait_work() == engine.OK:
-        while end.next_entry() == engine.OK:
-            if end.op >= engine.COMMAND:
+    while end.wait_work() == sync.OK:
+        while end.next_entry() == sync.OK:
+            if end.op >= sync.COMMAND:
                 end.finish_command()
                 continue
             before_result(end.env)
@@ -146,8 +146,8 @@ def test_a_timeout_names_the_environment_that_is_stuck(make):
     bench = make(2, 4, 4, serve=hang_at(2))
     assert bench.parent.current_env(1) is None
     bench.parent.post_all()
-    assert bench.parent.wait_block(0.3) == -engine.TIMEOUT
-    assert bench.parent.wait_block(0) == -engine.TIMEOUT
+    assert bench.parent.wait_block(0.3) == -sync.TIMEOUT
+    assert bench.parent.wait_block(0) == -sync.TIMEOUT
     assert bench.parent.current_env(1) == 2
     assert bench.parent.current_env(0) is None
 
@@ -160,11 +160,11 @@ def test_a_dead_worker_is_noticed_and_can_be_replaced(make, mode, how):
         pidfd = os.pidfd_open(bench.pids[1])
         bench.parent.set_peer(1, bench.pids[1], pidfd)
     bench.parent.post_all(3)
-    assert bench.parent.wait_block(0.2) == -engine.TIMEOUT
+    assert bench.parent.wait_block(0.2) == -sync.TIMEOUT
     bench.kill(1)
-    assert bench.parent.wait_block(20) == -engine.DEAD
+    assert bench.parent.wait_block(20) == -sync.DEAD
     assert bench.parent.culprit == 1
-    assert bench.parent.wait_block(20) == -engine.DEAD, "until it has been replaced"
+    assert bench.parent.wait_block(20) == -sync.DEAD, "until it has been replaced"
 
     # FIXED: its rows are reported together, so environment 3 is lost with it.
     outstanding = bench.parent.outstanding(1)
@@ -210,7 +210,7 @@ def test_a_death_is_noticed_while_others_fill_the_batches(make):
         if result >= 0:
             bench.parent.block_envs(result, bench.ids)
             bench.parent.post(bench.ids)
-    assert result == -engine.DEAD
+    assert result == -sync.DEAD
     assert bench.parent.culprit == 1
 
 
@@ -232,7 +232,7 @@ def test_a_failure_comes_with_its_code_before_its_row(make):
     bench = make(2, 4, 4, serve=serve)
     for _ in range(3):
         bench.parent.post_all()
-        assert bench.parent.wait_block(20) == -engine.FAILED
+        assert bench.parent.wait_block(20) == -sync.FAILED
         assert (bench.parent.culprit, bench.parent.error) == (1, 102)
         assert bench.receive()[0] == [0, 1, 2, 3]
 
@@ -255,15 +255,15 @@ def test_a_signal_handler_runs_during_a_wait(make):
                 bench.parent.wait_block()
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert bench.parent.wait_block(0.1) == -engine.TIMEOUT, "it goes on where it was"
+    assert bench.parent.wait_block(0.1) == -sync.TIMEOUT, "it goes on where it was"
 
 
 def test_waits_let_other_threads_run():
     """A worker in a thread of this process: both ends wait, and neither keeps the GIL."""
-    memory = mmap.mmap(-1, engine.control_nbytes(1, 3, 3, "fixed"))
-    parent = engine.Parent(memory, 1, 3, 3)
+    memory = mmap.mmap(-1, sync.control_nbytes(1, 3, 3, "fixed"))
+    parent = sync.Parent(memory, 1, 3, 3)
     rows = np.zeros((9, 2), np.int32)
-    thread = threading.Thread(target=echo, args=(engine.Worker(memory, 0), rows))
+    thread = threading.Thread(target=echo, args=(sync.Worker(memory, 0), rows))
     thread.start()
     for op in range(128):
         parent.post_all(op)
@@ -312,10 +312,10 @@ def test_commands_arrive_in_order_behind_the_steps(make):
     receiver, sender = os.pipe()
 
     def serve(end, rows):
-        while end.wait_work() == engine.OK:
-            while end.next_entry() == engine.OK:
+        while end.wait_work() == sync.OK:
+            while end.next_entry() == sync.OK:
                 os.write(sender, bytes([end.op, end.env]))
-                if end.op >= engine.COMMAND:
+                if end.op >= sync.COMMAND:
                     end.finish_command()
                 else:
                     end.complete_place(end.claim_place())
@@ -326,7 +326,7 @@ def test_commands_arrive_in_order_behind_the_steps(make):
         bench.parent.command(0, 7, argument)
     while not bench.parent.drained(0):
         time.sleep(0.001)
-    expected = [9, 0, 9, 1] + [x for a in range(5) for x in (engine.COMMAND + 7, a)]
+    expected = [9, 0, 9, 1] + [x for a in range(5) for x in (sync.COMMAND + 7, a)]
     assert list(os.read(receiver, 100)) == expected
     os.close(receiver)
     os.close(sender)
@@ -342,16 +342,16 @@ def test_commands_never_take_the_room_of_steps(make):
     with pytest.raises(BlockingIOError, match="worker 0"):
         for _ in range(100):
             bench.parent.command(0, 1)
-    assert bench.parent.wait_block(0.05) == -engine.TIMEOUT
+    assert bench.parent.wait_block(0.05) == -sync.TIMEOUT
 
 
 def test_close_ends_workers_that_have_work_left(make):
     def serve(end, rows):
-        assert end.wait_work() == engine.OK
-        assert end.next_entry() == engine.OK
-        while end.next_entry() == engine.OK:  # the others, if any
+        assert end.wait_work() == sync.OK
+        assert end.next_entry() == sync.OK
+        while end.next_entry() == sync.OK:  # the others, if any
             pass
-        assert end.wait_work() == engine.CLOSED
+        assert end.wait_work() == sync.CLOSED
         os._exit(7)
 
     bench = make(1, 3, 3, serve=serve)
@@ -373,7 +373,7 @@ def test_a_worker_notices_that_its_parent_has_died():
     os.close(sender)
     os.waitpid(middle, 0)
     assert select.select([receiver], [], [], 20)[0]
-    assert os.read(receiver, 1) == bytes([engine.DEAD])
+    assert os.read(receiver, 1) == bytes([sync.DEAD])
     os.close(receiver)
 
 
@@ -383,7 +383,7 @@ def test_die_with_parent():
     middle = os.fork()
     if middle == 0:
         if os.fork() == 0:
-            os.write(sender, bytes([engine.die_with_parent(signal.SIGKILL)]))
+            os.write(sender, bytes([sync.die_with_parent(signal.SIGKILL)]))
             time.sleep(1000)
         time.sleep(1000)
     os.close(sender)
@@ -396,12 +396,12 @@ def test_die_with_parent():
 
 
 def test_released_memory_can_be_unmapped(make):
-    memory = mmap.mmap(-1, engine.control_nbytes(1, 1, 1, "fixed"))
-    parent = engine.Parent(memory, 1, 1, 1)
-    worker = engine.Worker(memory, 0)
+    memory = mmap.mmap(-1, sync.control_nbytes(1, 1, 1, "fixed"))
+    parent = sync.Parent(memory, 1, 1, 1)
+    worker = sync.Worker(memory, 0)
     parent.post_all()
-    assert worker.wait_work() == engine.OK
-    assert worker.next_entry() == engine.OK
+    assert worker.wait_work() == sync.OK
+    assert worker.next_entry() == sync.OK
     worker.complete_place(worker.claim_place())
     with pytest.raises(BufferError):
         memory.close()
@@ -428,27 +428,27 @@ def test_released_memory_can_be_unmapped(make):
 )
 def test_a_config_that_cannot_be(args):
     with pytest.raises(ValueError, match="at least as many environments"):
-        engine.control_nbytes(*args)
+        sync.control_nbytes(*args)
 
 
 def test_memory_that_does_not_fit():
-    nbytes = engine.control_nbytes(2, 4, 4, "fixed")
+    nbytes = sync.control_nbytes(2, 4, 4, "fixed")
     memory = mmap.mmap(-1, nbytes + 128)
     with pytest.raises(ValueError, match=f"expected {nbytes} bytes"):
-        engine.Parent(memoryview(memory)[: nbytes - 1], 2, 4, 4)
+        sync.Parent(memoryview(memory)[: nbytes - 1], 2, 4, 4)
     with pytest.raises(ValueError, match="128-byte boundary"):
-        engine.Parent(memoryview(memory)[64 : nbytes + 64], 2, 4, 4)
-    engine.Parent(memory, 2, 4, 4)
+        sync.Parent(memoryview(memory)[64 : nbytes + 64], 2, 4, 4)
+    sync.Parent(memory, 2, 4, 4)
     with pytest.raises(ValueError, match="worker 2"):
-        engine.Worker(memory, 2)
+        sync.Worker(memory, 2)
     with pytest.raises(ValueError, match="worker 1"):
-        engine.Worker(memoryview(memory)[: nbytes - 128], 1)
+        sync.Worker(memoryview(memory)[: nbytes - 128], 1)
     with pytest.raises(ValueError, match="mode 'fixed' or 'first'"):
-        engine.Parent(memory, 2, 4, 4, "last")
+        sync.Parent(memory, 2, 4, 4, "last")
 
 
 def test_memory_is_shared_by_descriptor_and_has_no_name():
-    descriptor = engine.create_memory(5000)
+    descriptor = sync.create_memory(5000)
     assert os.fstat(descriptor).st_size == 5000
     assert os.fstat(descriptor).st_nlink == 0
     assert fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
@@ -467,7 +467,7 @@ def test_memory_without_memfd(monkeypatch):
 @linux
 def test_usable_cores_follow_the_affinity():
     code = (
-        "import os; from shoal.vectorization.engine import usable_cores;"
+        "import os; from shoal.vectorization.sync import usable_cores;"
         "before = usable_cores(); os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "print(before, usable_cores())"
     )

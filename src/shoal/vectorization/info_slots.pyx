@@ -22,8 +22,9 @@ Invariants:
   provided that every message sent before was read, or given to `InfoReader.learn`.
 - Values that may change while they stay the same object (lists, unknown classes) are never
   constants.
-- The assembled dict is that of `gymnasium.vector.VectorEnv._add_info` called in the order of rows.
-  The quick way (`store`) serves arrays that match the schema; all else goes through `add_info`.
+- The assembled dict is that of `infos.add_info` called in the order of rows. The quick way (`store`)
+  serves arrays that match the schema; all else goes through `add_info`, which may replace arrays by
+  wider ones: then those that schemas know are out of date (`batch`).
 """
 
 from cpython.dict cimport PyDict_CheckExact
@@ -48,18 +49,19 @@ from enum import Enum
 
 import numpy as np
 
-from shoal.errors import EmulationError, ShoalError
+from shoal.errors import ShoalError
+from shoal.vectorization.infos cimport add_info
+
+from shoal.vectorization.infos import items_of
 
 cnp.import_array()
 
-__all__ = ["InfoReader", "InfoWriter", "add_info", "items_of", "split_infos"]
+__all__ = ["InfoReader", "InfoWriter"]
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
     Py_ssize_t PyDict_GET_SIZE(PyObject* mapping)
     bint PyDict_Next(PyObject* mapping, Py_ssize_t* at, PyObject** key, PyObject** value)
-    int Py_EnterRecursiveCall(const char* where) except *  # CPython 3.11 returns 1, others -1
-    void Py_LeaveRecursiveCall()
     double PyFloat_AS_DOUBLE(PyObject* value)
     long long PyLong_AsLongLongAndOverflow(PyObject* value, int* overflow) except? -1
     bint PyUnicode_CheckExact(PyObject* value)
@@ -105,7 +107,6 @@ cdef dict TYPES = {
 }
 cdef object NUMBERS = frozenset(np.dtype(char).type for char in "bBhHiIlLqQefdgFDG")
 cdef object ARRAY_CHARS = frozenset("?bBhHiIlLqQefdgFDG")
-cdef object DOUBLE = np.float64
 cdef object FINAL_OBS = "final_obs"
 
 
@@ -366,7 +367,10 @@ cdef class InfoWriter:
                     f"{path}: {kind.__module__}.{kind.__qualname__} cannot be pickled and is "
                     f"replaced by its repr: {error}"
                 )
-            return repr(value)
+            try:
+                return repr(value)
+            except Exception:  # lists too deep to be printed, for instance
+                return f"{kind.__module__}.{kind.__qualname__}(can't be printed)"
 
 
 cdef Py_ssize_t index_of(list values, PyObject* value) noexcept:
@@ -481,9 +485,6 @@ cdef class InfoReader:
 
         Raises:
             ShoalError: a message is missing, of this batch or of an earlier one.
-            EmulationError: see `add_info`.
-            Exception: as NumPy raises it where a row's value can't be stored into the array that
-                an earlier row's value determined.
         """
         cdef Py_ssize_t row, stride = cnp.PyArray_STRIDE(slots, 0), num_rows = len(slots)
         cdef const char* slot
@@ -498,7 +499,7 @@ cdef class InfoReader:
             if tag == EMPTY:
                 continue
             if tag == SPILLED:
-                add_info(infos, self._load(spilled[row], {}), row, num_rows)
+                self.batch += add_info(infos, self._load(spilled[row], {}), row, num_rows)
                 continue
             schema = self._schema(slot, row)
             if schema.batch != self.batch:
@@ -509,13 +510,13 @@ cdef class InfoReader:
             else:
                 info = {}
                 rebuild(schema, 0, info, self.constants, slot)
-                add_info(infos, info, row, num_rows)
+                self.batch += add_info(infos, info, row, num_rows)
         return infos
 
     cpdef list read_each(self, cnp.ndarray slots, fetch):
         """The infos in `slots`, one new dict for each row, as the environments returned them.
 
-        Arguments and errors are those of `read`, but for values that arrays can't hold together.
+        Arguments and errors are those of `read`.
         """
         cdef Py_ssize_t row, stride = cnp.PyArray_STRIDE(slots, 0)
         cdef const char* start = check_slots(slots, False)
@@ -740,112 +741,3 @@ class UnknownObject(str, metaclass=UnknownClass):
 
     def __setstate__(self, state):
         pass
-
-
-# -- one info at a time ----------------------------------------------------------------------------
-
-
-cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows) except -1:
-    """Add one environment's info to the infos of all, exactly as Gymnasium's vectors do.
-
-    Every key of `info` becomes an array of `num_rows` entries, and ``_key`` a mask of the rows that
-    have it. The array's dtype and shape are those of the first value: a Python or NumPy number's,
-    an array's, else object. Dicts are assembled in the same way, one level down. Whole values under
-    ``"final_obs"`` go into an object array.
-
-    Raises:
-        EmulationError: `info` is no dict, or a key holds a dict in one row and not in another.
-        Exception: as NumPy raises it where a value can't be stored into the array of its key.
-    """
-    cdef PyObject* found
-    cdef PyObject* mask
-    cdef cnp.npy_intp length = num_rows
-    for key, value in (info if PyDict_CheckExact(info) else dict(items_of(info))).items():
-        mask_key = f"_{key}"
-        found = PyDict_GetItemWithError(<PyObject*>infos, <PyObject*>key)
-        if isinstance(value, dict) and key != FINAL_OBS:
-            array = {} if found == NULL else <object>found
-            if type(array) is dict:
-                Py_EnterRecursiveCall(" in an info")
-                try:
-                    add_info(array, value, row, num_rows)
-                finally:
-                    Py_LeaveRecursiveCall()
-            elif value:
-                raise EmulationError(
-                    f"infos: {key!r} is a dict in row {row}, but not in an earlier row"
-                )
-        else:
-            array = new_column(key, value, num_rows) if found == NULL else <object>found
-            assign(array, row, value)
-        if found == NULL:
-            infos[key] = array
-        mask = PyDict_GetItemWithError(<PyObject*>infos, <PyObject*>mask_key)
-        if mask == NULL:
-            masks = cnp.PyArray_ZEROS(1, &length, cnp.NPY_BOOL, 0)
-            assign(masks, row, True)
-            infos[mask_key] = masks
-        else:
-            assign(<object>mask, row, True)
-    return 0
-
-
-def split_infos(dict infos, Py_ssize_t num_rows):
-    """The opposite of `add_info`: one dict for each row, without the final observations."""
-    each = [{} for _ in range(num_rows)]
-    for key, values in infos.items():
-        mask = infos.get(f"_{key}")
-        if mask is None or key == FINAL_OBS:
-            continue
-        if isinstance(values, dict):
-            values = split_infos(values, num_rows)
-        for row in mask.nonzero()[0].tolist():
-            each[row][key] = values[row]
-    return each
-
-
-def items_of(info):
-    """``info.items()``; EmulationError if it is no dict."""
-    try:
-        return info.items()
-    except AttributeError:
-        raise EmulationError(f"info: expected a dict, got {type(info).__name__}") from None
-
-
-cdef object new_column(key, value, cnp.npy_intp num_rows):
-    kind = type(value)
-    if key != FINAL_OBS:
-        if kind is float:
-            return cnp.PyArray_ZEROS(1, &num_rows, cnp.NPY_DOUBLE, 0)
-        if kind is int or kind is bool or issubclass(kind, np.number):
-            return np.zeros(num_rows, kind)
-        if isinstance(value, np.ndarray):
-            return np.zeros((num_rows, *value.shape), value.dtype)
-    return cnp.PyArray_EMPTY(1, &num_rows, cnp.NPY_OBJECT, 0)  # full of None
-
-
-cdef int assign(array, Py_ssize_t row, value) except -1:
-    """``array[row] = value``, with short ways for the common numbers."""
-    cdef PyArrayObject* to = <PyArrayObject*>array
-    cdef int type_num, overflow = 0
-    cdef long long number
-    kind = type(value)
-    if PyArray_CheckExact(<PyObject*>array) and PyArray_ISCARRAY(to) and PyArray_NDIM(to) == 1 and (
-        0 <= row < PyArray_DIMS(to)[0]
-    ):
-        type_num = PyArray_TYPE(to)
-        if type_num == cnp.NPY_BOOL:
-            if kind is bool:
-                PyArray_BYTES(to)[row] = value is True
-                return 0
-        elif type_num == cnp.NPY_DOUBLE:
-            if kind is float or kind is DOUBLE:
-                (<double*>PyArray_BYTES(to))[row] = PyFloat_AS_DOUBLE(<PyObject*>value)
-                return 0
-        elif type_num == cnp.NPY_INT64 and kind is int:
-            number = PyLong_AsLongLongAndOverflow(<PyObject*>value, &overflow)
-            if not overflow:
-                (<int64_t*>PyArray_BYTES(to))[row] = number
-                return 0
-    array[row] = value
-    return 0

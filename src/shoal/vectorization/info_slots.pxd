@@ -66,6 +66,3 @@ cdef class InfoReader:
     cpdef list read_each(self, cnp.ndarray slots, fetch)
     cdef dict _fetch_spilled(self, const char* start, cnp.ndarray slots, fetch)
     cdef Schema _schema(self, const char* slot, Py_ssize_t row)
-
-
-cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows) except -1

@@ -1,0 +1,274 @@
+"""Infos as Gymnasium's vector environments give them: one dict of arrays for all rows.
+
+Every key of any row's info becomes an array with one entry for each row, and ``_key`` a mask of the
+rows that have the key. Where all rows hold values of one type, the arrays are those of
+`gymnasium.vector.VectorEnv._add_info`. Where they don't, Gymnasium converts every value to the type
+of the first one (0.5 becomes 0 after an integer); here the array is replaced by a wider one:
+
+- numbers, or arrays of one shape: the dtype that NumPy promotes both to, if it holds every value;
+- all else: dtype object, with None in the rows that lack the key.
+"""
+
+from cpython.dict cimport PyDict_Check, PyDict_CheckExact
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+
+cimport numpy as cnp
+
+import numpy as np
+
+from shoal.errors import EmulationError
+
+cnp.import_array()
+
+__all__ = ["MAX_DEPTH", "add_info", "checked_info", "items_of", "split_infos"]
+
+cdef extern from "Python.h":
+    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
+    bint PyDict_Next(PyObject* mapping, Py_ssize_t* at, PyObject** key, PyObject** value)
+    double PyFloat_AS_DOUBLE(PyObject* value)
+    long long PyLong_AsLongLongAndOverflow(PyObject* value, int* overflow) except? -1
+
+cdef extern from "numpy/arrayobject.h":
+    # Declared again for borrowed pointers: with objects, each use would count references.
+    ctypedef struct PyArrayObject:
+        pass
+    bint PyArray_CheckExact(PyObject* value)
+    int PyArray_TYPE(PyArrayObject* array)
+    int PyArray_NDIM(PyArrayObject* array)
+    cnp.npy_intp* PyArray_DIMS(PyArrayObject* array)
+    char* PyArray_BYTES(PyArrayObject* array)
+    bint PyArray_ISCARRAY(PyArrayObject* array)
+
+MAX_DEPTH = 64  # of dicts in an info
+cdef int DEEPEST = MAX_DEPTH
+cdef object DOUBLE = np.float64
+cdef object FINAL_OBS = "final_obs"
+
+
+cpdef dict checked_info(object info):
+    """Return an info as a dict: itself, if it is one.
+
+    Raises:
+        EmulationError: `info` is not a dict (and has no `items` that gives one), or dicts in it are
+            nested deeper than `MAX_DEPTH`.
+    """
+    cdef dict checked = <dict>info if PyDict_CheckExact(info) else dict_of(info)
+    check_dicts(checked, 1)
+    return checked
+
+
+cdef int check_dicts(dict info, int depth) except -1:
+    cdef Py_ssize_t position = 0
+    cdef PyObject* key
+    cdef PyObject* value
+    if depth > DEEPEST:
+        raise EmulationError(f"info: dicts may be nested {MAX_DEPTH} deep, this one goes deeper")
+    while PyDict_Next(<PyObject*>info, &position, &key, &value):
+        if PyDict_CheckExact(<object>value):
+            check_dicts(<dict><object>value, depth + 1)
+        elif PyDict_Check(<object>value):
+            check_dicts(dict_of(<object>value), depth + 1)
+    return 0
+
+
+cdef dict dict_of(info):
+    try:
+        return dict(items_of(info))
+    except EmulationError:
+        raise
+    except Exception as error:
+        raise EmulationError(
+            f"info: expected a dict, got {type(info).__name__}, whose items can't be read "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def items_of(info):
+    """Return ``info.items()``; raise EmulationError if `info` has none."""
+    try:
+        return info.items()
+    except AttributeError:
+        raise EmulationError(f"info: expected a dict, got {type(info).__name__}") from None
+
+
+cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows) except -1:
+    """Add the info of one row to the infos of all rows.
+
+    Values under ``"final_obs"`` go into an array of objects, whatever they are.
+
+    Returns:
+        1 if an array was replaced by a wider one, else 0.
+
+    Raises:
+        EmulationError: `info` is not a dict.
+    """
+    cdef PyObject* found
+    cdef PyObject* mask
+    cdef int replaced = 0
+    cdef cnp.npy_intp length = num_rows
+    for key, value in (info if PyDict_CheckExact(info) else dict(items_of(info))).items():
+        mask_key = f"_{key}"
+        found = PyDict_GetItemWithError(<PyObject*>infos, <PyObject*>key)
+        mask = PyDict_GetItemWithError(<PyObject*>infos, <PyObject*>mask_key)
+        nested = isinstance(value, dict) and key != FINAL_OBS
+        if nested and (found == NULL or PyDict_CheckExact(<object>found)):
+            array = {} if found == NULL else <object>found
+            if add_info(array, value, row, num_rows):
+                replaced = 1
+            if found == NULL:
+                infos[key] = array
+        else:
+            array = new_column(key, value, num_rows) if found == NULL else <object>found
+            if not assign(array, row, value):
+                if found != NULL and type(key) is str and key[:1] == "_" and key[1:] in infos:
+                    array[row] = is_true(value)  # the mask of another key
+                else:
+                    array = widened(array, infos.get(mask_key), row, value, num_rows)
+            if found != <PyObject*>array:
+                infos[key] = array
+                replaced = replaced or found != NULL
+        if mask == NULL:
+            masks = cnp.PyArray_ZEROS(1, &length, cnp.NPY_BOOL, 0)
+            masks[row] = True
+            infos[mask_key] = masks
+        elif not assign(<object>mask, row, True):  # a key of the environment's
+            (<object>mask)[row] = True
+    return replaced
+
+
+def split_infos(dict infos, Py_ssize_t num_rows):
+    """Return one dict for each row: the opposite of `add_info`, without final observations."""
+    each = [{} for _ in range(num_rows)]
+    for key, values in infos.items():
+        mask = infos.get(f"_{key}")
+        if mask is None or key == FINAL_OBS:
+            continue
+        if isinstance(values, dict):
+            values = split_infos(values, num_rows)
+        for row in mask.nonzero()[0].tolist():
+            each[row][key] = values[row]
+    return each
+
+
+cdef object new_column(key, value, cnp.npy_intp num_rows):
+    kind = type(value)
+    if key != FINAL_OBS:
+        if kind is float:
+            return cnp.PyArray_ZEROS(1, &num_rows, cnp.NPY_DOUBLE, 0)
+        if kind is bool or (kind is int and -(2**63) <= value < 2**63):
+            return np.zeros(num_rows, kind)
+        if issubclass(kind, np.number):
+            return np.zeros(num_rows, value.dtype)
+        if isinstance(value, np.ndarray):
+            return np.zeros((num_rows, *value.shape), value.dtype)
+    return cnp.PyArray_EMPTY(1, &num_rows, cnp.NPY_OBJECT, 0)  # full of None
+
+
+cdef bint assign(array, Py_ssize_t row, value) except -1:
+    """Set ``array[row]`` to `value` if the array can hold just that; return whether it can."""
+    cdef PyArrayObject* to = <PyArrayObject*>array
+    cdef int type_num, overflow = 0
+    cdef long long number
+    kind = type(value)
+    if not PyArray_CheckExact(<PyObject*>array):
+        return False
+    if PyArray_ISCARRAY(to) and PyArray_NDIM(to) == 1 and 0 <= row < PyArray_DIMS(to)[0]:
+        type_num = PyArray_TYPE(to)
+        if type_num == cnp.NPY_OBJECT:
+            array[row] = value
+            return True
+        if type_num == cnp.NPY_BOOL:
+            if kind is bool:
+                PyArray_BYTES(to)[row] = value is True
+                return True
+        elif type_num == cnp.NPY_DOUBLE:
+            if kind is float or kind is DOUBLE:
+                (<double*>PyArray_BYTES(to))[row] = PyFloat_AS_DOUBLE(<PyObject*>value)
+                return True
+            if kind is int:
+                number = PyLong_AsLongLongAndOverflow(<PyObject*>value, &overflow)
+                if not overflow and -(<long long>1 << 53) <= number <= <long long>1 << 53:
+                    (<double*>PyArray_BYTES(to))[row] = <double>number
+                    return True
+        elif type_num == cnp.NPY_INT64 and kind is int:
+            number = PyLong_AsLongLongAndOverflow(<PyObject*>value, &overflow)
+            if not overflow:
+                (<int64_t*>PyArray_BYTES(to))[row] = number
+                return True
+    if isinstance(value, (np.ndarray, np.number)) and (
+        value.dtype == array.dtype and value.shape == array.shape[1:]
+    ):
+        array[row] = value
+        return True
+    return False
+
+
+cdef object widened(column, mask, Py_ssize_t row, value, cnp.npy_intp num_rows):
+    """Return an array like `column` (or a dict of them) that also holds `value` in `row`.
+
+    Args:
+        mask: the rows of `column` that hold a value.
+    """
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        rows = mask.nonzero()[0]
+    else:  # a key of the environment's has taken the mask's place
+        rows = np.arange(num_rows)
+    if isinstance(column, np.ndarray) and (
+        isinstance(value, (np.ndarray, np.number, np.bool_)) or type(value) in (bool, int, float)
+    ):
+        new = np.asarray(value)
+        dtype = common_dtype(column.dtype, new.dtype)
+        if dtype is not None and new.shape == column.shape[1:] and (
+            holds(dtype, column[rows]) and holds(dtype, new)
+        ):
+            column = column.astype(dtype, copy=False)
+            column[row] = new
+            return column
+    entries = cnp.PyArray_EMPTY(1, &num_rows, cnp.NPY_OBJECT, 0)  # full of None
+    for old in rows.tolist():
+        entries[old] = entry_of(column, old)
+    entries[row] = value.copy() if isinstance(value, np.ndarray) else value
+    return entries
+
+
+cdef object entry_of(column, Py_ssize_t row):
+    """Return what a row of an array, or of a dict of arrays, was made from."""
+    if isinstance(column, dict):
+        return {
+            key: entry_of(values, row)
+            for key, values in column.items()
+            if isinstance(mask := column.get(f"_{key}"), np.ndarray) and mask[row]
+        }
+    value = column[row]
+    if isinstance(value, (np.number, np.bool_)) and column.dtype != object:
+        return value.item()
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+cdef object common_dtype(one, other):
+    """Return the dtype that NumPy promotes both to; None if they are different kinds of things."""
+    kinds = one.kind + other.kind
+    if one.hasobject or other.hasobject or (
+        one.kind != other.kind and not set(kinds) <= set("biufc")
+    ):
+        return None
+    try:
+        return np.promote_types(one, other)
+    except TypeError:
+        return None
+
+
+cdef bint holds(dtype, values) except -1:
+    """Return whether all values stay the same in `dtype`: integers do in floats up to a size."""
+    if values.dtype.kind not in "iu" or dtype.kind not in "fc" or values.size == 0:
+        return True
+    most = 2 ** (np.finfo(dtype).nmant + 1)
+    return -most <= int(values.min()) and int(values.max()) <= most
+
+
+cdef bint is_true(value):
+    try:
+        return bool(value)
+    except Exception:  # an array
+        return True
