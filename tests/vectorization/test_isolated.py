@@ -1,5 +1,6 @@
 """Workers under another interpreter: what old libraries need, and what can cross."""
 
+import json
 import subprocess
 import sys
 from enum import Enum
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.errors import EmulationError, InterpreterError, UnknownEnvError
+from shoal.errors import EmulationError, InterpreterError, ShoalError, UnknownEnvError
 from shoal.vectorization.workers import json_messages
+from shoal.vectorization.workers.json_messages import Foreign
 from tests.other_python import old_gym_python, old_python, oldest_python
 from tests.vectorization import faulty
 
@@ -273,21 +275,112 @@ def test_messages_give_back_what_went_in(value):
     assert back == value
 
 
-def test_messages_make_the_other_side_run_nothing():
-    """Classes and functions are looked up among what is there already; only ours are imported."""
-    with pytest.raises(ValueError, match="os is no module"):
-        json_messages.decode({"$function": ["os", "getcwd"]})
-    assert "antigravity" not in sys.modules
-    text = json_messages.decode({"$enum": ["antigravity", "geohash", "X"]})
+def test_messages_make_the_vector_run_nothing():
+    """Classes are looked up among what is there already; functions are for workers alone."""
+    text = json_messages.loads_any(b'{"$enum": ["antigravity", "geohash", "X"]}')
     assert type(text) is json_messages.Foreign and "antigravity" not in sys.modules
     error = json_messages.load_error(b'["os", "getcwd", null, "", "os.getcwd", []]')
     assert type(error) is EmulationError
+    from shoal.vectorization.workers.group import call_method
+
+    assert json_messages.loads(json_messages.dumps(call_method)) is call_method
+    assert type(json_messages.loads_any(json_messages.dumps_any(call_method))) is Foreign
+    with pytest.raises(ValueError, match="unexpected tag"):
+        json_messages.loads(b'{"$function": ["os", "getcwd"]}')
+
+
+LIES = [
+    {"$function": ["shoal.registry.install", "install"]},
+    {"$function": ["shoal", "emulate"]},
+    {"$array": ["|O", [1], False, "AAAAAAAAAAA="]},
+    {"$array": ["|V8", [1], False, "AAAAAAAAAAA="]},
+    {"$array": ["<i8,|O", [1], False, "AAAAAAAAAAAAAAAAAAAAAA=="]},
+    {"$array": ["<i8", [2], False, "AAAAAAAAAAA="]},
+    {"$array": ["<i8", [2**62, 4], False, ""]},
+    {"$array": ["<i8", [-1], False, ""]},
+    {"$array": ["<i8", 1, False, ""]},
+    {"$array": []},
+    {"$enum": 5},
+    {"$dict": [[[], 1]]},
+    {"$set": [[1]]},
+    {"$bytes": "%%%"},
+    {"$what": 1},
+]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=str)
+def test_what_no_worker_writes_is_one_clear_error(lie):
+    for message in (lie, {"a": [lie]}):
+        with pytest.raises(EmulationError, match="sent a message that can't be read"):
+            json_messages.loads_any(json.dumps(message).encode())
+
+
+def test_other_broken_messages_are_one_clear_error():
+    for message in (b"", b"{", b"\xff", b"[" * 100_000, b"1" * 5000):
+        with pytest.raises(EmulationError, match="can't be read"):
+            json_messages.loads_any(message)
+        assert type(json_messages.load_error(message)) is EmulationError
+
+
+def test_values_too_deep_arrive_as_text_or_are_refused():
+    value = []
+    for _ in range(10_000):
+        value = [value]
+    assert "too deep" in repr(json_messages.loads_any(json_messages.dumps_any([value, 1])))
+    with pytest.raises(TypeError, match="nested deeper than 200"):
+        json_messages.dumps(value)
+
+
+def test_a_worker_that_lies_about_its_infos_is_one_clear_error(tmp_path):
+    """Its environment has the worker's own writer announce what isn't so."""
+    code = """
+import gymnasium
+from shoal.vectorization.workers import json_messages
+from shoal.vectorization.workers.json_messages import Foreign
+
+class Liar(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, lie):
+        self.lie = lie
+
+    def reset(self, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        honest = json_messages.encode
+        def encode(value, *more):
+            if type(value) is tuple and len(value) == 4 and type(value[1]) is list:
+                value = (value[0], [(0, self.lie)], *value[2:])
+            return honest(value, *more)
+        json_messages.encode = encode
+        return 0, 0.0, False, False, {"x": 1.0}
+"""
+    name = write(tmp_path / "liar.py", code).replace("create", "Liar")
+    first = (None, 0, "", 1)
+    for lie in (
+        (first, ("x", 5, "O", (2,))),
+        (first, ("x", 5, "d", (2**40,))),
+        (first, ("x", 5, "d", (-1,))),
+        (first, ("x", 4, "O", ())),
+        (first, ("x", 1, "d", ()), ("y", 1, "d", ())),
+        (first,),
+        (("x", 1, "d", ()),),
+        (first, (1, 1, "d", ())),
+        (first, ("x", 99, "d", ())),
+        "nonsense",
+    ):
+        vector = shoal.vectorize(name, 1, python=sys.executable, env_kwargs={"lie": lie})
+        vector.reset()
+        with pytest.raises(ShoalError, match=r"infos: a worker"):
+            vector.step(np.zeros(1, np.int64))
+        vector.close()
 
 
 def test_what_can_not_cross_arrives_as_text():
     with pytest.raises(TypeError, match=r"threading|_thread"):
         json_messages.dumps({"lock": __import__("threading").Lock()})
-    back = json_messages.loads(json_messages.dumps_any({"thing": faulty.Faulty, "x": 1}))
+    back = json_messages.loads_any(json_messages.dumps_any({"thing": faulty.Faulty, "x": 1}))
     assert back["x"] == 1 and "Faulty" in back["thing"]
 
 

@@ -64,7 +64,7 @@ class Creator:
         return maker(self.name)(**self.kwargs)
 
 
-def creator(name: str, **kwargs: Any) -> Creator:
+def creator(name: str, /, **kwargs: Any) -> Creator:
     """A function without arguments that makes the environment called `name`.
 
     Args:

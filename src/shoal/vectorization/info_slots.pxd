@@ -59,6 +59,7 @@ cdef class InfoReader:
     cdef dict known                     # number of a writer -> its schemas, its constants
     cdef uint64_t batch
     cdef int64_t writer                 # of the slot read last, or -1
+    cdef Py_ssize_t capacity            # of the slots
     cdef object loads
     cdef list announced, constants      # its schemas and constants
     cpdef object learn(self, bytes message)

@@ -105,6 +105,10 @@ cdef enum:
 cdef dict TYPES = {
     INFO: dict, FLOAT: float, INT: int, BOOL: bool, ARRAY: np.ndarray, TEXT: str
 }
+cdef dict FIXED = {
+    FLOAT: ("d", ()), INT: (np.dtype(np.int64).char, ()), BOOL: ("?", ()), TEXT: ("", ()),
+    CONSTANT: ("", ()),
+}
 cdef object NUMBERS = frozenset(np.dtype(char).type for char in "bBhHiIlLqQefdgFDG")
 cdef object ARRAY_CHARS = frozenset("?bBhHiIlLqQefdgFDG")
 cdef object FINAL_OBS = "final_obs"
@@ -121,6 +125,7 @@ cdef class Schema:
     def __cinit__(self, tuple signature):
         cdef Py_ssize_t i, j
         cdef Field* field
+        check_signature(signature)
         self.signature = signature
         self.num_fields = len(signature)
         self.fields = <Field*>calloc(self.num_fields, sizeof(Field))
@@ -457,7 +462,12 @@ cdef class InfoReader:
         data = memoryview(message)
         end = 4 + int.from_bytes(data[:4], "little")
         if end > 4:
-            writer, schemas, constants, notes = (self.loads or pickle.loads)(data[4:end])
+            self._announce((self.loads or pickle.loads)(data[4:end]))
+        return data[end:]
+
+    def _announce(self, announcements):
+        try:
+            writer, schemas, constants, notes = announcements
             if writer not in self.known:
                 self.known[writer] = [None] * MAX_SCHEMAS, [None] * MAX_CONSTANTS
             for number, signature in schemas:
@@ -465,9 +475,10 @@ cdef class InfoReader:
                 self.known[writer][0][number] = schema
             for number, constant in constants:
                 self.known[writer][1][number] = self._load(constant, None)
-            for note in notes:
-                warnings.warn(note, RuntimeWarning)
-        return data[end:]
+        except (IndexError, TypeError, ValueError) as error:
+            raise ShoalError(f"infos: a worker's message can't be read ({error})") from None
+        for note in notes:
+            warnings.warn(str(note), RuntimeWarning)
 
     def _load(self, data, default):
         return load(data, default) if self.loads is None else self.loads(data)
@@ -506,10 +517,10 @@ cdef class InfoReader:
                 schema.batch = self.batch
                 schema.direct = prepare(schema, 0, infos, num_rows) > 0
             if schema.direct:
-                store(schema, self.constants, slot, row)
+                store(schema, self.constants, slot, row, self.capacity)
             else:
                 info = {}
-                rebuild(schema, 0, info, self.constants, slot)
+                rebuild(schema, 0, info, self.constants, slot, self.capacity)
                 self.batch += add_info(infos, info, row, num_rows)
         return infos
 
@@ -530,7 +541,7 @@ cdef class InfoReader:
                 info = self._load(spilled[row], {})
             elif tag != EMPTY:
                 schema = self._schema(start + row * stride, row)
-                rebuild(schema, 0, info, self.constants, start + row * stride)
+                rebuild(schema, 0, info, self.constants, start + row * stride, self.capacity)
             each.append(info)
         return each
 
@@ -538,6 +549,7 @@ cdef class InfoReader:
         """For each row whose info was spilled, its pickle; what the messages announce is learnt."""
         cdef Py_ssize_t row, stride = cnp.PyArray_STRIDE(slots, 0)
         cdef dict spilled = {}
+        self.capacity = len(slots[0]) if len(slots) else 0
         for row in range(len(slots)):
             if (<const uint32_t*>(start + row * stride))[0] == SPILLED:
                 message = fetch(row)
@@ -556,12 +568,40 @@ cdef class InfoReader:
                 self.writer = writer
             else:
                 self.announced, self.constants, self.writer = [], [], -1
-        if number >= len(self.announced) or self.announced[number] is None:
+        if number >= len(self.announced) or self.announced[number] is None or (
+            (<Schema>self.announced[number]).nbytes > self.capacity
+        ):
             raise ShoalError(
                 f"infos: row {row} has schema {number} of writer {(<const uint32_t*>slot)[1]}, "
                 "which no message has announced"
             )
         return <Schema>PyList_GET_ITEM(self.announced, number)
+
+
+def check_signature(signature):
+    """Raise ShoalError unless a slot can be read by this signature: another process may lie."""
+    try:
+        left = 1  # fields that are still to come, as the dicts so far say
+        for i, (key, kind, char, shape) in enumerate(signature):
+            left -= 1
+            good = left >= 0 and (key is None if i == 0 else type(key) is str)
+            if kind == INFO:
+                good = good and type(shape) is int and 0 <= shape <= MAX_FIELDS
+                left += shape
+            elif kind in (NUMBER, ARRAY):
+                dtype = np.dtype(char)
+                good = good and char in ARRAY_CHARS and (kind == ARRAY or dtype.type in NUMBERS)
+                good = good and type(shape) is tuple and len(shape) <= (kind == ARRAY) * MAX_NDIM
+                good = good and all(type(n) is int and 0 <= n < 2**31 for n in shape)
+            else:
+                expected = FIXED[kind]
+                good = good and (char, shape) == expected
+            if not good:
+                raise ValueError(f"field {i}")
+        if left or signature[0][1] != INFO:
+            raise ValueError("the number of fields")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ShoalError(f"infos: a worker announced a schema that can't be ({error})") from None
 
 
 cdef Py_ssize_t prepare(
@@ -608,7 +648,9 @@ cdef Py_ssize_t prepare(
     return at
 
 
-cdef int store(Schema schema, list constants, const char* slot, Py_ssize_t row) except -1:
+cdef int store(
+    Schema schema, list constants, const char* slot, Py_ssize_t row, Py_ssize_t capacity
+) except -1:
     """Store a slot's values into the columns, which `prepare` has found to match."""
     cdef Py_ssize_t i
     cdef Field* field
@@ -621,7 +663,7 @@ cdef int store(Schema schema, list constants, const char* slot, Py_ssize_t row) 
         if field.kind == INFO:
             continue
         if field.type_num == cnp.NPY_OBJECT:
-            value = object_at(field, constants, slot)
+            value = object_at(field, constants, slot, capacity)
             entry = <PyObject**>field.column + row
             Py_INCREF(value)
             Py_XDECREF(entry[0])
@@ -647,7 +689,7 @@ cdef bint is_column(PyObject* value, int type_num, int ndim, cnp.npy_intp* shape
 
 
 cdef Py_ssize_t rebuild(
-    Schema schema, Py_ssize_t at, dict info, list constants, const char* slot
+    Schema schema, Py_ssize_t at, dict info, list constants, const char* slot, Py_ssize_t capacity
 ) except -1:
     """Make again the dict that was written into a slot, from field `at`; the next field."""
     cdef Py_ssize_t i, count = schema.fields[at].count
@@ -657,15 +699,15 @@ cdef Py_ssize_t rebuild(
         field = &schema.fields[at]
         if field.kind == INFO:
             value = {}
-            at = rebuild(schema, at, value, constants, slot)
+            at = rebuild(schema, at, value, constants, slot, capacity)
         else:
-            value = object_at(field, constants, slot)
+            value = object_at(field, constants, slot, capacity)
             at += 1
         info[<object>field.key] = value
     return at
 
 
-cdef object object_at(Field* field, list constants, const char* slot):
+cdef object object_at(Field* field, list constants, const char* slot, Py_ssize_t capacity):
     """The value of a field, any but a dict."""
     cdef const char* at = slot + field.offset
     if field.kind == FLOAT:
@@ -680,10 +722,12 @@ cdef object object_at(Field* field, list constants, const char* slot):
         array = cnp.PyArray_SimpleNew(field.ndim, &field.shape[1], field.type_num)
         memcpy(cnp.PyArray_BYTES(array), at, field.nbytes)
         return array
+    cdef Py_ssize_t start, size
     if field.kind == TEXT:
-        return PyUnicode_DecodeUTF8(
-            slot + (<const uint32_t*>at)[0], (<const uint32_t*>at)[1], NULL
-        )
+        start, size = (<const uint32_t*>at)[0], (<const uint32_t*>at)[1]
+        if start + size > capacity:
+            raise ShoalError("infos: a text that reaches past its slot")
+        return PyUnicode_DecodeUTF8(slot + start, size, "replace")
     return constants[(<const int64_t*>at)[0]]
 
 

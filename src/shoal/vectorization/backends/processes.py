@@ -379,14 +379,14 @@ class ProcessBackend:
             for w in messages:
                 try:
                     self._heard(w, deadline)
-                    answer = self._receive(w, deadline)
+                    answer = dict(self._messages.loads_any(self._receive(w, deadline)))
                 except (WorkerDied, TimeoutError):
                     raise
                 except Exception as error:
                     failure = failure or error
                     continue
-                for env, result in self._messages.loads(answer).items():
-                    results[env] = result
+                for env in range(self._first[w], self._first[w + 1]):
+                    results[env] = answer.get(env)
         except TimeoutError:
             raise StepTimeoutError(
                 f"{method}: no answer in time from worker {w}, which has {self._envs(w)}"

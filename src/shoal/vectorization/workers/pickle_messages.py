@@ -22,10 +22,11 @@ __all__ = [
     "load_error",
     "load_info",
     "loads",
+    "loads_any",
 ]
 
 dumps = dumps_any = cloudpickle.dumps
-loads = pickle.loads
+loads = loads_any = pickle.loads
 # The writer and the reader of infos pickle by themselves, and keep all that can be.
 dump_info = load_info = None
 create: Callable[[bytes], Sequence[Callable[[], Any]]] = pickle.loads
