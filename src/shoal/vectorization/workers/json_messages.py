@@ -132,7 +132,7 @@ def encode(value: Any, any_kind: bool, depth: int = 0) -> Any:
     return {"$foreign": f"{kind.__module__}.{kind.__qualname__}({text})"}
 
 
-def decode(value: Any, trusted: bool) -> Any:
+def decode(value: Any, trusted: bool = False) -> Any:
     """Return the value that `encode` made this of; functions only if `trusted`."""
     if type(value) is list:
         return [decode(item, trusted) for item in value]
