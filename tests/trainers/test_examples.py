@@ -27,6 +27,7 @@ def run(arguments, folder):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_environment_and_a_policy_of_ones_own(tmp_path):
     pytest.importorskip("tyro")
     file = EXAMPLES / "train_your_own.py"

@@ -286,6 +286,7 @@ def test_invalid_slots_have_no_influence(recurrent):
         torch.testing.assert_close(spoilt[name], gradient, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_an_endless_task_is_worth_what_it_is_worth():
     """Reward 1 for ever, truncated every 8 steps: V = 1 / (1 - gamma). As deaths, it would be 7."""
     cfg = config(
