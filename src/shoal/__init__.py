@@ -1,7 +1,8 @@
 """Shoal: any reinforcement-learning environment as flat fixed-size arrays.
 
-The names below are imported when first used, so that ``import shoal`` stays quick and loads
-neither torch nor any environment library.
+These names, and the modules of `shoal.wrappers`, are public; docs/api.md lists them. A name is
+imported when it is first used, so that ``import shoal`` loads neither torch nor any environment
+library.
 """
 
 from __future__ import annotations  # workers under another interpreter import this too
@@ -11,16 +12,20 @@ from typing import TYPE_CHECKING
 
 from shoal.errors import (
     ActionError,
+    CheckpointError,
     ClosedError,
+    ConfigError,
     EmulationError,
     EnvCheckError,
     EnvModuleError,
     InstallError,
     InterpreterError,
     LayoutError,
+    NotFiniteError,
     ParameterError,
     PendingCallError,
     ResetNeededError,
+    RunError,
     ShoalError,
     StepTimeoutError,
     UnknownEnvError,
@@ -32,12 +37,16 @@ if TYPE_CHECKING:
     from shoal.emulation.check.check_env import check_env as check_env
     from shoal.rows.layout import Layout as Layout
     from shoal.vectorization import vectorize as vectorize
+    from shoal.vectorization.vector import Vector as Vector
+    from shoal.wrappers.gymnasium import make_vec as make_vec
 
 __all__ = [
     "Layout",
+    "Vector",
     "emulate",
     "check_env",
     "vectorize",
+    "make_vec",
     "ShoalError",
     "LayoutError",
     "ActionError",
@@ -47,21 +56,27 @@ __all__ = [
     "EnvModuleError",
     "ParameterError",
     "ClosedError",
-    "InstallError",
-    "InterpreterError",
     "PendingCallError",
     "ResetNeededError",
+    "InstallError",
+    "InterpreterError",
     "StepTimeoutError",
     "WorkerDied",
+    "ConfigError",
+    "NotFiniteError",
+    "CheckpointError",
+    "RunError",
 ]
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Layout": "shoal.rows.layout",
+    "Vector": "shoal.vectorization.vector",
     "emulate": "shoal.emulation",
     "check_env": "shoal.emulation.check.check_env",
     "vectorize": "shoal.vectorization",
+    "make_vec": "shoal.wrappers.gymnasium",
 }
 
 

@@ -1,10 +1,27 @@
 """Errors that Shoal raises.
 
-Every error says what was expected, what was got, and where: the environment's index and the path
-of the leaf in its space, such as ``inventory[3].glyph``. All derive from `ShoalError`; those that
-refine a built-in error also derive from it, so ``except ValueError`` keeps working.
+Every error names what was expected, what was given, and where: the environment's index and the
+path of the leaf in its space, such as ``inventory[3].glyph``. An error that refines a built-in
+error also derives from it, so ``except ValueError`` keeps working::
 
-Where a name is unknown, the message names those that are near: `did_you_mean`.
+    ShoalError
+    ├─ LayoutError (ValueError)         a space or a value does not fit a layout
+    ├─ ActionError (ValueError)         an action outside its space
+    ├─ EmulationError                   an environment that breaks its interface
+    │  ├─ UnknownEnvError (LookupError)    a name of no environment
+    │  ├─ EnvCheckError                    a fault that a check found
+    │  ├─ EnvModuleError                   an environment in C that can't be built or loaded
+    │  └─ ParameterError (ValueError)      a parameter of an environment
+    ├─ ClosedError, PendingCallError, ResetNeededError    a call at the wrong time
+    ├─ StepTimeoutError (TimeoutError)  no batch in time
+    ├─ WorkerDied                       a worker process ended
+    ├─ InstallError                     a recipe can't be installed
+    ├─ InterpreterError (ValueError)    another Python can't run workers
+    ├─ ConfigError (ValueError)         an option
+    ├─ NotFiniteError (ArithmeticError) NaN or infinity in training
+    └─ CheckpointError, RunError        a run's files
+
+If a name is unknown, the message suggests similar names: `did_you_mean`.
 """
 
 from __future__ import annotations
