@@ -238,12 +238,12 @@ class AgentRows(Wrapper):
 
     @property
     def num_envs(self) -> int:  # type: ignore[override]
-        """The number of agent rows."""
+        """Number of agent rows."""
         return self.env.num_rows
 
     @property
     def env_ids(self) -> np.ndarray:
-        """The agent rows of the last batch."""
+        """Agent rows of the last batch."""
         return rows_of(self.env.env_ids, self._group)
 
     def async_reset(self, *, seed: Any = None, options: Any = None) -> None:

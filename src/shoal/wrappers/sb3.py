@@ -302,7 +302,7 @@ class ShoalVecEnv(VecEnv):
 
 
 class StandIn(ShoalVecEnv):
-    """What both stand-ins have in common: all reaches the environments just as it was given.
+    """Base of both stand-ins, which hand everything to the environments just as it was given.
 
     Args:
         vector: of `RawEnv`s.
