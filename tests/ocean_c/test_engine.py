@@ -506,7 +506,7 @@ def test_threads_are_free_of_races(tmp_path, sanitizer):
     program = threads_program(tmp_path, f"-fsanitize={sanitizer}")
     program = program or threads_program(tmp_path, "-DSHOAL_CHECKS")
     env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # the rows of the program itself
-    done = subprocess.run([program], capture_output=True, text=True, timeout=120, env=env)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300, env=env)
     if "unexpected memory mapping" in done.stderr:  # the kernel's, not ours
         pytest.skip("ThreadSanitizer does not run on this kernel")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr

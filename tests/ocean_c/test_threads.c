@@ -148,7 +148,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     refuse_sizes();
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 8; i++)
         stop_while_waiting(i % 4);
     for (int half = 0; half < 2; half++) {
         const int64_t batch = half ? ENVS / 2 : ENVS;
