@@ -88,7 +88,7 @@ sanitize: $(VENV)/.test
 	LD_PRELOAD="$(call LIBRARY,libasan.so) $(call LIBRARY,libstdc++.so.6)" \
 		PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-		$(BIN)/python -m pytest --capture=sys tests/rows tests/emulation tests/vectorization/test_info.py \
+		$(BIN)/python -m pytest --capture=sys tests/rows tests/emulation tests/vectorization/test_info*.py \
 		--deselect 'tests/emulation/test_single.py::test_gymnasiums_checker_passes[ALE/Pong-v5]'
 
 $(VENV)/.tools: constraints.txt pyproject.toml Makefile
