@@ -1,0 +1,19 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["InfoReader", "InfoWriter"]
+
+class InfoWriter:
+    number: int
+    def __init__(
+        self, slots: np.ndarray, number: int, dumps: Callable[[Any], bytes] | None = None
+    ) -> None: ...
+    def write(self, info: Any, slot: int) -> bytes | None: ...
+
+class InfoReader:
+    def __init__(self, loads: Callable[[Any], Any] | None = None) -> None: ...
+    def learn(self, message: Any) -> Any: ...
+    def read(self, slots: np.ndarray, fetch: Callable[[int], Any]) -> dict[Any, Any]: ...
+    def read_each(self, slots: np.ndarray, fetch: Callable[[int], Any]) -> list[Any]: ...
