@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 import shoal
 from shoal.errors import ActionError
 from tests.other_python import old_gym_python
-from tests.vectorization.test_info import assert_same
+from tests.vectorization.test_info_slots import assert_same
 
 pytest.importorskip("stable_baselines3")
 from stable_baselines3 import A2C, DQN, PPO, SAC
