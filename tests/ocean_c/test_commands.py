@@ -77,7 +77,11 @@ def test_the_check_finds_an_observation_that_is_not_written(tmp_path, capsys, de
 
 
 def test_what_new_refuses(there, capsys):
-    for name, said in (("my_env", "exists"), ("squared", "none of Shoal"), ("my-env", "an identifier")):
+    for name, said in (
+        ("my_env", "exists"),
+        ("squared", "none of Shoal"),
+        ("my-env", "an identifier"),
+    ):
         assert main(["new", name]) == 2
         assert said in capsys.readouterr().err
 
