@@ -42,9 +42,9 @@ ENVIRONMENTS = """\
 
 They come with Shoal and work everywhere by their names: `shoal train NAME`, `shoal play NAME`,
 `shoal.vectorize("NAME", num_envs=4096)`, and in Gymnasium as `shoal.envs:shoal/Name-v0`. Each is
-one file in `src/shoal/ocean_c/environments`, and [one of your own](ocean_author.md) is as good as these. How
-fast they are is in `benchmarks/results/ocean.md`, and how soon they are learnt with default options
-in `benchmarks/results/ocean_training.md`; the films show agents of these runs. Each one also has
+one file in `src/shoal/ocean_c/environments`; [your own](ocean_author.md) work in the same way.
+`benchmarks/results/ocean.md` has their speeds, and `benchmarks/results/ocean_training.md` the
+training times with default options. The films show agents of these runs. Each environment also has
 the parameter `max_steps`, its time limit, after which an episode is truncated (0: none).
 
 ![All of them](environments.png)

@@ -191,6 +191,7 @@ def identity(env):
 def one_for_all():
     """Functions that return one environment at each call."""
     env = Walk()
+    emulated = shoal.emulate(env)
     return {
         "closure": lambda: env,
         "default": lambda env=env: env,
@@ -199,7 +200,7 @@ def one_for_all():
         "method": Holder().make,
         "object": Holder(),
         "wrapped": lambda: gymnasium.wrappers.TimeLimit(env, 5),
-        "emulated": lambda held=shoal.emulate(env): held,
+        "emulated": lambda held=emulated: held,
     }
 
 
@@ -209,7 +210,9 @@ def one_for_all():
 def test_one_environment_returned_twice_is_refused(options, num_envs, kind):
     make = one_for_all()[kind]
     options = {**options, "batch_size": 2} if options["backend"] == "pool" else options
-    with pytest.raises(EmulationError, match="env must make a new (environment|Walk) at each call"):
+    with pytest.raises(
+        EmulationError, match=r"env must make a new (environment|Walk) at each call"
+    ):
         shoal.vectorize(make, num_envs, **options)
     if options["backend"] == "serial":
         with pytest.raises(EmulationError, match="env must make a new"):

@@ -40,12 +40,12 @@ class Core:
 
     agent_spaces: AgentSpaces | None = None
     agents_per_env = 1
-    possible_agents: list = ["agent"]
 
     def __init__(self, env: Any, options: EmulationOptions):
         require_environment(env)
         self.env = env
         self.options = options
+        self.possible_agents: list = ["agent"]
         self.metadata = getattr(env, "metadata", None) or {"render_modes": []}
         self.render_mode = getattr(env, "render_mode", None)
         self.spec = getattr(env, "spec", None)

@@ -95,6 +95,7 @@ class EmulatedMultiEnv(ParallelEnv):
 
     def __init__(self, env: Any, options: EmulationOptions):
         self.core = Core(env, options)
+        assert self.core.agent_spaces is not None
         self._spaces: Any = self.core.agent_spaces
         self.agents_per_env = self.core.agents_per_env
         if self._spaces.index is not None:

@@ -107,7 +107,7 @@ def advantages(
 
         cuda_advantages(out, *inputs, *numbers)
     else:
-        arrays = [None if tensor is None else _array(tensor) for tensor in inputs]
+        arrays: list[Any] = [None if tensor is None else _array(tensor) for tensor in inputs]
         cpu_advantages(_array(out.detach()), *arrays, *numbers)
     return out
 

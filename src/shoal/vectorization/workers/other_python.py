@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import warnings
 from types import ModuleType
-from typing import NoReturn
 
 __all__ = ["import_worker", "run"]
 
 
-def run(socket_fd: int, arena_fd: int, outbox_fd: int, parent: int, thread_stays: bool) -> NoReturn:
+def run(socket_fd: int, arena_fd: int, outbox_fd: int, parent: int, thread_stays: bool) -> None:
     """The whole life of a worker; see `worker.run_worker`."""
     worker = import_worker()
     from shoal.vectorization.workers import json_messages
