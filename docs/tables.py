@@ -3,9 +3,6 @@
 `python docs/tables.py` after a change; a test fails if it was forgotten.
 """
 
-import ast
-import inspect
-import itertools
 import sys
 from pathlib import Path
 
@@ -51,36 +48,9 @@ the parameter `max_steps`, its time limit, after which an episode is truncated (
 """
 
 
-def options() -> list[tuple[str, str, str, str, str]]:
-    """(section, name, type, default, text) of each field of Config, from its source."""
-    source = inspect.getsource(config.Config)
-    lines = source.splitlines()
-    body = ast.parse(source).body[0].body[1:]  # without the docstring
-    found, section = [], "environment"
-    for at, (node, following) in enumerate(itertools.pairwise(body)):
-        if not isinstance(node, ast.AnnAssign):
-            continue
-        before = body[at - 1].end_lineno if at else 0
-        for line in lines[before : node.lineno - 1]:
-            if line.strip().startswith("# -- "):
-                section = line.strip(" #-")
-        text = ast.literal_eval(following.value) if isinstance(following, ast.Expr) else ""
-        default = ast.unparse(node.value) if node.value else "required"
-        if default.startswith("field("):
-            default = "{}"
-        kind = ast.unparse(node.annotation).removesuffix(" | None")
-        if kind.startswith("Literal["):
-            kind = " or ".join(kind[8:-1].replace("'", "").split(", "))
-        kind = {"dict[str, Any]": "table"}.get(kind, kind)
-        if default == "None":
-            default = "–"
-        found.append((section, node.target.id, kind, default, " ".join(text.split())))
-    return found
-
-
 def options_page() -> str:
     text, last = OPTIONS, None
-    for section, name, kind, default, meaning in options():
+    for section, name, kind, default, meaning in config.described():
         if section != last:
             text += f"\n## {section.capitalize()}\n\n| option | type | default | meaning |\n"
             text += "|---|---|---|---|\n"

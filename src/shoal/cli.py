@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import shoal
+from shoal.errors import did_you_mean, install_extra
 from shoal.ocean_c.commands import add_author
 
 __all__ = ["main"]
@@ -50,7 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     general = add_run, add_bench, add_check, add_describe, add_training, add_doctor, add_env
     for add in (*general, *author):
         add(commands)
-    args = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given and given[0][:1] != "-" and given[0] not in commands.choices:
+        hint = did_you_mean(given[0], commands.choices) or "; shoal --help lists all"
+        print(f"shoal: there is no command {given[0]!r}{hint}", file=sys.stderr)
+        return 2
+    args = parser.parse_args(given)
     try:
         status = args.command(args)
         sys.stdout.flush()  # here, so that a reader that left is noticed below
@@ -113,9 +119,11 @@ def emulation(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def source_of(args: argparse.Namespace) -> Any:
-    """Return what ENV means: a `shoal.registry.creators.Source`."""
-    from shoal.registry.creators import find_source
+    """Return what ENV means, a `shoal.registry.creators.Source`; say whose recipe is run."""
+    from shoal.registry.creators import find_source, foreign_code
 
+    if args.env.endswith(".toml") and (files := foreign_code(args.env)):
+        print(f"shoal: this runs the code in {', '.join(files)}", file=sys.stderr, flush=True)
     return find_source(args.env, None, dict(args.kwargs))
 
 
@@ -462,7 +470,7 @@ def training(args: argparse.Namespace) -> int:
         if (error.name or "").partition(".")[0] not in NEEDED:
             raise
         raise shoal.ShoalError(
-            f"{args.name} needs {error.name}, which is not installed: pip install 'shoal[train]'"
+            f"{args.name} needs {error.name}, which is not installed: {install_extra('train')}"
         ) from error
 
 
@@ -535,7 +543,6 @@ def env_list(args: argparse.Namespace) -> int:
 
 
 def named_recipe(name: str) -> Any:
-    from shoal.errors import did_you_mean
     from shoal.registry import recipe as recipes
 
     recipe = recipes.find(name)

@@ -50,6 +50,7 @@ __all__ = [
     "CheckpointError",
     "RunError",
     "did_you_mean",
+    "install_extra",
     "near",
 ]
 
@@ -151,3 +152,8 @@ def near(name: str, known: Iterable[str]) -> list[str]:
     """
     spelled = {each.lower(): each for each in known}
     return [spelled[each] for each in difflib.get_close_matches(name.lower(), spelled)]
+
+
+def install_extra(name: str) -> str:
+    """Return how to install the packages of one of Shoal's extras: it is not on PyPI."""
+    return f"pip install '.[{name}]' in Shoal's folder"

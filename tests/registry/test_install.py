@@ -434,11 +434,10 @@ def test_a_file_that_is_no_recipe(tmp_path, text, why, monkeypatch):
         assert main([*command, str(path)]) == 2
 
 
+SHORT = st.text(max_size=2)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=2),
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
-    ),
+    st.none() | st.booleans() | st.integers() | SHORT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(SHORT, inner, max_size=2),
 )
 
 

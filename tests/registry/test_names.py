@@ -160,12 +160,12 @@ def test_a_file_that_fails_raises_its_own_error_each_time(tmp_path):
 @pytest.mark.parametrize(
     ("name", "module", "extra"),
     [
-        ("NetHackScore-v0", "nle", "pip install 'shoal[nethack]'"),
-        ("nle:NetHackScore-v0", "nle", "pip install 'shoal[nethack]'"),
-        ("ALE/Pong-v5", "ale_py", "pip install 'shoal[atari]'"),
-        ("MiniGrid-Empty-5x5-v0", "minigrid", "pip install 'minigrid'"),
-        ("mpe2.simple_spread_v3", "mpe2", "pip install 'mpe2'"),
-        ("pettingzoo.butterfly.pistonball_v6", "pettingzoo", "pip install 'shoal[pettingzoo]'"),
+        ("NetHackScore-v0", "nle", "pip install '.[nethack]'"),
+        ("nle:NetHackScore-v0", "nle", "pip install '.[nethack]'"),
+        ("ALE/Pong-v5", "ale_py", "pip install '.[atari]'"),
+        ("MiniGrid-Empty-5x5-v0", "minigrid", "pip install minigrid"),
+        ("mpe2.simple_spread_v3", "mpe2", "pip install mpe2"),
+        ("pettingzoo.butterfly.pistonball_v6", "pettingzoo", "pip install '.[pettingzoo]'"),
         ("pettingzoo.butterfly.pistonball_v6", "pymunk", "pip install 'pettingzoo[butterfly]'"),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 
 from shoal.cli import main
 from shoal.errors import ConfigError
-from shoal.trainers.config import Config
+from shoal.trainers.config import Config, described
 
 pytest.importorskip("tyro")
 pytest.importorskip("torch")
@@ -129,12 +129,14 @@ def test_help_needs_neither_torch_nor_numpy(name):
 
 
 def test_help_explains_every_option(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
+    assert main(["train", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for name in Config.__dataclass_fields__:
         assert name == "env" or f"--{name.replace('_', '-')}" in shown
     assert "Discount of future rewards." in shown and "--no-tensorboard" in shown
+    groups = dict.fromkeys(section for section, *_ in described())
+    places = [shown.index(f" {group}: ") for group in groups]
+    assert len(places) == 6 and places == sorted(places)
 
 
 def test_without_the_extra_one_line_says_what_to_install(folder):
@@ -148,7 +150,7 @@ def test_without_the_extra_one_line_says_what_to_install(folder):
         )
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert f"needs {missing}" in line and "pip install 'shoal[train]'" in line
+        assert f"needs {missing}" in line and "pip install '.[train]'" in line
     assert list(folder.iterdir()) == []
 
 
@@ -364,7 +366,7 @@ def test_doctor_works_without_torch_and_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and not done.stderr
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if len(line.split()) > 1}
-    assert lines["torch"].startswith("NO") and "pip install 'shoal[train]'" in lines["torch"]
+    assert lines["torch"].startswith("NO") and "pip install '.[train]'" in lines["torch"]
     assert re.search(r"lacks torch, tyro.*: pip install 'shoal\[train\]'", done.stdout)
 
 

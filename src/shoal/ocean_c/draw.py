@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, install_extra
 
 try:
     from PIL import Image, ImageDraw, ImageFont
 except ImportError as error:  # pragma: no cover
-    raise ShoalError("drawing needs Pillow: pip install 'shoal[play]'") from error
+    raise ShoalError(f"drawing needs Pillow: {install_extra('play')}") from error
 
 __all__ = ["Drawing", "between", "frames", "picture", "text_picture"]
 

@@ -8,13 +8,13 @@ import tempfile
 
 import numpy as np
 
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, install_extra
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 try:
     import pygame
 except ImportError as error:  # pragma: no cover
-    raise ShoalError("a window needs pygame: pip install 'shoal[play]'") from error
+    raise ShoalError(f"a window needs pygame: {install_extra('play')}") from error
 
 __all__ = ["Window"]
 

@@ -36,7 +36,7 @@ from shoal.registry import recipe as recipes
 from shoal.registry.names import Creator, load_named, maker, named, split
 from shoal.registry.recipe import Recipe
 
-__all__ = ["Source", "check_num_envs", "find_source", "is_batched"]
+__all__ = ["Source", "check_num_envs", "find_source", "foreign_code", "is_batched"]
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,19 @@ def _of_list(
             raise ValueError(f"env[{i}]: {env!r} is {what}, which can't be one of a list")
         creators += found.creators
     return Source(tuple(creators), python=python, kwargs=kwargs)
+
+
+def foreign_code(*names: str) -> list[str]:
+    """Return the files, beside Shoal's own and installed packages, whose code these names run."""
+    found = []
+    for name in names:
+        path, _ = split(name)
+        recipe = recipes.find(name) if path.endswith(".toml") else None
+        if recipe is not None and not recipe.own:
+            found += [str(recipe.file), *foreign_code(recipe.creator)]
+        elif path.endswith((".py", ".so", ".c")) and Path(path).resolve().parent != recipes.FOLDER:
+            found.append(str(Path(path).resolve()))
+    return list(dict.fromkeys(found))
 
 
 def check_num_envs(num_envs: Any) -> int:

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shoal.errors import UnknownEnvError, did_you_mean
+from shoal.errors import UnknownEnvError, did_you_mean, install_extra
 
 __all__ = ["Creator", "absolute", "creator", "load_named", "maker", "named", "split"]
 
@@ -39,14 +39,14 @@ PREFIXES = {
     "minihack-": "minihack",
 }
 
-# What `pip install` calls the packages that hold environments.
+# How to install the packages that hold environments.
 PACKAGES = {
-    "nle": "shoal[nethack]",
-    "ale_py": "shoal[atari]",
-    "pettingzoo": "shoal[pettingzoo]",
-    "minigrid": "minigrid",
-    "minihack": "minihack",
-    "mpe2": "mpe2",
+    "nle": install_extra("nethack"),
+    "ale_py": install_extra("atari"),
+    "pettingzoo": install_extra("pettingzoo"),
+    "minigrid": "pip install minigrid",
+    "minihack": "shoal env install minihack",
+    "mpe2": "pip install mpe2",
 }
 
 
@@ -99,7 +99,7 @@ def split(name: str) -> tuple[str, str]:
     The folder of a file may have a colon in its name.
     """
     path, _, inner = name.rpartition(":")
-    if path.endswith(".py"):
+    if path.endswith(".py") and "/" not in inner:
         return path, inner
     if name.endswith((".py", ".toml", ".so", ".c")):
         return name, ""
@@ -240,7 +240,7 @@ def _import_failed(name: str, module: str, error: ImportError) -> str:
     missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
     package = missing.partition(".")[0]
     if package in PACKAGES and package == missing:
-        hint = f": pip install '{PACKAGES[package]}'"
+        hint = f": {PACKAGES[package]}"
     elif missing and module.startswith("pettingzoo.") and package != "pettingzoo":
         hint = f": pip install 'pettingzoo[{module.split('.')[1]}]'"
     else:

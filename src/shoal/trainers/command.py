@@ -10,9 +10,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import importlib.util
+import inspect
 import os
 import signal
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +24,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from shoal.errors import ConfigError, RunError, did_you_mean
-from shoal.registry import recipe as recipes
-from shoal.trainers.config import Config, from_dict, to_dict, typed
+from shoal.errors import ConfigError, RunError, UnknownEnvError, did_you_mean
+from shoal.trainers.config import Config, described, from_dict, to_dict, typed
 from shoal.trainers.dashboard import duration, open_display
 
 __all__ = ["config", "eval_", "parse_train", "resume", "runs", "train"]
@@ -103,6 +105,8 @@ def parse_train(arguments: Sequence[str]) -> Config:
         SystemExit: after ``--help``, or a value that can't be read.
     """
     options = parse(Options, "shoal train", arguments)
+    from shoal.registry.names import absolute
+
     values = {} if options.config is None else read_file(options.config)
     env = options.env or str(values.get("env", ""))
     values = recipe_options(env) | values
@@ -126,7 +130,9 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def recipe_options(env: str) -> dict[str, Any]:
-    """The options that suit an environment which has a recipe; else none."""
+    """Return the options that suit an environment which has a recipe; else none."""
+    from shoal.registry import recipe as recipes
+
     recipe = recipes.find(env)
     return {} if recipe is None else typed_from(recipe.file, recipe.train)
 
@@ -158,21 +164,73 @@ def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -
     return made
 
 
-def absolute(name: str) -> str:
-    """A name whose file, if it is one, is found from anywhere."""
-    path, colon, attribute = name.partition(":")
-    is_file = path.endswith((".py", ".toml"))
-    return f"{Path(path).resolve()}{colon}{attribute}" if is_file else name
+def show_help() -> None:
+    """Print the options of `shoal train` in the groups of docs/options.md."""
+    print(
+        f"usage: shoal train ENV [--OPTION VALUE ...]\n\n{inspect.cleandoc(Options.__doc__ or '')}"
+    )
+    print("\n  --config FILE\n        TOML file with options.")
+    print("  --traceback\n        Show where an error came from.")
+    section = ""
+    for group, name, kind, default, text in described():
+        if group != section:
+            print(f"\n{group}:")
+            section = group
+        flag = f"--{name.replace('_', '-')}"
+        values = kind.upper() if kind in ("int", "float", "str") else kind.replace(" or ", "|")
+        lines = {"env": "ENV", "env_kwargs": f"{flag} NAME=VALUE ..."}
+        line = f"{flag}, --no-{flag[2:]}" if kind == "bool" else f"{flag} {values}"
+        line = lines.get(name, line)
+        print(f"  {line}")
+        shown = "" if default in ("required", "–", "{}") else f" (default: {default})"
+        print(textwrap.fill(text + shown, 96, initial_indent=" " * 8, subsequent_indent=" " * 8))
+
+
+def say_whose_code(*names: str) -> None:
+    """Say on stderr which files, beside Shoal's and installed packages, are about to be run."""
+    from shoal.registry.creators import foreign_code
+
+    if files := foreign_code(*names):
+        print(f"shoal: this runs the code in {', '.join(files)}", file=sys.stderr, flush=True)
+
+
+def shown(path: Path, start: str) -> str:
+    """Return a path as seen from the folder `start`, if it lies in there."""
+    inside = os.path.relpath(path, start)
+    return str(path) if inside.startswith("..") else inside
 
 
 # -- train and resume -------------------------------------------------------------------------
 
 
 def train(arguments: Sequence[str]) -> int:
-    asked = parse_train(arguments)  # --help answers before anything heavy is imported
+    if {"-h", "--help"} & set(arguments):
+        show_help()
+        return 0
+    asked = parse_train(arguments)
+    check_names(asked)  # what is misspelt is reported before anything heavy is imported
     from shoal.trainers import runs
 
-    return run_training(asked, lambda: (runs.create(asked), None))
+    runs_dir = Path(asked.runs_dir).absolute()  # an environment may change the working directory
+    return run_training(asked, lambda: (runs.create(asked, runs_dir), None))
+
+
+def check_names(asked: Config) -> None:
+    """Raise an error unless the environment and the trackers of a config exist.
+
+    Raises:
+        UnknownEnvError: there is no such environment.
+        ConfigError: a tracker is not installed.
+    """
+    from shoal.registry.creators import find_source
+
+    recipe = asked.env if asked.env.endswith(".toml") else ""
+    say_whose_code(asked.policy, recipe)
+    find_source(asked.env, asked.num_envs, asked.env_kwargs)
+    for name in ("wandb", "neptune", "trackio"):
+        missing = name not in sys.modules and importlib.util.find_spec(name) is None
+        if getattr(asked, name) and missing:
+            raise ConfigError(f"{name} is not installed: pip install {name}")
 
 
 @dataclass(frozen=True)
@@ -197,17 +255,23 @@ def resume(arguments: Sequence[str]) -> int:
     asked = runs.read_config(folder)
     if options.checkpoint is None:
         path = runs.newest_checkpoint(folder)
+        history = runs.read_metrics(folder)
+        whole = history and history[-1]["steps"] >= asked.total_steps
+        if whole and path.stem == f"{len(history):06}":  # known before torch is imported
+            raise RunError(f"run {options.run} is complete: {history[-1]['steps']:,.0f} steps")
     else:
         path = find_checkpoint(folder, options.checkpoint)
-    shown = dataclasses.replace(asked, display=options.display or asked.display)
+    say_whose_code(asked.env, asked.policy)
+    check_names(dataclasses.replace(asked, policy="default"))
+    asked = dataclasses.replace(asked, display=options.display or asked.display)
     return run_training(
-        shown, lambda: runs.resume(folder, path), lambda: runs.read_checkpoint(path)
+        asked, lambda: runs.resume(folder, path), lambda: runs.read_checkpoint(path)
     )
 
 
 def find_checkpoint(folder: Path, name: str) -> Path:
     """A checkpoint by its path, or by its name within a run."""
-    return Path(name) if Path(name).is_file() else folder / "checkpoints" / name
+    return Path(name).absolute() if Path(name).is_file() else folder / "checkpoints" / name
 
 
 def run_training(
@@ -224,6 +288,7 @@ def run_training(
     from shoal.trainers.diagnose import ObservationWatch
     from shoal.trainers.evaluate import check_spaces
 
+    start = os.getcwd()
     rank = int(os.environ.get("RANK", "0"))
     if rank:
         with interruptible() as stopped:
@@ -237,9 +302,11 @@ def run_training(
             if state is not None:
                 check_spaces(state, vector.observation_layout, vector.action_layout.native)
                 if state["steps"] >= asked.total_steps:
-                    raise RunError(f"run {run.folder} is complete: {state['steps']:,} steps")
+                    raise RunError(
+                        f"run {shown(run.folder, start)} is complete: {state['steps']:,} steps"
+                    )
             watch = ObservationWatch(vector.observation_layout)
-            display = open_display(asked, run.folder)
+            display = open_display(asked, Path(shown(run.folder, start)))
             with interruptible() as stopped:
                 result = ppo.train(
                     run.config,
@@ -258,8 +325,9 @@ def run_training(
             else:
                 run.close()
     complete = result.metrics["steps"] >= asked.total_steps
-    print(f"run {run.folder} {'is complete' if complete else 'has been stopped'}")
-    print(f"  shoal {'eval' if complete else 'resume'} {run.folder}")
+    folder = shown(run.folder, start)
+    print(f"run {folder} {'is complete' if complete else 'has been stopped'}")
+    print(f"  shoal {'eval' if complete else 'resume'} {folder}")
     return 0 if complete else 130
 
 
@@ -337,9 +405,12 @@ def eval_(arguments: Sequence[str]) -> int:
     from shoal.trainers import runs
     from shoal.trainers.evaluate import evaluate
 
+    start = os.getcwd()  # an environment may change it
     state, env, kwargs, emulation = None, options.target, {}, {}
     path = find_target(options)
-    if path is not None:
+    if path is None:
+        check_target(options)
+    else:
         state = runs.read_checkpoint(path)
         asked = state["config"]
         env, kwargs = asked["env"], asked["env_kwargs"]
@@ -348,6 +419,8 @@ def eval_(arguments: Sequence[str]) -> int:
         env, kwargs = options.env, {}
     if options.env_kwargs:
         kwargs = options.env_kwargs
+    if state is not None:
+        say_whose_code("" if options.env else env, state["config"]["policy"])
     episodes = options.episodes
     if (options.video or options.render) and not given(arguments, "--episodes"):
         episodes = 1
@@ -362,13 +435,13 @@ def eval_(arguments: Sequence[str]) -> int:
         emulation=emulation,
         device=options.device,
         render=options.render,
-        video=options.video,
+        video=options.video and options.video.absolute(),
         report=counter(episodes, shown=sys.stderr.isatty() and not options.render),
     )
     if options.json:
         print(json.dumps({k: v if isinstance(v, float) else v.tolist() for k, v in found.items()}))
         return 0
-    who = "random actions" if state is None else f"checkpoint {path}"
+    who = "random actions" if path is None else f"checkpoint {shown(path, start)}"
     how = "" if state is None else ", greedy" if options.greedy else ", sampled"
     print(f"{env}, {episodes:,} episode{'s' * (episodes != 1)}, {who}{how}")
     print(
@@ -388,7 +461,7 @@ def find_target(options: EvalOptions) -> Path | None:
 
     target = Path(options.target)
     if target.suffix == ".pt":
-        return target
+        return target.absolute()
     if not any((folder / "config.toml").is_file() for folder in candidates(options)):
         if options.checkpoint is not None or target.is_dir():
             runs.find_run(options.target, options.runs_dir)  # raises, and says what is near
@@ -397,6 +470,19 @@ def find_target(options: EvalOptions) -> Path | None:
     if options.checkpoint is not None:
         return find_checkpoint(folder, options.checkpoint)
     return runs.newest_checkpoint(folder)
+
+
+def check_target(options: EvalOptions) -> None:
+    """Raise an error unless the target is an environment; it suggests runs, too."""
+    from shoal.registry.creators import find_source
+
+    try:
+        find_source(options.target, options.num_envs, options.env_kwargs)
+    except UnknownEnvError as error:
+        runs = [path.parent.name for path in Path(options.runs_dir).glob("*/config.toml")]
+        if hint := did_you_mean(options.target, runs):
+            raise RunError(f"there is no run or environment {options.target!r}{hint}") from None
+        raise error
 
 
 def candidates(options: EvalOptions) -> tuple[Path, Path]:
@@ -477,6 +563,7 @@ def runs(arguments: Sequence[str]) -> int:
 
 def summaries(runs_dir: Path, env: str | None = None) -> list[dict[str, Any]]:
     """What came of each run in a folder, the oldest first. One that can't be read is left out."""
+    from shoal.registry.names import absolute
     from shoal.trainers.runs import read_config, read_metrics
 
     made = []

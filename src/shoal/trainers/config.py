@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +13,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from shoal.errors import ConfigError, did_you_mean
 
-__all__ = ["Config", "from_dict", "to_dict", "typed"]
+__all__ = ["Config", "described", "from_dict", "to_dict", "typed"]
 
 
 @dataclass(frozen=True)
@@ -232,3 +235,30 @@ def _typed(name: str, value: Any, expected: str) -> Any:
     if not right:
         raise ConfigError(f"{name}: expected {kind}, got {value!r}")
     return {"int": int, "float": float}.get(kind, lambda same: same)(value)
+
+
+def described() -> list[tuple[str, str, str, str, str]]:
+    """Return (section, name, type, default, text) of each field of Config, from its source."""
+    source = inspect.getsource(Config)
+    lines = source.splitlines()
+    body = ast.parse(source).body[0].body[1:]  # without the docstring
+    found, section = [], "environment"
+    for at, (node, following) in enumerate(itertools.pairwise(body)):
+        if not isinstance(node, ast.AnnAssign):
+            continue
+        before = body[at - 1].end_lineno if at else 0
+        for line in lines[before : node.lineno - 1]:
+            if line.strip().startswith("# -- "):
+                section = line.strip(" #-")
+        text = ast.literal_eval(following.value) if isinstance(following, ast.Expr) else ""
+        default = ast.unparse(node.value) if node.value else "required"
+        if default.startswith("field("):
+            default = "{}"
+        kind = ast.unparse(node.annotation).removesuffix(" | None")
+        if kind.startswith("Literal["):
+            kind = " or ".join(kind[8:-1].replace("'", "").split(", "))
+        kind = {"dict[str, Any]": "table"}.get(kind, kind)
+        if default == "None":
+            default = "–"
+        found.append((section, node.target.id, kind, default, " ".join(text.split())))
+    return found

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from shoal.errors import install_extra
+
 __all__ = ["Finding", "examine"]
 
 # The modules that each extra consists of, with what they are for.
@@ -60,7 +62,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if not _installed(module)]
         if missing:
-            lack = f"lacks {', '.join(missing)}: pip install 'shoal[{extra}]'"
+            lack = f"lacks {', '.join(missing)}: {install_extra(extra)}"
             yield Finding(None, f"extra {extra}", lack)
         else:
             versions = ", ".join(f"{module} {_version(module)}" for module in modules)
@@ -106,7 +108,7 @@ def _torch() -> Iterator[Finding]:
         r"Driver Version: (\S+).*?CUDA Version: (\S+)", _output(["nvidia-smi"]), re.S
     )
     if not _installed("torch"):
-        yield Finding(False, "torch", "not installed; needed to train: pip install 'shoal[train]'")
+        yield Finding(False, "torch", f"not installed; needed to train: {install_extra('train')}")
     else:
         try:
             import torch

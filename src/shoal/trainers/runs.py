@@ -251,8 +251,12 @@ class Run:
 # -- making and finding runs ------------------------------------------------------------------
 
 
-def create(config: Config) -> Run:
+def create(config: Config, runs_dir: Path | None = None) -> Run:
     """Make the folder of a new run.
+
+    Args:
+        config: of the run.
+        runs_dir: where; by default the config's.
 
     Raises:
         RunError: it exists, or can't be made; then nothing of it is left.
@@ -261,7 +265,8 @@ def create(config: Config) -> Run:
     name = config.name or f"{env}-{time.strftime('%Y%m%d-%H%M%S')}-{config.seed}"
     if Path(name).name != name:
         raise ConfigError(f"name: expected the name of a folder, got {name!r}")
-    folder = Path(config.runs_dir) / name
+    runs_dir = Path(config.runs_dir) if runs_dir is None else runs_dir
+    folder = runs_dir / name
     number = 1
     while True:
         try:
@@ -273,7 +278,7 @@ def create(config: Config) -> Run:
             if config.name:
                 raise RunError(f"run {folder} exists; give another --name") from error
             number += 1  # two within a second
-            folder = Path(config.runs_dir) / f"{name}-{number}"
+            folder = runs_dir / f"{name}-{number}"
         except OSError as error:
             raise RunError(f"run {folder} can't be made: {_reason(error)}") from error
     try:
@@ -325,7 +330,7 @@ def find_run(name: str, runs_dir: str = "runs") -> Path:
     """
     for folder in (Path(name), Path(runs_dir) / name):
         if (folder / "config.toml").is_file():
-            return folder
+            return folder.absolute()
     known = [path.parent.name for path in Path(runs_dir).glob("*/config.toml")]
     raise RunError(f"there is no run {name!r}{did_you_mean(name, known)}")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from shoal.errors import install_extra
 from shoal.ocean_c.film import Film, as_picture
 from shoal.vectorization.vector import Batch
 from shoal.wrappers.base import Wrapper, rows_of
@@ -122,7 +123,7 @@ class RecordVideo(Wrapper):
             raise ValueError(f'RecordVideo: every >= 1, suffix ".mp4" or ".gif"; {every}, {suffix}')
         needed = "imageio" if suffix == ".gif" else "imageio_ffmpeg"
         if importlib.util.find_spec(needed) is None:
-            raise ImportError(f"RecordVideo: {suffix} needs {needed}: pip install 'shoal[video]'")
+            raise ImportError(f"RecordVideo: {suffix} needs {needed}: {install_extra('video')}")
         super().__init__(env)
         self.folder, self.suffix = Path(folder), suffix
         self.index, self.every, self.max_frames = index, every, max_frames
