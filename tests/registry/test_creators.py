@@ -181,7 +181,7 @@ def test_an_environment_that_changes_the_working_directory_moves_no_file(folder,
     assert err == f"shoal: this runs the code in {folder / 'moving.py'}\n"
     os.chdir(folder)
     assert main(["resume", "one"]) == 2
-    assert "run one is complete: 3" in capfd.readouterr().err
+    assert "run runs/one is complete: 3" in capfd.readouterr().err
 
 
 def test_a_typing_error_is_reported_before_torch_is_imported(folder):

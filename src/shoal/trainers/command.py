@@ -258,7 +258,8 @@ def resume(arguments: Sequence[str]) -> int:
         history = runs.read_metrics(folder)
         whole = history and history[-1]["steps"] >= asked.total_steps
         if whole and path.stem == f"{len(history):06}":  # known before torch is imported
-            raise RunError(f"run {options.run} is complete: {history[-1]['steps']:,.0f} steps")
+            steps = f"{history[-1]['steps']:,.0f} steps"
+            raise RunError(f"run {shown(folder, os.getcwd())} is complete: {steps}")
     else:
         path = find_checkpoint(folder, options.checkpoint)
     say_whose_code(asked.env, asked.policy)
