@@ -81,7 +81,7 @@ def test_run_prints_layout_speed_episodes_and_overhead(capsys):
     # All steps but those of the unfinished episodes are in an episode.
     assert 0 <= 1500 - int(episodes) * float(mean) <= 3 * 500
     assert re.search(r"emulation overhead: .* µs.* per step", out)
-    assert re.fullmatch(r"(shoal: .*\n)?", err)
+    assert re.fullmatch(r"shoal: (serial|multiprocess)[^:]*: .+\n", err)
 
 
 def test_the_same_seed_gives_the_same_episodes(capsys):
@@ -343,3 +343,19 @@ def test_help_and_version_load_nothing_heavy():
     )
     for arguments in (["--help"], ["--version"], ["run", "--help"]):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=60)
+
+
+def test_play_is_for_native_environments(capsys):
+    assert main(["play", "CartPole-v1"]) == 2
+    err = capsys.readouterr().err
+    assert err == (
+        "shoal: ENV must be a native environment, got CartPole-v1; "
+        "shoal eval CartPole-v1 --render shows the others\n"
+    )
+
+
+def test_help_says_what_an_environment_can_be(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert "a native environment" in out and "a recipe (shoal env list)" in out

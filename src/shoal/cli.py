@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import shoal
-from shoal.errors import did_you_mean, install_extra
+from shoal.errors import ConfigError, did_you_mean, install_extra
 from shoal.ocean_c.commands import add_author
 
 __all__ = ["main"]
@@ -572,7 +572,7 @@ def env_doctor(args: argparse.Namespace) -> int:
 
 
 def add_play(commands: Any) -> None:
-    parser = add_command(commands, "play", play, "play a compiled environment, or watch it")
+    parser = add_command(commands, "play", play, "play a native environment, or watch it")
     parser.add_argument("--fps", type=float, default=10, help="steps per second; default: 10")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument(
@@ -588,22 +588,31 @@ def add_play(commands: Any) -> None:
 def play(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from shoal.ocean_c.find import module_named
+    from shoal.ocean_c.find import load
     from shoal.ocean_c.play import play, record
 
-    kwargs = dict(args.kwargs)
-    module = module_named(args.env)
+    source = source_of(args)
+    if source.native is None:
+        raise ConfigError(
+            f"ENV must be a native environment, got {args.env}; shoal eval {args.env} --render "
+            "shows the others"
+        )
+    module, kwargs = load(source.native), source.kwargs
     options: dict[str, Any] = {"autoreset": "same_step", "env_kwargs": kwargs}
     with contextlib.closing(shoal.vectorize(args.env, 1, backend="native", **options)) as vector:
         act = None
         if args.policy:
             from shoal.trainers import runs
-            from shoal.trainers.evaluate import policy_chooser
+            from shoal.trainers.command import say_whose_code
+            from shoal.trainers.evaluate import check_spaces, policy_chooser
 
             path = Path(args.policy)
             if not path.is_file():
                 path = runs.newest_checkpoint(runs.find_run(args.policy))
-            act = policy_chooser(vector, runs.read_checkpoint(path), False, args.seed, "cpu")
+            state = runs.read_checkpoint(path)
+            say_whose_code(state["config"]["policy"])
+            check_spaces(state, vector.observation_layout, vector.action_layout.native)
+            act = policy_chooser(vector, state, False, args.seed, "cpu")
         if args.record:
             record(vector, args.record, args.steps or 200, args.fps, act, args.seed, args.size)
             print(args.record)
