@@ -146,6 +146,8 @@ def test_a_name_is_split_where_its_file_ends():
 def test_whose_code_a_name_runs(folder):
     assert foreign_code("CartPole-v1", "squared", "minigrid", "default", "shoal.x:Policy") == []
     ours = str(folder / "file_env.py")
+    (folder / "my.so").touch()
+    assert foreign_code("gone.py:make", "gone.toml") == []
     assert foreign_code("ordinary.toml") == [str(folder / "ordinary.toml"), ours]
     assert foreign_code("file_env.py:make", "file_env.py:other", "my.so") == [
         ours,

@@ -191,12 +191,14 @@ def foreign_code(*names: str) -> list[str]:
     """Return the files, beside Shoal's own and installed packages, whose code these names run."""
     found = []
     for name in names:
-        path, _ = split(name)
-        recipe = recipes.find(name) if path.endswith(".toml") else None
-        if recipe is not None and not recipe.own:
-            found += [str(recipe.file), *foreign_code(recipe.creator)]
-        elif path.endswith((".py", ".so", ".c")) and Path(path).resolve().parent != recipes.FOLDER:
-            found.append(str(Path(path).resolve()))
+        path = Path(split(name)[0]).resolve()
+        if not path.is_file() or path.parent == recipes.FOLDER:
+            continue
+        recipe = recipes.find(name) if path.suffix == ".toml" else None
+        if recipe is not None:
+            found += [str(path), *foreign_code(recipe.creator)]
+        elif path.suffix in (".py", ".so", ".c"):
+            found.append(str(path))
     return list(dict.fromkeys(found))
 
 
