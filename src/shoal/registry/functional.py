@@ -96,7 +96,7 @@ class FunctionalEnv:
 
 
 def make_keys(seeds: np.ndarray) -> Any:
-    """A random key for each seed, shape ``(n, 2)``: with the old type, which all libraries take."""
+    """Return a random key for each seed, shape ``(n, 2)``, of the old type that all libraries take."""
     return jax.vmap(jax.random.PRNGKey)(jnp.asarray(seeds % 2**32, jnp.uint32))
 
 
@@ -109,7 +109,7 @@ def begin(reset: Callable[[Any], tuple[Any, Any]], key: Any) -> tuple[Any, Any, 
 def begin_if(
     reset: Callable[[Any], tuple[Any, Any]], chosen: Any, key: Any, observation: Any, state: Any
 ) -> tuple[Any, Any, Any]:
-    """The same if it is chosen; else what it holds."""
+    """Return the same if it is chosen; else what it holds."""
 
     def pick(new: Any, old: Any) -> Any:
         return jnp.where(chosen, new, old)

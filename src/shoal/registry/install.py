@@ -177,7 +177,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def make_venv(recipe: Recipe, uv: str | None) -> list[str]:
-    """The command that makes its virtual environment, with pip in it; what was there is removed.
+    """Return the command that makes its virtual environment anew, with pip in it.
 
     Raises:
         InstallError: there is no Python of a version that it runs under.
@@ -204,7 +204,7 @@ def make_venv(recipe: Recipe, uv: str | None) -> list[str]:
 
 
 def succeeds(*command: str) -> bool:
-    """Whether a command runs without an error."""
+    """Return whether a command runs without an error."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     except OSError:
@@ -232,7 +232,7 @@ def apt_get(packages: list[str]) -> list[str]:
 
 
 def missing_packages(recipe: Recipe) -> list[str]:
-    """The Debian packages that it needs and the system lacks; none where there is no dpkg."""
+    """Return the Debian packages that it needs and the system lacks; none without dpkg."""
     if not recipe.system or not shutil.which("dpkg-query"):
         return []
     query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n"]
@@ -293,7 +293,7 @@ def wait(process: subprocess.Popen, log: Path, say: Callable[[str], None]) -> in
 
 
 def reason(lines: list[str]) -> str:
-    """The line that says best why a command failed, of all that it said."""
+    """Return the line that says best why a command failed, of all that it said."""
     said = [line for line in lines if not DULL.search(line)] or lines or ["it said nothing"]
     last = [line for line in said if re.search("error|not found", line, re.IGNORECASE)] or said
     cut = [line for line in lines if CUT.search(line)]
@@ -303,7 +303,7 @@ def reason(lines: list[str]) -> str:
 
 
 def diagnose(recipe: Recipe) -> list[tuple[bool, str, str]]:
-    """What an installed recipe has and lacks: (is it well, what, how it is)."""
+    """Return what an installed recipe has and lacks: (is it well, what, how it is)."""
     found = []
     missing = missing_packages(recipe)
     if recipe.system:

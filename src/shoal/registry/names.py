@@ -65,7 +65,7 @@ class Creator:
 
 
 def creator(name: str, /, **kwargs: Any) -> Creator:
-    """A function without arguments that makes the environment called `name`.
+    """Return a function without arguments that makes the environment called `name`.
 
     Args:
         name: see the head of this module.
@@ -108,7 +108,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def load_named(name: str) -> Callable[..., Any]:
-    """The function or class that ``file.py:name`` or ``module:name`` means.
+    """Return the function or class that ``file.py:name`` or ``module:name`` means.
 
     Raises:
         UnknownEnvError: there is no such thing.
@@ -144,7 +144,7 @@ def maker(name: str, others: Sequence[str] = ()) -> Callable[..., Any]:
 
 
 def _registered(name: str) -> Callable[..., Any] | None:
-    """A function that makes a registered id (with or without its version), or None."""
+    """Return a function that makes a registered id (with or without its version), or None."""
     for library in _libraries():
         ids = _ids(library)
         if name in ids or any(i.rpartition("-v")[0] == name for i in ids):
@@ -162,7 +162,7 @@ def _registered(name: str) -> Callable[..., Any] | None:
 
 
 def _libraries() -> list[Any]:
-    """The libraries that register ids: Gymnasium, and old gym if that is in use, or alone."""
+    """Return the libraries that register ids: Gymnasium, old gym if it is in use, or both."""
     found = []
     try:
         found.append(importlib.import_module("gymnasium"))
@@ -177,7 +177,7 @@ def _libraries() -> list[Any]:
 
 
 def _ids(library: Any = None) -> Iterable[str]:
-    """The ids that are registered, with one library or with all."""
+    """Return the ids that are registered, with one library or with all."""
     ids: list[str] = []
     for each in _libraries() if library is None else [library]:
         registry = each.envs.registration.registry
@@ -186,7 +186,7 @@ def _ids(library: Any = None) -> Iterable[str]:
 
 
 def _plugin(name: str) -> str | None:
-    """The module that registers ids which begin like `name`, give or take a typing error."""
+    """Return the module that registers ids which begin like `name`, give or take a typing error."""
     for prefix, module in PREFIXES.items():
         if difflib.get_close_matches(name.lower()[: len(prefix)], [prefix], cutoff=0.8):
             return module
@@ -194,7 +194,7 @@ def _plugin(name: str) -> str | None:
 
 
 def _in_module(name: str) -> Callable[..., Any]:
-    """The function for a dotted path: that of a module, or one function inside a module."""
+    """Return the function for a dotted path: that of a module, or one function inside a module."""
     parent, _, last = name.rpartition(".")
     try:
         module = importlib.import_module(name)
@@ -236,7 +236,7 @@ def _import(module: str, name: str) -> ModuleType:
 
 
 def _import_failed(name: str, module: str, error: ImportError) -> str:
-    """One line: what could not be imported for `name`, and what to install."""
+    """Return one line: what could not be imported for `name`, and what to install."""
     missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
     package = missing.partition(".")[0]
     if package in PACKAGES and package == missing:
@@ -250,7 +250,7 @@ def _import_failed(name: str, module: str, error: ImportError) -> str:
 
 
 def _load(path: Path) -> ModuleType:
-    """The module in a file, run once per process; it can import what lies beside it."""
+    """Return the module in a file, run once per process; it can import what lies beside it."""
     name = str(path)  # the same in every process, and no module's own
     if name in sys.modules:
         return sys.modules[name]

@@ -94,14 +94,14 @@ class Recipe:
         return f"{self.file.parent / path}:{inner}" if path.endswith(".py") else name
 
     def installed(self) -> bool:
-        """Whether it can be made."""
+        """Return whether it can be made."""
         if self.python:
             return (self.folder / "installed").exists() and self.interpreter.exists()
         return all(importlib.util.find_spec(name) is not None for name in self.imports)
 
 
 def names() -> list[str]:
-    """The recipes that come with Shoal."""
+    """Return the recipes that come with Shoal."""
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
 
 

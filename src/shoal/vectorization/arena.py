@@ -90,7 +90,7 @@ class Arena:
         ]
 
     def allocate(self) -> None:
-        """`attach` memory of this process alone, all zeros, on the same boundaries."""
+        """Do `attach` with memory of this process alone, all zeros, on the same boundaries."""
         memory = np.zeros(self.nbytes + ALIGN, np.uint8)  # NumPy's own begins anywhere
         start = -memory.ctypes.data % ALIGN
         self.attach(memory[start : start + self.nbytes])

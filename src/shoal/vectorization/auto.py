@@ -31,7 +31,7 @@ MARGIN = 0.95  # of the serial time, that workers must stay below
 def choose_workers(
     make: Callable[[int, int], Vector], num_envs: int, cores: int
 ) -> tuple[int, str]:
-    """How many workers to use; 0 for the serial backend.
+    """Return how many workers to use; 0 for the serial backend.
 
     Args:
         make: makes a vector of so many environments with so many workers (0: serial).
@@ -117,5 +117,5 @@ class own_generators:
 
 
 def show(seconds: float) -> str:
-    """A time for people."""
+    """Return a time for people."""
     return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"

@@ -418,7 +418,7 @@ class Vector(VectorEnv):
         return int(self._counters[:, 3].sum())
 
     def statistics(self) -> dict[str, float]:
-        """Means over the episodes that have ended since the last call.
+        """Return means over the episodes that have ended since the last call.
 
         Returns:
             ``episodes`` (how many), ``return``, ``length`` (steps), ``time`` (seconds), and the
@@ -428,7 +428,7 @@ class Vector(VectorEnv):
         return self._episodes.take()
 
     def profile(self) -> dict[str, float]:
-        """Where the time of the processes that step environments went since the last call.
+        """Return where the time of the stepping processes went since the last call.
 
         Returns:
             Shares that add up to 1: ``environment`` (in the environments' own methods),
@@ -460,7 +460,7 @@ class Vector(VectorEnv):
     def call_on(
         self, env_ids: Sequence[int], name: str | Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> list[Any]:
-        """`call` for some of the environments: a list of results, in the order of `env_ids`."""
+        """Call some of the environments; return a list of results in the order of `env_ids`."""
         arguments: list[Any] = [None] * self.num_envs
         for i in env_ids:
             arguments[i] = (name, args, kwargs)
@@ -492,13 +492,13 @@ class Vector(VectorEnv):
         self._call("set_options", [(one,) for one in each])
 
     def render(self, index: int | None = None) -> Any:
-        """What environment `index` renders, or a tuple of what all of them render."""
+        """Return what environment `index` renders, or a tuple of what all of them render."""
         if index is None:
             return self.call("render")
         return self.call_on([index], "render")[0]
 
     def get_state(self) -> tuple[Any, ...]:
-        """A snapshot of every environment, from which `set_state` goes on exactly.
+        """Return a snapshot of every environment, from which `set_state` goes on exactly.
 
         Environments that save themselves (``get_state`` and ``set_state``, or ``clone_state`` and
         ``restore_state``, as Atari's do) are asked for it; others are pickled, wrappers included.
@@ -567,7 +567,7 @@ class Vector(VectorEnv):
             raise ClosedError(f"this vector is {self._ended}")
 
     def _each(self, what: str, value: Any, one: Callable[[Any, int], Any]) -> list[Any]:
-        """One value for each environment."""
+        """Return one value for each environment."""
         if value is None:
             return [None] * self.num_envs
         if isinstance(value, (int, np.integer, Mapping)):
@@ -616,7 +616,7 @@ class Vector(VectorEnv):
         self._pending = name
 
     def _end_episodes(self, arrays: dict, infos: Any, ended: np.ndarray) -> None:
-        """What is rare or slow to do where an episode has ended."""
+        """Do what is rare or slow at the end of an episode."""
         if self.autoreset is AutoresetMode.DISABLED:
             acting = arrays["acting"].reshape(self.batch_size, -1)  # agents may end one by one
             self._needs_reset[self.env_ids] = ~acting.any(axis=1)
@@ -644,7 +644,7 @@ class Vector(VectorEnv):
 
 
 def action_rows(layout: ActionLayout, actions: Any, count: int) -> np.ndarray:
-    """Actions for `count` agents as one array of rows, perhaps the caller's own.
+    """Return actions for `count` agents as one array of rows, perhaps the caller's own.
 
     Raises:
         ActionError: wrong count, shape, dtype or value.
@@ -665,7 +665,7 @@ def action_rows(layout: ActionLayout, actions: Any, count: int) -> np.ndarray:
 
 
 def as_rows(actions: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) -> np.ndarray:
-    """Actions as an array of this shape and dtype, if that changes no value."""
+    """Return actions as an array of this shape and dtype, if that changes no value."""
     try:
         array = np.asarray(actions)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged; a tensor on another device
@@ -687,7 +687,7 @@ def as_rows(actions: Any, shape: tuple[int, ...], dtype: np.dtype, where: str) -
 
 
 def check_reset_mask(mask: Any, num_envs: int) -> np.ndarray:
-    """A reset mask as Gymnasium demands it."""
+    """Return a reset mask as Gymnasium demands it."""
     if not isinstance(mask, np.ndarray):
         raise TypeError(f"reset_mask: expected a NumPy array, got {type(mask).__name__}")
     if mask.shape != (num_envs,):

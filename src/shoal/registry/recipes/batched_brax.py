@@ -15,7 +15,7 @@ __all__ = ["create"]
 def create(
     num_envs: int = 1, env_id: str = "ant", episode_length: int = 1000, **kwargs: Any
 ) -> FunctionalEnv:
-    """An environment of Brax.
+    """Return an environment of Brax.
 
     Args:
         num_envs: copies.

@@ -9,7 +9,7 @@ __all__ = ["craftax", "gymnax"]
 
 
 def gymnax(num_envs: int = 1, env_id: str = "CartPole-v1", **params: Any) -> FunctionalEnv:
-    """An environment of Gymnax.
+    """Return an environment of Gymnax.
 
     Args:
         num_envs: copies.
@@ -26,7 +26,7 @@ def gymnax(num_envs: int = 1, env_id: str = "CartPole-v1", **params: Any) -> Fun
 
 
 def craftax(num_envs: int = 1, env_id: str = "Craftax-Symbolic-v1", **params: Any) -> FunctionalEnv:
-    """An environment of Craftax.
+    """Return an environment of Craftax.
 
     Args:
         num_envs: copies.
@@ -49,7 +49,7 @@ def craftax(num_envs: int = 1, env_id: str = "Craftax-Symbolic-v1", **params: An
 def functional(
     env: Any, params: Any, num_envs: int, ends: Callable[[Any, Any], tuple[Any, Any]]
 ) -> FunctionalEnv:
-    """Copies of one with Gymnax's functions.
+    """Return copies of one with Gymnax's functions.
 
     Args:
         ends: from a state, and whether the step to it ended the episode: (terminated, truncated).

@@ -11,7 +11,7 @@ __all__ = ["create"]
 
 
 def create(num_envs: int = 1, env_id: str = "Snake-v1", **kwargs: Any) -> FunctionalEnv:
-    """An environment of Jumanji with one agent.
+    """Return an environment of Jumanji with one agent.
 
     Args:
         num_envs: copies.
@@ -39,7 +39,7 @@ def create(num_envs: int = 1, env_id: str = "Snake-v1", **kwargs: Any) -> Functi
 
 
 def nested(observation: Any) -> Any:
-    """An observation with dicts in place of Jumanji's own tuples and classes."""
+    """Return an observation with dicts in place of Jumanji's own tuples and classes."""
     if hasattr(observation, "_asdict"):
         return {key: nested(part) for key, part in observation._asdict().items()}
     if hasattr(observation, "__dataclass_fields__"):

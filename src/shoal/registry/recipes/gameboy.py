@@ -45,12 +45,12 @@ FRAME = bytes.fromhex(
 
 
 def create(**kwargs: Any) -> Catch:
-    """The game as an environment."""
+    """Return the game as an environment."""
     return Catch(**kwargs)
 
 
 def cartridge() -> bytes:
-    """The game as a cartridge of 32 KiB."""
+    """Return the game as a cartridge of 32 KiB."""
     back = -(len(FRAME) + 2) & 0xFF
     assert len(FRAME) < 126  # a short jump
     code = BEGIN + FRAME + bytes([0x18, back])
@@ -105,7 +105,7 @@ class Catch(gymnasium.Env):
         return self.look(), {}
 
     def look(self) -> np.ndarray:
-        """What the screen shows."""
+        """Return what the screen shows."""
         return self.console.screen.ndarray[:, :, 0].copy()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:

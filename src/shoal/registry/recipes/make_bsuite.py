@@ -8,7 +8,7 @@ __all__ = ["create"]
 
 
 def create(experiment: str = "catch/0") -> Any:
-    """The experiment with this id, with Gymnasium's interface."""
+    """Return the experiment with this id, with Gymnasium's interface."""
     import bsuite
     from shimmy.bsuite_compatibility import BSuiteCompatibilityV0
 

@@ -8,7 +8,7 @@ __all__ = ["create"]
 
 
 def create(game: str = "Sokoban", **settings: Any) -> Any:
-    """The game of this name, seen as a grid of objects."""
+    """Return the game of this name, seen as a grid of objects."""
     import griddly
     import gym
 

@@ -10,7 +10,7 @@ __all__ = ["create"]
 
 
 def create(benchmark: str = "tiny", **settings: Any) -> Any:
-    """One of NASim's networks, with flat observations and actions."""
+    """Return one of NASim's networks, with flat observations and actions."""
     import nasim
 
     return Counted(nasim.make_benchmark(benchmark, **settings))

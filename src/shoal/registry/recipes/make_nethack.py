@@ -26,13 +26,13 @@ GOLD, DOWN = 2316, [2383, 2385]  # DOWN: stairs, a ladder
 
 
 def create(task: str = "NetHackScore-v0", ways: bool = False, **settings: Any) -> Any:
-    """A task of NLE; with `ways` its observations have a part of this name: see `Ways`."""
+    """Return a task of NLE; with `ways` its observations have a part of this name: see `Ways`."""
     env = gymnasium.make(f"nle:{task}", disable_env_checker=True, **settings)
     return Ways(env) if ways else env
 
 
 def kinds_of_glyphs() -> np.ndarray:
-    """Of each glyph, as bits: free, door, dark, corridor, other floor, stairs down, gold."""
+    """Return bits of each glyph: free, door, dark, corridor, other floor, stairs down, gold."""
     kinds = np.zeros(NUM_GLYPHS, np.uint8)
     kinds[:STONE] = 1
     kinds[DOORWAYS] = 3
@@ -83,7 +83,7 @@ class Ways(gymnasium.Wrapper):
         return self.look(observation), float(reward), terminated, truncated, info
 
     def look(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """The observation with its ways."""
+        """Return the observation with its ways."""
         stats = observation["blstats"]
         x, y, level = int(stats[0]), int(stats[1]), (int(stats[23]), int(stats[24]))
         known = self.levels.setdefault(level, Level())
@@ -98,7 +98,7 @@ class Level:
         self.stays: dict[int, int] = {}  # steps on each cell
 
     def look(self, kinds: np.ndarray, x: int, y: int) -> np.ndarray:
-        """The ways, see `Ways`, of a map ``(21, 79)`` of `kinds_of_glyphs`, seen from (x, y)."""
+        """Return the ways (see `Ways`) of a map ``(21, 79)`` of `kinds_of_glyphs`, from (x, y)."""
         cells = np.zeros((ROWS, WIDTH), np.uint8)
         cells[:, :COLUMNS] = kinds
         bits = np.unpackbits(cells.reshape(-1, 1), axis=1, count=7, bitorder="little")
@@ -127,7 +127,7 @@ class Level:
 
 
 def spread(cells: int, doors: int) -> int:
-    """Cells, and those a step from them; doors are not entered or left across a corner."""
+    """Return cells, and those a step from them; doors are not entered or left across a corner."""
     line = (cells & ~doors) << 1 | (cells & ~doors) >> 1
     corners = (line << WIDTH | line >> WIDTH) & ~doors
     return cells | cells << 1 | cells >> 1 | cells << WIDTH | cells >> WIDTH | corners

@@ -8,7 +8,7 @@ __all__ = ["create"]
 
 
 def create(game: str = "backgammon", **settings: Any) -> Any:
-    """The game of this name as a turn-based environment of PettingZoo."""
+    """Return the game of this name as a turn-based environment of PettingZoo."""
     import pyspiel
     from shimmy.openspiel_compatibility import OpenSpielCompatibilityV0
 

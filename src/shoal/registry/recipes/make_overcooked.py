@@ -10,7 +10,7 @@ __all__ = ["create"]
 
 
 def create(layout: str = "cramped_room", horizon: int = 400) -> Any:
-    """A kitchen with two cooks."""
+    """Return a kitchen with two cooks."""
     return Kitchen(layout, horizon)
 
 

@@ -8,7 +8,7 @@ __all__ = ["create"]
 
 
 def create(num_agents: int = 4, **settings: Any) -> Any:
-    """A grid with PettingZoo's parallel interface."""
+    """Return a grid with PettingZoo's parallel interface."""
     import pogema
 
     given = {"size": 8, "density": 0.3, "max_episode_steps": 64, **settings}

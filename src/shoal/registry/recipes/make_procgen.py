@@ -10,7 +10,7 @@ __all__ = ["create"]
 
 
 def create(game: str = "coinrun", **settings: Any) -> Any:
-    """One game of Procgen, which has the interface of old gym."""
+    """Return one game of Procgen, which has the interface of old gym."""
     import gym
 
     return Unseeded(gym.make(f"procgen:procgen-{game}-v0", **settings))

@@ -11,7 +11,7 @@ __all__ = ["create"]
 
 
 def create(**settings: Any) -> Any:
-    """The environment with its default configuration, and its ``ActionTargets`` as action masks.
+    """Return the environment with its default configuration, and ``ActionTargets`` as action masks.
 
     Args:
         settings: of ``nmmo.config.Config``, such as ``HORIZON=512`` or ``MAP_CENTER=64``.
@@ -34,7 +34,7 @@ class Masked(Wrapper):
     """
 
     def observation_space(self, agent: Any) -> Any:
-        """The space of an agent's observations."""
+        """Return the space of an agent's observations."""
         space = self.env.observation_space(agent)
         return type(space)(renamed(dict(space.spaces)))
 
@@ -52,7 +52,7 @@ class Masked(Wrapper):
 
 
 def progress(tasks: dict[str, Any]) -> dict[str, Any]:
-    """How far an agent's tasks are, and whether all are done."""
+    """Return how far an agent's tasks are, and whether all are done."""
     return {
         "progress": float(max((task["progress"] for task in tasks.values()), default=0.0)),
         "completed": bool(tasks) and all(task["completed"] for task in tasks.values()),
@@ -60,5 +60,5 @@ def progress(tasks: dict[str, Any]) -> dict[str, Any]:
 
 
 def renamed(parts: dict[str, Any]) -> dict[str, Any]:
-    """An observation, or the parts of its space, with ``action_mask``."""
+    """Return an observation, or the parts of its space, with ``action_mask``."""
     return {"action_mask" if name == "ActionTargets" else name: parts[name] for name in parts}

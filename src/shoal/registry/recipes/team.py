@@ -8,7 +8,7 @@ __all__ = ["create"]
 
 
 def create(env_id: str, **settings: Any) -> Any:
-    """The environment `env_id`, whose reward is the sum of its agents' rewards."""
+    """Return the environment `env_id`, whose reward is the sum of its agents' rewards."""
     import gymnasium
 
     env = gymnasium.make(env_id, disable_env_checker=True, **settings)

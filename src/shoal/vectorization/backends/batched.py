@@ -53,7 +53,7 @@ RESULTS = ("rewards", "terminations", "truncations", "episode_returns", "episode
 
 
 def reset_mode(env: Any) -> AutoresetMode:
-    """When a batched environment resets copies by itself.
+    """Return when a batched environment resets copies by itself.
 
     Raises:
         EmulationError: it doesn't say.
@@ -287,19 +287,19 @@ class BatchedBackend:
             put_nested(told, self.layout.view(rows), over, "final observations")
 
     def env_ids(self, block: int) -> np.ndarray:
-        """The copy in each slot of a block."""
+        """Return the copy in each slot of a block."""
         return np.arange(self.num_envs)
 
     def infos(self, block: int) -> dict[str, Any]:
-        """The infos of the block just received, as Gymnasium's vector environments give them."""
+        """Return the infos of the block just received, as Gymnasium's vector environments."""
         return self._infos
 
     def each_info(self, block: int) -> list[dict[str, Any]]:
-        """The same, one dict for each copy."""
+        """Return the infos as a list, one dict for each copy."""
         return split_infos(self._infos, self.num_envs)
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
-        """What is asked of copies is asked of the environment, once, and its answer is each one's.
+        """Call the environment once and return its answer for every copy.
 
         Of what ``render`` returns for many, each gets its own.
         """
@@ -343,7 +343,7 @@ class BatchedBackend:
 
 
 def require_arrays(spec: Mapping[str, Any], name: str) -> None:
-    """LayoutError if a space holds anything of which many are not one array."""
+    """Raise LayoutError if many values of a space are not one array."""
     kind = spec["kind"]
     if kind not in NESTED:
         raise LayoutError(f"{name}: a batched environment can't have a {kind}, which is no array")
@@ -352,7 +352,7 @@ def require_arrays(spec: Mapping[str, Any], name: str) -> None:
 
 
 def to_numpy(values: Any) -> np.ndarray:
-    """An array of whatever library as NumPy's: the same memory, if that is main memory."""
+    """Return an array of whatever library as NumPy's: the same memory, if that is main memory."""
     if hasattr(values, "detach"):  # torch hands over nothing that is on a GPU or has a gradient
         values = values.detach().cpu()
     speaks = hasattr(values, "__dlpack_device__") and not isinstance(values, np.ndarray)
@@ -362,21 +362,21 @@ def to_numpy(values: Any) -> np.ndarray:
 
 
 def library_of(array: Any) -> Any:
-    """The module whose arrays these are."""
+    """Return the module whose arrays these are."""
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
     return sys.modules[type(array).__module__.partition(".")[0]]  # torch
 
 
 def first_array(nested: Any) -> Any:
-    """Any array that speaks DLPack in nested observations, or None."""
+    """Return any array that speaks DLPack in nested observations, or None."""
     found: list[Any] = []
     mapped(found.append, nested)
     return next((array for array in found if hasattr(array, "__dlpack__")), None)
 
 
 def mapped(function: Callable[[Any], Any], nested: Any) -> Any:
-    """Nested dicts and tuples with `function` of each leaf in its place."""
+    """Return nested dicts and tuples with `function` of each leaf in its place."""
     if isinstance(nested, Mapping):
         return {key: mapped(function, part) for key, part in nested.items()}
     if isinstance(nested, tuple):
@@ -385,7 +385,7 @@ def mapped(function: Callable[[Any], Any], nested: Any) -> Any:
 
 
 def put_nested(values: Any, into: Any, chosen: np.ndarray, name: str) -> None:
-    """`put` for every leaf of nested arrays."""
+    """Call `put` for every leaf of nested arrays."""
     if not isinstance(into, (dict, tuple)):
         put(values, into, chosen, name)
         return
@@ -416,19 +416,19 @@ def put(values: Any, into: np.ndarray, chosen: np.ndarray, name: str) -> None:
 
 
 def is_mask(key: Any, infos: Mapping[str, Any]) -> bool:
-    """Whether this key of batched infos says which copies have another one."""
+    """Return whether this key of batched infos says which copies have another one."""
     return isinstance(key, str) and key[:1] == "_" and key[1:] in infos
 
 
 def has_entries(values: Any, count: int) -> bool:
-    """Whether this is an array, list or tuple with an entry for each of so many copies."""
+    """Return whether this is an array, list or tuple with an entry for each of so many copies."""
     if isinstance(values, (list, tuple)):
         return len(values) == count
     return bool(getattr(values, "ndim", 0)) and values.shape[0] == count
 
 
 def columns(infos: Any, chosen: np.ndarray) -> dict[str, Any]:
-    """The infos of copies (bool) as Gymnasium has them: each array with a mask, zero elsewhere.
+    """Return the infos of copies (bool) as Gymnasium's: each array with a mask, zero elsewhere.
 
     Args:
         infos: of the whole batch. What is no array with an entry for each copy is passed on.

@@ -168,11 +168,11 @@ class ProcessBackend:
         self._options: list[Any] = []  # of automatic resets, for each environment
 
     def _inherit(self, worker: int) -> Sequence[Callable[[], Any]] | None:
-        """The functions that a worker takes over when it is forked."""
+        """Return the functions that a worker takes over when it is forked."""
         return self._inherited and self._inherited[self._first[worker] : self._first[worker + 1]]
 
     def _receive(self, worker: int, deadline: float | None = None) -> bytearray:
-        """The next message of a worker; raises what it reports, or that it has died."""
+        """Return the next message of a worker; raises what it reports, or that it has died."""
         try:
             message = self._processes[worker].receive(deadline)
         except TimeoutError:
@@ -280,7 +280,7 @@ class ProcessBackend:
         return StepTimeoutError(f"no {what} in time: " + ("; ".join(parts) or "workers are idle"))
 
     def _replace(self, worker: int) -> None:
-        """A worker has died: fill in what it owes and start another, or raise."""
+        """Replace a dead worker: fill in what it owes and start another, or raise."""
         control, process = self._open(), self._processes[worker]
         at = control.current_env(worker)
         error: Exception = self._death(worker)
@@ -332,7 +332,7 @@ class ProcessBackend:
         warnings.warn(f"{error}; starting another", RuntimeWarning, stacklevel=5)
 
     def env_ids(self, block: int) -> np.ndarray:
-        """The environment in each slot of a block."""
+        """Return the environment in each slot of a block."""
         if self.batch_size == self.num_envs:
             return self._all
         env_ids = np.empty(self.batch_size, np.int64)
@@ -340,14 +340,14 @@ class ProcessBackend:
         return env_ids
 
     def infos(self, block: int) -> dict[str, Any]:
-        """The infos of a block, as Gymnasium's vector environments give them."""
+        """Return the infos of a block, as Gymnasium's vector environments give them."""
         first = block * self.arena.batch_rows
         return self._infos.read(
             self.arena.blocks[block]["infos"], lambda row: self._outbox.get(first + row)
         )
 
     def each_info(self, block: int) -> list[dict[str, Any]]:
-        """The infos of a block, one dict for each row."""
+        """Return the infos of a block, one dict for each row."""
         first = block * self.arena.batch_rows
         return self._infos.read_each(
             self.arena.blocks[block]["infos"], lambda row: self._outbox.get(first + row)
@@ -443,7 +443,7 @@ class ProcessBackend:
 
 
 def send_creators(creators: Sequence[Callable[[], Any]], python: str | None) -> Any:
-    """Functions as workers can take them: pickled, or, under another interpreter, as names."""
+    """Return functions as workers take them: pickled, or as names for another interpreter."""
     if python is not None:
         return [(creator.name, dict(creator.kwargs)) for creator in creators]  # type: ignore[attr-defined]
     try:
@@ -457,7 +457,7 @@ def send_creators(creators: Sequence[Callable[[], Any]], python: str | None) -> 
 
 
 def describe_exit(code: int | None) -> str:
-    """What an exit code says about the end of a process."""
+    """Return what an exit code says about the end of a process."""
     if code is None:
         return "does not answer, though its process is still there"
     if code == UNKNOWN_EXIT:

@@ -168,18 +168,18 @@ class RayBackend:
         return block
 
     def env_ids(self, block: int) -> np.ndarray:
-        """The environment in each slot of a block."""
+        """Return the environment in each slot of a block."""
         return self._all
 
     def infos(self, block: int) -> dict[str, Any]:
-        """The infos of the block just received, as Gymnasium's vector environments give them."""
+        """Return the infos of the block just received, as Gymnasium's vector environments."""
         infos: dict[str, Any] = {}
         for row, info in self._infos.items():
             add_info(infos, info, row, self.num_envs * self._agents)
         return infos
 
     def each_info(self, block: int) -> list[dict[str, Any]]:
-        """The same, one dict for each row."""
+        """Return the infos as a list, one dict for each row."""
         rows = range(self.num_envs * self._agents)
         return [dict(self._infos.get(row, {})) for row in rows]
 
@@ -227,14 +227,14 @@ class RayBackend:
 
 
 def unpack(answer: bytes) -> bytes:
-    """What a message says; raises the error in it."""
+    """Return what a message says; raises the error in it."""
     if answer[:1] == b"\1":
         raise read_error(pickle_messages, answer)
     return answer[1:]
 
 
 def has_died(reference: Any) -> bool:
-    """Whether the actor that was to answer is dead."""
+    """Return whether the actor that was to answer is dead."""
     try:
         ray.get(reference, timeout=0)
     except RayActorError:

@@ -68,15 +68,15 @@ class SerialBackend:
         return block
 
     def env_ids(self, block: int) -> np.ndarray:
-        """The environment in each slot of a block."""
+        """Return the environment in each slot of a block."""
         return self._all
 
     def infos(self, block: int) -> dict[str, Any]:
-        """The infos of a block, as Gymnasium's vector environments give them."""
+        """Return the infos of a block, as Gymnasium's vector environments give them."""
         return self.stepper.take_infos(block * self.arena.batch_rows, self.arena.batch_rows)
 
     def each_info(self, block: int) -> list[dict[str, Any]]:
-        """The infos of a block, one dict for each row."""
+        """Return the infos of a block, one dict for each row."""
         return self.stepper.take_each_info(block * self.arena.batch_rows, self.arena.batch_rows)
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:

@@ -115,7 +115,7 @@ class EnvGroup:
         self.loop.options[i] = options
 
     def get_state(self, i: int) -> dict[str, Any]:
-        """Everything about environment `i` that decides how it goes on; see `Vector.get_state`."""
+        """Return all that decides how environment `i` goes on; see `Vector.get_state`."""
         from shoal.vectorization.workers.snapshots import save
 
         loop = self.loop.get_state(i)
@@ -165,14 +165,14 @@ def add_note(error: BaseException, note: str) -> None:
 
 
 def find_attribute(env: Any, name: str) -> Any:
-    """An attribute of an environment or of whatever it wraps."""
+    """Return an attribute of an environment or of whatever it wraps."""
     if hasattr(env, "get_wrapper_attr"):
         return env.get_wrapper_attr(name)
     return getattr(env, name)
 
 
 def has_attribute(env: Any, name: str) -> bool:
-    """Whether `find_attribute` finds it."""
+    """Return whether `find_attribute` finds it."""
     try:
         find_attribute(env, name)
     except AttributeError:
@@ -186,7 +186,7 @@ def call_method(env: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
 
 
 def wrapper_names(env: Any) -> set[tuple[str, str]]:
-    """(module, qualified name) of the classes of all wrappers around an environment.
+    """Return (module, qualified name) of the classes of all wrappers around an environment.
 
     Names, because a class itself could be sent to a worker only by importing its module there.
     """

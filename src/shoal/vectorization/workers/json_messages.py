@@ -184,7 +184,7 @@ def is_ours(module: str) -> bool:
 
 
 def known(module: str, name: str) -> Any:
-    """What a module (or file) that has been imported here calls `name`, or None."""
+    """Return what a module (or file) that has been imported here calls `name`, or None."""
     found: Any = sys.modules.get(module)
     if found is None and module.endswith(".py"):
         files = ((getattr(each, "__file__", None), each) for each in list(sys.modules.values()))
@@ -195,14 +195,14 @@ def known(module: str, name: str) -> Any:
 
 
 def create(names: Any) -> Sequence[Callable[[], Any]]:
-    """Functions that create environments, from their names and arguments."""
+    """Return functions that create environments, from their names and arguments."""
     from shoal.registry.names import creator
 
     return [creator(name, **kwargs) for name, kwargs in names]
 
 
 def dump_error(error: Exception, said: str, name: str, notes: list[str]) -> bytes:
-    """An exception as bytes; see `pickle_messages.dump_error`."""
+    """Return an exception as bytes; see `pickle_messages.dump_error`."""
     kind = type(error)
     arguments = None
     if error.args != (said,):  # large messages go once
@@ -215,7 +215,7 @@ def dump_error(error: Exception, said: str, name: str, notes: list[str]) -> byte
 
 
 def load_error(message: bytes | bytearray) -> Exception:
-    """The exception that `dump_error` packed, if its class is known here, else EmulationError."""
+    """Return the exception that `dump_error` packed; EmulationError if its class is unknown."""
     try:
         module, qualname, arguments, said, name, notes = json.loads(bytes(message))
         if not all(isinstance(text, str) for text in (module, qualname, said, name, *notes)):

@@ -18,7 +18,7 @@ __all__ = ["import_worker", "run"]
 
 
 def run(socket_fd: int, arena_fd: int, outbox_fd: int, parent: int, thread_stays: bool) -> None:
-    """The whole life of a worker; see `worker.run_worker`."""
+    """Run a worker until its end; see `worker.run_worker`."""
     worker = import_worker()
     from shoal.vectorization.workers import json_messages
 

@@ -33,7 +33,7 @@ create: Callable[[bytes], Sequence[Callable[[], Any]]] = pickle.loads
 
 
 def dump_error(error: Exception, said: str, name: str, notes: list[str]) -> bytes:
-    """An exception as bytes, from which `load_error` makes it again.
+    """Return an exception as bytes, from which `load_error` makes it again.
 
     Exceptions that don't survive pickling, as many whose constructors take several arguments, keep
     their type and what they say. Where even the type can't be sent, what they say is left.
@@ -54,7 +54,7 @@ def dump_error(error: Exception, said: str, name: str, notes: list[str]) -> byte
 
 
 def load_error(message: bytes | bytearray) -> Exception:
-    """The exception that `dump_error` packed."""
+    """Return the exception that `dump_error` packed."""
     data, name, notes = pickle.loads(message)
     try:
         error = rebuild(pickle.loads(data))
@@ -65,7 +65,7 @@ def load_error(message: bytes | bytearray) -> Exception:
 
 
 def rebuild(content: Any) -> Exception:
-    """An exception from itself, or from its type and arguments without calling its constructor."""
+    """Return an exception, or make it from its type and arguments without its constructor."""
     error = content
     if isinstance(content, tuple):
         error = content[0].__new__(content[0], *content[1])

@@ -93,13 +93,13 @@ class Process:
         return receive_message(self._connection, self._waiter(select.POLLIN, deadline))
 
     def has_message(self) -> bool:
-        """Whether `receive` would return, or raise, without waiting for the process."""
+        """Return whether `receive` would return, or raise, without waiting for the process."""
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         return bool(poll.poll(0)) or self.poll() is not None
 
     def _waiter(self, event: int, deadline: float | None) -> Callable[[], None]:
-        """A function that waits until the socket can be read or written."""
+        """Return a function that waits until the socket can be read or written."""
         poll = select.poll()
         poll.register(self._connection, event)
 
@@ -114,13 +114,13 @@ class Process:
         return wait
 
     def poll(self) -> int | None:
-        """Its exit code if it has ended."""
+        """Return its exit code if it has ended."""
         if self.exitcode is None:
             self.exitcode = self._starter.exitcode(self.pid)
         return self.exitcode
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ended within this time."""
+        """Return whether it ended within this time."""
         deadline = time.monotonic() + seconds
         pause = 0.0005
         while self.poll() is None:
@@ -254,7 +254,7 @@ class Starter:
         self._exitcodes[pid] = code
 
     def _server_ended(self) -> None:
-        """The server is dead, and has taken its workers with it."""
+        """Note that the server is dead, and its workers with it."""
         self._close_server()
         self._exitcodes.update(dict.fromkeys(self._server_pids, self._popen.returncode))
         self._server_pids.clear()
@@ -290,7 +290,7 @@ class Starter:
             self._popen.wait()
 
     def exitcode(self, pid: int) -> int | None:
-        """The exit code of a worker that was started here, None while it runs."""
+        """Return the exit code of a worker that was started here, None while it runs."""
         if pid in self._exitcodes:
             return self._exitcodes[pid]
         if self.method == "forkserver":
@@ -318,18 +318,18 @@ class Starter:
 
 
 def in_main_thread() -> bool:
-    """Whether this is the main thread, whose end is that of the process."""
+    """Return whether this is the main thread, whose end is that of the process."""
     return threading.current_thread() is threading.main_thread()
 
 
 def isolated_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables without those that tell this interpreter where its packages are."""
+    """Return environment variables without those that locate this interpreter's packages."""
     names = {"PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"}
     return {name: value for name, value in environ.items() if name not in names}
 
 
 def prelude() -> str:
-    """Code that lets another interpreter import this package."""
+    """Return code that lets another interpreter import this package."""
     return PRELUDE.format(package=os.path.abspath(sys.modules["shoal"].__file__ or ""))
 
 

@@ -19,7 +19,7 @@ __all__ = ["restore", "save"]
 
 
 def save(env: Any, driver: Any) -> bytes:
-    """An environment and what its driver holds, as bytes; see `Vector.get_state`.
+    """Return an environment and what its driver holds, as bytes; see `Vector.get_state`.
 
     Raises:
         Exception: as pickling raises it.
@@ -32,7 +32,7 @@ def save(env: Any, driver: Any) -> bytes:
 
 
 def restore(env: Any, saved: bytes) -> tuple[Any, Any]:
-    """The environment and what its driver holds, from what `save` returned.
+    """Return the environment and what its driver holds, from what `save` returned.
 
     Args:
         env: one like it, whose innermost part takes its state up if it saves itself.
@@ -46,7 +46,7 @@ def restore(env: Any, saved: bytes) -> tuple[Any, Any]:
 
 
 def own_methods(env: Any) -> tuple[Callable[[], Any], Callable[[Any], None]] | None:
-    """How an environment saves and restores itself, if it does."""
+    """Return how an environment saves and restores itself, if it does."""
     for names in (("get_state", "set_state"), ("clone_state", "restore_state")):
         save, restore = (getattr(env, name, None) for name in names)
         if callable(save) and callable(restore):

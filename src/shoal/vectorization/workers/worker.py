@@ -80,7 +80,7 @@ class Outbox:
             data, at = data[written:], at + written
 
     def get(self, region: int) -> bytes:
-        """What a region holds."""
+        """Return what a region holds."""
         at = (region << 32) + 8
         length = int.from_bytes(os.pread(self.fd, 8, at - 8), "little")
         parts = []
@@ -132,7 +132,7 @@ def run_worker(
     mask: set[int] | None = None,
     creators: Sequence[Callable[[], Any]] | None = None,
 ) -> int:
-    """The whole life of a worker.
+    """Run a worker until its end.
 
     Args:
         socket_fd, arena_fd, outbox_fd: what it shares with the vector's process.
@@ -250,7 +250,7 @@ def answer_call(messages: Any, group: EnvGroup, call: tuple[str, dict[int, bytes
 
 
 def error_message(messages: Any, error: Exception, where: str) -> bytes:
-    """An exception as a message, from which `read_error` makes it again."""
+    """Return an exception as a message, from which `read_error` makes it again."""
     trace = traceback.TracebackException.from_exception(error)
     trace.__notes__ = None  # they go along as they are
     text = "".join(trace.format()).rstrip()
@@ -264,7 +264,7 @@ def error_message(messages: Any, error: Exception, where: str) -> bytes:
 
 
 def read_error(messages: Any, message: bytes | bytearray) -> Exception:
-    """The exception that `error_message` packed."""
+    """Return the exception that `error_message` packed."""
     return messages.load_error(message[1:])
 
 
