@@ -801,7 +801,7 @@ def test_masks_in_infos_are_padded_as_the_action_space_is(pad):
 @pytest.mark.parametrize(
     "backend", [{"backend": "serial"}, {"backend": "multiprocess", "num_workers": 2}]
 )
-@pytest.mark.parametrize("pad", [True])
+@pytest.mark.parametrize("pad", [False, True])
 def test_masks_of_different_agents_in_vectors(pad, backend, autoreset):
     vector = shoal.vectorize(Masked, 2, pad=pad, autoreset=autoreset, **backend)
     _, infos = vector.reset(seed=0)
