@@ -1,4 +1,4 @@
-"""The `shoal` command. One function for each subcommand; what it needs is imported inside it.
+"""The `shoal` command: one function for each subcommand, which imports what it needs.
 
 Exit status: 0 if all went well, 1 if a check found faults, 2 for an error (one line on stderr; its
 traceback with --traceback), 130 after Ctrl-C.
@@ -38,10 +38,10 @@ WIDTH = 24  # of the first column of `shoal bench`
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command with these arguments (default: the process's own); returns its status."""
+    """Run the command with these arguments (default: the process's own); return its status."""
     parser = argparse.ArgumentParser(
         prog="shoal",
-        description="Any reinforcement-learning environment as flat fixed-size arrays.",
+        description="Step, check and train on reinforcement-learning environments.",
         epilog=NAMES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -492,7 +492,7 @@ def doctor(args: argparse.Namespace) -> int:
     for finding in examine(Path(args.runs_dir)):
         print(f"{signs[finding.ok]:<3} {finding.name:<17} {finding.text}", flush=True)
         faults += finding.ok is False
-    print("\nall that training needs is there" if not faults else f"\n{faults} to mend: see NO")
+    print("\nall that training needs is there" if not faults else f"\n{faults} to fix: see NO")
     return 1 if faults else 0
 
 
@@ -629,7 +629,7 @@ def play(args: argparse.Namespace) -> int:
 
 
 class Progress:
-    """A line on stderr that shows how far we are; nothing where stderr is no terminal."""
+    """A line on stderr that shows how many steps are done; nothing if stderr is not a terminal."""
 
     def __init__(self, total: int):
         self.total = total

@@ -1,7 +1,7 @@
 """Environments that are functions of a state, in JAX, as a batched environment.
 
-Every copy has a random key of its own, and uses it up as it is reset and stepped. So what a copy
-does depends on its seed and its actions, and not on how many others there are.
+Every environment has its own random key, which each reset and step splits. So an environment
+depends on its seed and its actions, and not on how many others there are.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["FunctionalEnv"]
 
 
 class FunctionalEnv:
-    """Many copies of a functional environment, which `shoal.vectorize` takes.
+    """Many environments of one functional kind, as `shoal.vectorize` takes them.
 
-    They are mapped with ``jax.vmap`` and compiled at the first reset and step. Copies are reset
-    only when told to, so all autoreset modes can be had.
+    They are mapped with ``jax.vmap`` and compiled at the first reset and step. They are reset only
+    on request, so all autoreset modes work.
 
     Args:
-        reset: ``reset(key)`` of one copy: (observation, state).
-        step: ``step(key, state, action)`` of one copy: (observation, state, reward, terminated,
-            truncated, info). Observation, state and info may be any nesting of arrays.
-        num_envs: copies.
-        observation_space, action_space: of one copy.
+        reset: ``reset(key)`` of one environment: (observation, state).
+        step: ``step(key, state, action)`` of one environment: (observation, state, reward,
+            terminated, truncated, info). Observation, state and info may be any nesting of arrays.
+        num_envs: how many environments.
+        observation_space, action_space: of one environment.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class FunctionalEnv:
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Let all copies begin an episode, or those in ``options["reset_mask"]``.
+        """Begin an episode in all environments, or in those of ``options["reset_mask"]`` (bool).
 
         Args:
-            seed: copy i gets ``seed + i``, or ``seed[i]`` unless that is None.
+            seed: environment i gets ``seed + i``, or ``seed[i]`` unless that is None.
             options: nothing else is known.
 
         Returns:
-            (observations of all copies, {})
+            (observations of all environments, {})
         """
         options = dict(options or {})
         mask = options.pop("reset_mask", None)
@@ -82,7 +82,7 @@ class FunctionalEnv:
         return held[0], {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step all copies: (observations, rewards, terminations, truncations, infos)."""
+        """Step all; return (observations, rewards, terminations, truncations, infos)."""
         if self._held is None:
             raise RuntimeError("step: reset the environment first")
         result = self._step(self._keys, self._held[1], actions)
@@ -91,17 +91,17 @@ class FunctionalEnv:
         return observations, rewards, terminations, truncations, infos
 
     def close(self) -> None:
-        """Let go of the copies."""
+        """Drop the states of the environments."""
         self._held = None
 
 
 def make_keys(seeds: np.ndarray) -> Any:
-    """Return a random key for each seed, shape ``(n, 2)``, of the old type that all libraries take."""
+    """Return a random key for each seed, shape ``(n, 2)``: of the old type, for all libraries."""
     return jax.vmap(jax.random.PRNGKey)(jnp.asarray(seeds % 2**32, jnp.uint32))
 
 
 def begin(reset: Callable[[Any], tuple[Any, Any]], key: Any) -> tuple[Any, Any, Any]:
-    """Reset one copy: (its next key, observation, state)."""
+    """Reset one environment; return (its next key, observation, state)."""
     key, own = jax.random.split(key)
     return key, *reset(own)
 
@@ -109,7 +109,7 @@ def begin(reset: Callable[[Any], tuple[Any, Any]], key: Any) -> tuple[Any, Any, 
 def begin_if(
     reset: Callable[[Any], tuple[Any, Any]], chosen: Any, key: Any, observation: Any, state: Any
 ) -> tuple[Any, Any, Any]:
-    """Return the same if it is chosen; else what it holds."""
+    """Reset one environment if it is chosen; return what `begin` returns, or what it holds."""
 
     def pick(new: Any, old: Any) -> Any:
         return jnp.where(chosen, new, old)
@@ -118,6 +118,6 @@ def begin_if(
 
 
 def advance(step: Callable[..., tuple], key: Any, state: Any, action: Any) -> tuple:
-    """Step one copy: (its next key, and what `step` returns)."""
+    """Step one environment; return (its next key, and what `step` returns)."""
     key, own = jax.random.split(key)
     return key, *step(own, state, action)

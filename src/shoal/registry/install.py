@@ -1,8 +1,8 @@
 """Installing what a recipe needs: ``shoal env install`` and ``shoal env doctor``.
 
-An installation is a list of steps. Each that has succeeded is written down, so that the next run
-goes on after it; a recipe that has changed since begins again. All that the steps print goes to one
-log file.
+An installation is a list of steps. Each step that succeeded is written down, so the next run starts
+with the one after it. If the recipe has changed, all steps are taken again. The output of all steps
+goes to one log file.
 
 Invariants: one process at a time installs a recipe, the one that holds the lock on its folder, and
 it alone writes there. What is written down is whole or not there at all. The file ``installed`` is
@@ -111,7 +111,7 @@ def ask(question: str, otherwise: str) -> None:
 
 @contextlib.contextmanager
 def locked(recipe: Recipe, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock on a recipe's folder, which is made; wait for whoever has it."""
+    """Make a recipe's folder and hold its lock; wait if another process holds it."""
     recipe.folder.mkdir(parents=True, exist_ok=True)
     with (recipe.folder / "lock").open("w") as file:  # the end of the process frees it, too
         try:
@@ -170,17 +170,17 @@ def take_steps(
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file at once, whatever interrupts."""
+    """Write a file whole or not at all."""
     part = path.with_suffix(".part")
     part.write_text(text)
     part.replace(path)
 
 
 def make_venv(recipe: Recipe, uv: str | None) -> list[str]:
-    """Return the command that makes its virtual environment anew, with pip in it.
+    """Return the command that makes a recipe's virtual environment, with pip; remove an old one.
 
     Raises:
-        InstallError: there is no Python of a version that it runs under.
+        InstallError: no Python of the recipe's versions was found.
     """
     venv = recipe.folder / "venv"
     shutil.rmtree(venv, ignore_errors=True)
@@ -232,7 +232,7 @@ def apt_get(packages: list[str]) -> list[str]:
 
 
 def missing_packages(recipe: Recipe) -> list[str]:
-    """Return the Debian packages that it needs and the system lacks; none without dpkg."""
+    """Return the Debian packages that a recipe needs and the system lacks; none without dpkg."""
     if not recipe.system or not shutil.which("dpkg-query"):
         return []
     query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n"]
@@ -293,7 +293,7 @@ def wait(process: subprocess.Popen, log: Path, say: Callable[[str], None]) -> in
 
 
 def reason(lines: list[str]) -> str:
-    """Return the line that says best why a command failed, of all that it said."""
+    """Return the line of a command's output that says best why the command failed."""
     said = [line for line in lines if not DULL.search(line)] or lines or ["it said nothing"]
     last = [line for line in said if re.search("error|not found", line, re.IGNORECASE)] or said
     cut = [line for line in lines if CUT.search(line)]
@@ -303,7 +303,7 @@ def reason(lines: list[str]) -> str:
 
 
 def diagnose(recipe: Recipe) -> list[tuple[bool, str, str]]:
-    """Return what an installed recipe has and lacks: (is it well, what, how it is)."""
+    """Return what an installed recipe has and lacks: (is it there, what, details) for each."""
     found = []
     missing = missing_packages(recipe)
     if recipe.system:

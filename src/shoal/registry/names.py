@@ -1,4 +1,4 @@
-"""Environments by name: what the command turns a name into, here or in another process.
+"""Environments by name, in this process or in another one.
 
 A name is one of
 
@@ -52,10 +52,7 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Creator:
-    """Makes one environment each time it is called; small, and can be sent to other processes.
-
-    Made by `creator`, which checks the name.
-    """
+    """A name and arguments: makes one environment at each call, in any process it is sent to."""
 
     name: str
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +78,7 @@ def creator(name: str, /, **kwargs: Any) -> Creator:
 
 
 def named(name: str, /, **kwargs: Any) -> Creator:
-    """Return the same function for a name that another interpreter will look for, unchecked."""
+    """Return the function of `creator` for a name that another interpreter looks for, unchecked."""
     return Creator(absolute(name), kwargs)
 
 
@@ -162,7 +159,7 @@ def _registered(name: str) -> Callable[..., Any] | None:
 
 
 def _libraries() -> list[Any]:
-    """Return the libraries that register ids: Gymnasium, old gym if it is in use, or both."""
+    """Return the libraries that register ids: Gymnasium, and old gym if it is in use or alone."""
     found = []
     try:
         found.append(importlib.import_module("gymnasium"))
@@ -186,7 +183,7 @@ def _ids(library: Any = None) -> Iterable[str]:
 
 
 def _plugin(name: str) -> str | None:
-    """Return the module that registers ids which begin like `name`, give or take a typing error."""
+    """Return the module that registers ids which begin like `name`, typing errors included."""
     for prefix, module in PREFIXES.items():
         if difflib.get_close_matches(name.lower()[: len(prefix)], [prefix], cutoff=0.8):
             return module
@@ -194,7 +191,7 @@ def _plugin(name: str) -> str | None:
 
 
 def _in_module(name: str) -> Callable[..., Any]:
-    """Return the function for a dotted path: that of a module, or one function inside a module."""
+    """Return the function for a dotted path: that of a module, or one inside a module."""
     parent, _, last = name.rpartition(".")
     try:
         module = importlib.import_module(name)
@@ -250,7 +247,7 @@ def _import_failed(name: str, module: str, error: ImportError) -> str:
 
 
 def _load(path: Path) -> ModuleType:
-    """Return the module in a file, run once per process; it can import what lies beside it."""
+    """Return the module in a file, run once in a process; it can import files beside it."""
     name = str(path)  # the same in every process, and no module's own
     if name in sys.modules:
         return sys.modules[name]

@@ -1,4 +1,4 @@
-"""Recipes: how to get and make environments of others, one small TOML file for each.
+"""Recipes: how to install and make environments of others, one small TOML file for each.
 
 Keys of a recipe:
 
@@ -62,17 +62,17 @@ class Recipe:
 
     @property
     def called(self) -> str:
-        """What `find` finds it by: its name, or the path of a file that is not Shoal's."""
+        """Name that `find` takes: the recipe's, or the path of a file that is not Shoal's."""
         return self.name if self.own else str(self.file)
 
     @property
     def own(self) -> bool:
-        """Whether it comes with Shoal."""
+        """True if the recipe comes with Shoal."""
         return self.file.parent == FOLDER
 
     @property
     def folder(self) -> Path:
-        """What belongs to its own virtual environment, under the user's cache."""
+        """Folder of the installation, under the user's cache."""
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         # Files of the user's may have the same name, in other folders.
         other = "" if self.called == self.name else f"-{zlib.crc32(self.called.encode()):08x}"
@@ -80,7 +80,7 @@ class Recipe:
 
     @property
     def interpreter(self) -> Path:
-        """Of its own virtual environment."""
+        """Python of the recipe's own virtual environment."""
         return self.folder / "venv" / "bin" / "python"
 
     @property
@@ -94,14 +94,14 @@ class Recipe:
         return f"{self.file.parent / path}:{inner}" if path.endswith(".py") else name
 
     def installed(self) -> bool:
-        """Return whether it can be made."""
+        """Return whether the environment can be made."""
         if self.python:
             return (self.folder / "installed").exists() and self.interpreter.exists()
         return all(importlib.util.find_spec(name) is not None for name in self.imports)
 
 
 def names() -> list[str]:
-    """Return the recipes that come with Shoal."""
+    """Return the names of the recipes that come with Shoal."""
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
 
 

@@ -1,4 +1,4 @@
-"""Makes environments of Brax, all copies at once."""
+"""Makes environments of Brax, all at once."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def create(
     """Return an environment of Brax.
 
     Args:
-        num_envs: copies.
+        num_envs: how many environments.
         env_id, episode_length, kwargs: as for ``brax.envs.create``.
     """
     env = envs.create(env_id, episode_length, auto_reset=False, **kwargs)

@@ -1,4 +1,4 @@
-"""Makes all copies at once of environments of Gymnax, and of Craftax, which is like those."""
+"""Makes environments of Gymnax and Craftax (which has the same functions), all at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ def gymnax(num_envs: int = 1, env_id: str = "CartPole-v1", **params: Any) -> Fun
     """Return an environment of Gymnax.
 
     Args:
-        num_envs: copies.
+        num_envs: how many environments.
         env_id: as for ``gymnax.make``.
         params: those of its default parameters that are to be others.
     """
@@ -29,7 +29,7 @@ def craftax(num_envs: int = 1, env_id: str = "Craftax-Symbolic-v1", **params: An
     """Return an environment of Craftax.
 
     Args:
-        num_envs: copies.
+        num_envs: how many environments.
         env_id: as for ``craftax.craftax_env.make_craftax_env_from_name``.
         params: those of its default parameters that are to be others.
     """

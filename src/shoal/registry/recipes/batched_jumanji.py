@@ -1,4 +1,4 @@
-"""Makes environments of Jumanji, all copies at once."""
+"""Makes environments of Jumanji, all at once."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def create(num_envs: int = 1, env_id: str = "Snake-v1", **kwargs: Any) -> Functi
     """Return an environment of Jumanji with one agent.
 
     Args:
-        num_envs: copies.
+        num_envs: how many environments.
         env_id, kwargs: as for ``jumanji.make``.
     """
     env = jumanji.make(env_id, **kwargs)
