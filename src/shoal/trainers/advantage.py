@@ -26,7 +26,7 @@ def advantages(
     c: float | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Generalised advantage estimation, with V-trace's importance clips where ratios are given.
+    """Return generalised advantage estimates, with V-trace's importance clips if ratios are given.
 
     Slot t + 1 of a segment holds the observation that followed slot t. ::
 
@@ -113,5 +113,5 @@ def advantages(
 
 
 def _array(tensor: torch.Tensor) -> Any:
-    """The same memory as a NumPy array, booleans as bytes."""
+    """Return the tensor's memory as a NumPy array, booleans as bytes."""
     return (tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor).numpy()

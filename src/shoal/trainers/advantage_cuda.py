@@ -82,7 +82,7 @@ def advantages(
     rho: float,
     c: float,
 ) -> None:
-    """`shoal.trainers.advantage.advantages`, which has checked its inputs; all are contiguous."""
+    """Write `shoal.trainers.advantage.advantages` of inputs that it has checked, all contiguous."""
     segments, horizon = out.shape
     if out.numel() == 0:
         return

@@ -12,7 +12,7 @@ __all__ = ["draw_curve", "smooth"]
 
 
 def draw_curve(history: Sequence[Mapping[str, float]], title: str) -> bytes:
-    """A PNG of the return over steps, with length, entropy and explained variance below it.
+    """Return a PNG of the return over steps, with length, entropy and explained variance below it.
 
     Args:
         history: metrics of each update; those without an episode have no point.
@@ -39,7 +39,7 @@ def draw_curve(history: Sequence[Mapping[str, float]], title: str) -> bytes:
 
 
 def _plot(axes: Any, history: Sequence[Mapping[str, float]], name: str) -> None:
-    """One metric over steps: every value faintly, their moving mean strongly."""
+    """Plot one metric over steps: every value faintly, their moving mean strongly."""
     from matplotlib.ticker import EngFormatter
 
     points = [(m["steps"], m[name]) for m in history if name in m]
@@ -56,7 +56,7 @@ def _plot(axes: Any, history: Sequence[Mapping[str, float]], name: str) -> None:
 
 
 def smooth(values: np.ndarray, radius: int) -> np.ndarray:
-    """The mean of each value and up to `radius` neighbours on either side."""
+    """Return the mean of each value and up to `radius` neighbours on either side."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
     low, high = np.maximum(at - radius, 0), np.minimum(at + radius + 1, len(values))

@@ -91,9 +91,11 @@ class Distribution:
     # -- parts of the parameters -----------------------------------------------------------------
 
     def log_probabilities(self, parameters: Tensor, masks: Tensor | None) -> list[Tensor]:
-        """Log-probability of each category of the elements of each group: float32 ``(n, elements,
-        categories)``. Where the mask leaves an element no legal choice, all of its choices are
-        legal."""
+        """Return the log-probability of each category of the elements of each group.
+
+        They are float32 ``(n, elements, categories)``. If the mask leaves an element no legal
+        choice, all of its choices are legal.
+        """
         made = []
         for _, columns in self.groups:
             logits = take(parameters[:, : self.num_logits].float(), columns)
@@ -105,7 +107,7 @@ class Distribution:
         return made
 
     def gaussian(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and logarithms of the standard deviations of the continuous elements."""
+        """Return means and logarithms of the standard deviations of the continuous elements."""
         mean, log_std = parameters[:, self.num_logits :].float().chunk(2, dim=1)
         return mean, log_std
 
@@ -156,7 +158,7 @@ class Distribution:
         masks: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Joint log-probability of given actions, and the entropy in nats: both float32 ``(n,)``.
+        """Return the joint log-probability of actions, and the entropy in nats: float32 ``(n,)``.
 
         The entropy of squashed elements has no closed form and is estimated from one sample.
         """
@@ -183,7 +185,7 @@ class Distribution:
         return density.sum(1)
 
     def to_env(self, actions: Actions) -> Any:
-        """These actions as `Vector.send` takes them: rows of the flat action space."""
+        """Return these actions as `Vector.send` takes them: rows of the flat action space."""
         parts = {}
         if self.num_discrete:
             parts["discrete"] = actions.discrete.cpu().numpy() + self.low
@@ -194,7 +196,7 @@ class Distribution:
         return self.rows(parts)
 
     def rows(self, parts: dict[str, np.ndarray]) -> Any:
-        """Flat actions out of their two parts (categories, and values within the bounds)."""
+        """Return flat actions out of their two parts (categories, and values within the bounds)."""
         flat = self.layout.flat
         if len(parts) == 2:
             leaves = {leaf.path: leaf for leaf in flat.leaves}
@@ -206,12 +208,12 @@ class Distribution:
 
 
 def take(flat: Tensor, columns: Tensor) -> Tensor:
-    """These columns of flat rows: ``(n, *columns.shape)``."""
+    """Return these columns of flat rows: ``(n, *columns.shape)``."""
     if columns.numel() == flat.shape[1]:  # all of them, which are in order
         return flat.reshape(len(flat), *columns.shape)
     return flat[:, columns.to(flat.device)]
 
 
 def log_slope_of_tanh(x: Tensor) -> Tensor:
-    """log(1 - tanh(x)**2), without the cancellation."""
+    """Return log(1 - tanh(x)**2), without the cancellation."""
     return 2 * (math.log(2) - x - functional.softplus(-2 * x))

@@ -80,7 +80,7 @@ def _python() -> Finding:
 
 
 def _kernels() -> Finding:
-    """Our own compiled modules: there is no packing and stepping in C without them."""
+    """Check our own compiled modules: without them there is no packing and stepping in C."""
     try:
         import shoal.rows.pack
         import shoal.vectorization.sync  # noqa: F401
@@ -193,7 +193,7 @@ def _version(module: str) -> str:
 
 
 def _output(command: list[str]) -> str:
-    """What a command prints, or nothing where it can't run."""
+    """Return what a command prints, or nothing where it can't run."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):

@@ -30,7 +30,7 @@ def typed(rows: Tensor, layout: Layout) -> Tensor:
 
 
 def linear(num_in: int, num_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
-    """A linear layer with orthogonal weights and no bias to begin with."""
+    """Return a linear layer with orthogonal weights and no bias to begin with."""
     return initialize(nn.Linear(num_in, num_out), gain)
 
 
@@ -54,7 +54,7 @@ class ActionHead(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(kind.num_continuous))
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(n, num_features)`` to ``(n, Distribution.num_parameters)``."""
+        """Return ``(n, num_features)`` to ``(n, Distribution.num_parameters)``."""
         parameters = self.linear(features)
         if not len(self.log_std):
             return parameters
@@ -137,7 +137,7 @@ class DefaultPolicy(nn.Module):
         self.value = linear(hidden, 1, gain=1)
 
     def numbers(self, observations: Tensor) -> Tensor:
-        """The leaves that are plain numbers, side by side: float32 ``(n, numbers)``."""
+        """Return the leaves that are plain numbers, side by side: float32 ``(n, numbers)``."""
         views = self.layout.view_leaves(observations)
         parts = [
             scaled(leaf, views[leaf.path])[..., None].flatten(1)  # a scalar leaf has no columns
@@ -168,7 +168,7 @@ class DefaultPolicy(nn.Module):
 
 
 def leaf_kind(leaf: Leaf, form: str) -> str:
-    """How the default policy reads a leaf."""
+    """Return how the default policy reads a leaf."""
     if form == "float32":
         return "numbers"
     if leaf.kind == "binary":
@@ -189,14 +189,14 @@ def leaf_kind(leaf: Leaf, form: str) -> str:
 
 
 def bounded(leaf: Leaf) -> int:
-    """How many values an integer leaf may take."""
+    """Return how many values an integer leaf may take."""
     return (
         int(np.max(np.asarray(leaf.high).astype(object) - np.asarray(leaf.low).astype(object))) + 1
     )
 
 
 def scaled(leaf: Leaf, values: Tensor) -> Tensor:
-    """Plain numbers of moderate size."""
+    """Return plain numbers of moderate size."""
     values = values.float()
     if leaf.kind != "box" or leaf.dtype[:5] == "float" or leaf.dtype == "bool":
         return values
@@ -207,7 +207,7 @@ def scaled(leaf: Leaf, values: Tensor) -> Tensor:
 
 
 def one_hot(leaf: Leaf, values: Tensor) -> Tensor:
-    """Categories as ones among zeros, element after element: float32 ``(n, categories)``."""
+    """Return categories as ones among zeros, element after element: float32 ``(n, categories)``."""
     categories = leaf.num_categories.reshape(-1)
     low = np.broadcast_to(np.asarray(leaf.low), leaf.shape).reshape(-1).astype(np.int64)
     index = values.long().reshape(len(values), -1)

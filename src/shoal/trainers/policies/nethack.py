@@ -96,7 +96,7 @@ class Message(nn.Module):
 
 
 def is_any(cells: Tensor, codes: list[int]) -> Tensor:
-    """Where one of these codes stands: bool, of the same shape."""
+    """Return where one of these codes stands: bool, of the shape of the map."""
     found = cells == codes[0]
     for code in codes[1:]:
         found = found | (cells == code)
@@ -104,7 +104,7 @@ def is_any(cells: Tensor, codes: list[int]) -> Tensor:
 
 
 def crop(cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The cells around (x, y) of each map, ``(n, side, side)``; 0 beyond its edge."""
+    """Return the cells around (x, y) of each map, ``(n, side, side)``; 0 beyond its edge."""
     padded = functional.pad(cells, (REACH, REACH, REACH, REACH))
     offsets = torch.arange(2 * REACH + 1, device=cells.device)
     rows = (y[:, None] + offsets)[:, :, None]
@@ -114,7 +114,7 @@ def crop(cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def way_to(goals: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """For each kind of goal: the way to the nearest one, across and down.
+    """Return the way to the nearest goal of each kind, across and down.
 
     Args:
         goals: bool ``(n, rows, columns)`` for each kind: where they are.
@@ -130,7 +130,7 @@ def way_to(goals: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
 
 
 def nearest(there: Tensor, here: Tensor) -> Tensor:
-    """Along one line: on which side the nearest is (-1, 0, 1), how near, and whether there is any.
+    """Return, along one line, the nearest one's side (-1, 0, 1), how near, and if there is any.
 
     Args:
         there: bool ``(n, places)``.

@@ -111,8 +111,10 @@ class Policy(nn.Module):
         return logits, self.value(hidden).squeeze(1)
 
     def item_numbers(self, items: Tensor) -> Tensor:
-        """Items ``(n, places, 16)`` without the empty places at the end: what they are, and their
-        numbers, but for ids and owners."""
+        """Return items ``(n, places, 16)`` without the empty places at the end.
+
+        They are embeddings of their kinds, and their numbers except ids and owners.
+        """
         items = filled(items)
         kinds = self.items(items[:, :, 1].long().clamp(0, ITEM_TYPES - 1))
         return torch.cat([kinds, magnitudes(items[:, :, 3:])], 2)
@@ -146,7 +148,7 @@ class Tiles(nn.Module):
 
 
 def filled(places: Tensor) -> Tensor:
-    """The places of a list ``(n, places, columns)`` up to the last that any row fills (at least 1).
+    """Return the places of a list ``(n, places, columns)`` up to the last one filled (at least 1).
 
     Lists fill from the front, and are nearly empty mostly.
     """
@@ -155,13 +157,13 @@ def filled(places: Tensor) -> Tensor:
 
 
 def magnitudes(values: Tensor) -> Tensor:
-    """Integers as numbers of moderate size, with detail near 0 and far from it: twice as many."""
+    """Return twice as many numbers of moderate size, with detail near 0 and far from it."""
     values = values.float()
     return torch.cat([(values / 100).clamp(-2, 2), values.sign() * values.abs().log1p() / 4], -1)
 
 
 def entity_numbers(entities: Tensor, agent: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers for each entity, and those of the agent itself.
+    """Return numbers for each entity, and those of the agent itself.
 
     Args:
         entities: int16 ``(n, places, 31)``.
@@ -186,7 +188,7 @@ def entity_numbers(entities: Tensor, agent: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def point(wanted: Tensor, encoded: Tensor, places: int) -> Tensor:
-    """How well each of a list fits what is wanted.
+    """Return how well each of a list fits what is wanted.
 
     Args:
         wanted: ``(n, choices * width)``.
