@@ -12,6 +12,7 @@ A name is one of
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -59,6 +60,29 @@ class Creator:
 
     def __call__(self) -> Any:
         return maker(self.name)(**self.kwargs)
+
+    def __reduce__(self) -> Any:
+        return recreated, (self.name, self.kwargs, registered(self.name))
+
+
+def recreated(name: str, kwargs: dict[str, Any], spec: Any) -> Creator:
+    """Return a creator in another process; register its id there if nothing else has."""
+    if spec is not None:
+        import gymnasium
+
+        gymnasium.registry.setdefault(name, spec)
+    return Creator(name, kwargs)
+
+
+def registered(name: str) -> Any:
+    """Return Gymnasium's spec of an id, or None; an entry point of ``__main__`` as the object."""
+    gymnasium = sys.modules.get("gymnasium")
+    spec = gymnasium and gymnasium.registry.get(name)
+    entry = spec and spec.entry_point
+    if isinstance(entry, str) and entry.startswith("__main__:"):
+        spec = copy.copy(spec)
+        spec.entry_point = _attribute(sys.modules["__main__"], entry[9:], name)
+    return spec
 
 
 def creator(name: str, /, **kwargs: Any) -> Creator:

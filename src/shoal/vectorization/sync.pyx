@@ -4,6 +4,7 @@ Both lie over the same memory, `control_nbytes` of it, starting on a 128-byte bo
 release the GIL and run signal handlers. One thread at a time may use an end.
 """
 
+import fcntl
 import math
 import os
 import tempfile
@@ -502,7 +503,21 @@ def create_memory(nbytes: int) -> int:
     except OSError:
         os.close(descriptor)
         raise
-    return descriptor
+    return above_standard(descriptor)
+
+
+def above_standard(descriptor: int) -> int:
+    """Return the descriptor, or a copy above 2 in its place.
+
+    A process without open stdin, stdout or stderr is given their numbers for whatever it opens, and
+    programs that it starts take that for the standard streams.
+    """
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
 
 
 def usable_cores() -> int:

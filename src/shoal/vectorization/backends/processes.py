@@ -57,6 +57,7 @@ from shoal.vectorization.workers.worker import CLOSE_FAILED, Outbox, read_error
 __all__ = ["ProcessBackend"]
 
 CLOSE_SECONDS = 2.0  # for environments to close, before their workers are killed
+START_SECONDS = 60.0  # for workers to start, besides the `timeout` for creating environments
 HASTE_SECONDS = 0.5  # the same if one of the workers is dead already
 
 
@@ -116,7 +117,12 @@ class ProcessBackend:
             }
             for w in range(num_workers)
         ]
-        self._memory_fd, self._outbox_fd = create_memory(0), create_memory(0)
+        self._memory_fd = create_memory(0)
+        try:
+            self._outbox_fd = create_memory(0)
+        except OSError:
+            os.close(self._memory_fd)
+            raise
         self._outbox = Outbox(self._outbox_fd)
         self._processes: list[Process] = []
         self._starting: set[int] = set()  # workers whose first message has not been read
@@ -131,11 +137,24 @@ class ProcessBackend:
     # -- starting -----------------------------------------------------------------------------
 
     def _start_all(self, order: str) -> None:
-        for setup in self._setups:
-            self._processes.append(self._starter.start(self._inherit(setup["worker"])))
-            self._processes[-1].send(self._messages.dumps(setup))
+        deadline = None if self.timeout is None else self._deadline(self.timeout + START_SECONDS)
         descriptions: dict[int, Description] = {}
+        try:
+            for setup in self._setups:
+                creators = self._inherit(setup["worker"])
+                self._processes.append(self._starter.start(creators, deadline))
+                self._processes[-1].send(self._messages.dumps(setup), deadline)
+        except TimeoutError as error:
+            raise StepTimeoutError(
+                f"no workers within {self._limit(START_SECONDS)}: {error}"
+            ) from None
         while len(descriptions) < self.num_workers:  # whoever fails first is heard first
+            if deadline is not None and time.monotonic() > deadline:
+                late = [self._envs(w) for w in range(self.num_workers) if w not in descriptions]
+                raise StepTimeoutError(
+                    f"no environments within {self._limit(START_SECONDS)}: still creating "
+                    + ", ".join(late)
+                )
             for w, process in enumerate(self._processes):
                 if w not in descriptions and process.has_message():
                     descriptions[w] = Description.from_json(self._receive(w).decode())
@@ -256,7 +275,12 @@ class ProcessBackend:
             if block != -DEAD:
                 raise self._late("batch")
             try:
-                self._replace(control.culprit)
+                self._replace(control.culprit, deadline)
+            except TimeoutError:
+                self.close()
+                raise StepTimeoutError(
+                    "no batch in time: a worker died, and the fork server does not start another"
+                ) from None
             except KeyboardInterrupt:  # nothing can go on from half a restart
                 self.close()
                 raise
@@ -270,6 +294,9 @@ class ProcessBackend:
         limit = self.timeout if timeout is None else timeout
         return None if limit is None else time.monotonic() + limit
 
+    def _limit(self, more: float) -> str:
+        return f"{(self.timeout or 0) + more:g} s (timeout={self.timeout:g})"
+
     def _late(self, what: str) -> StepTimeoutError:
         control = self._open()
         starting = [w for w in self._starting if not self._processes[w].has_message()]
@@ -279,7 +306,7 @@ class ProcessBackend:
         parts += [f"worker {w} is still starting {self._envs(w)}" for w in sorted(starting)]
         return StepTimeoutError(f"no {what} in time: " + ("; ".join(parts) or "workers are idle"))
 
-    def _replace(self, worker: int) -> None:
+    def _replace(self, worker: int, deadline: float | None) -> None:
         """Replace a dead worker: fill in what it owes and start another, or raise."""
         control, process = self._open(), self._processes[worker]
         at = control.current_env(worker)
@@ -310,7 +337,7 @@ class ProcessBackend:
         self._restarts += 1
         self.arena.arrays["counters"][worker, 3] += len(envs)
         process.release()
-        process = self._processes[worker] = self._starter.start(self._inherit(worker))
+        process = self._processes[worker] = self._starter.start(self._inherit(worker), deadline)
         self._starting.add(worker)
         setup = {
             **self._setups[worker],
@@ -373,7 +400,7 @@ class ProcessBackend:
         try:
             for w, message in messages.items():
                 if self.restart and self._processes[w].poll() is not None:
-                    self._replace(w)
+                    self._replace(w, deadline)
                 control.command(w, CALL)
                 self._processes[w].send(message, deadline)
             for w in messages:

@@ -21,9 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shoal.errors import InterpreterError
+from shoal.vectorization.sync import above_standard
 from shoal.vectorization.workers import pickle_messages
 from shoal.vectorization.workers.worker import (
     THREAD_LIMITS,
+    flush_streams,
     receive_message,
     run_and_exit,
     run_worker,
@@ -117,7 +119,16 @@ class Process:
         """Return its exit code if it has ended."""
         if self.exitcode is None:
             self.exitcode = self._starter.exitcode(self.pid)
+            if self.exitcode is not None:
+                self._end_group()
         return self.exitcode
+
+    def _end_group(self) -> None:
+        """End the processes that its environments have started and left."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
 
     def wait(self, seconds: float) -> bool:
         """Return whether it ended within this time."""
@@ -131,8 +142,9 @@ class Process:
         return True
 
     def kill(self) -> None:
-        """End it now."""
+        """End it now, and the processes that its environments have started."""
         if self.poll() is None:
+            self._end_group()
             try:
                 if self.pidfd >= 0:
                     signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -168,13 +180,21 @@ class Starter:
         self._server_pids: set[int] = set()  # its workers
         self._lines = b""
 
-    def start(self, creators: Sequence[Callable[[], Any]] | None = None) -> Process:
+    def start(
+        self,
+        creators: Sequence[Callable[[], Any]] | None = None,
+        deadline: float | None = None,
+    ) -> Process:
         """Start one more worker.
 
         Args:
             creators: what a fork takes over; see `run_worker`.
+            deadline: as `time.monotonic` counts.
+
+        Raises:
+            TimeoutError: the fork server has not answered by the deadline.
         """
-        mine, theirs = socket.socketpair()
+        mine, theirs = socket_pair()
         with theirs:
             if self.method == "fork":
                 pid = self._fork(mine, theirs, creators)
@@ -183,7 +203,7 @@ class Starter:
                 pid = popen.pid
                 self._popens[pid] = popen
             else:
-                pid = self._start_from_server(theirs)
+                pid = self._start_from_server(theirs, deadline)
         self._exitcodes.pop(pid, None)  # of an earlier process with the same number
         return Process(pid, mine, self)
 
@@ -208,8 +228,7 @@ class Starter:
         )
 
     def _fork(self, mine: socket.socket, theirs: socket.socket, creators: Any) -> int:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         parent, thread_stays = os.getpid(), in_main_thread()
         # A worker ignores Ctrl-C, but not from its first instruction on: until it does, hold it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -228,18 +247,19 @@ class Starter:
 
     # -- the fork server: it says "pid" for each start, "pid code" for each end --------------------
 
-    def _start_from_server(self, theirs: socket.socket) -> int:
+    def _start_from_server(self, theirs: socket.socket, deadline: float | None) -> int:
         for _ in range(2):  # it may have been killed, and the first to notice is this
             if self._server is None:
-                self._server, its = socket.socketpair()
+                server, its = socket_pair()
                 with its:
                     self._popen = self._run("fork_server", its.fileno())
+                self._server = server
             try:
                 socket.send_fds(self._server, [b"f"], [theirs.fileno()])
             except ConnectionError:
                 self._server_ended()
                 continue
-            while (line := self._line(block=True)) is not None:
+            while (line := self._line(True, deadline)) is not None:
                 if b" " not in line:
                     self._server_pids.add(int(line))
                     return int(line)
@@ -256,15 +276,24 @@ class Starter:
     def _server_ended(self) -> None:
         """Note that the server is dead, and its workers with it."""
         self._close_server()
-        self._exitcodes.update(dict.fromkeys(self._server_pids, self._popen.returncode))
+        code = self._popen.returncode or UNKNOWN_EXIT
+        self._exitcodes.update(dict.fromkeys(self._server_pids, code))
         self._server_pids.clear()
 
-    def _line(self, block: bool) -> bytes | None:
+    def _line(self, block: bool, deadline: float | None = None) -> bytes | None:
         if self._server is None:
             return None
+        poll = select.poll()
+        poll.register(self._server, select.POLLIN)
         while b"\n" not in self._lines:
+            if block and not poll.poll(CHECK_MILLISECONDS):
+                if self._popen.poll() is not None and not poll.poll(0):
+                    return None
+                if deadline is not None and time.monotonic() > deadline:
+                    raise TimeoutError("the fork server does not answer")
+                continue
             try:
-                data = self._server.recv(4096, 0 if block else socket.MSG_DONTWAIT)
+                data = self._server.recv(4096, socket.MSG_DONTWAIT)
             except (BlockingIOError, ConnectionError):
                 return None
             if not data:
@@ -294,27 +323,37 @@ class Starter:
         if pid in self._exitcodes:
             return self._exitcodes[pid]
         if self.method == "forkserver":
-            while (line := self._line(block=False)) is not None:
+            while (line := self._line(False)) is not None:
                 self._worker_ended(line)
             if self._server is not None and self._popen.poll() is not None:
                 self._server_ended()
-        elif self.method == "spawn":
-            code = self._popens[pid].poll()
-            if code is not None:
-                self._exitcodes[pid] = code
-                del self._popens[pid]
         else:
             try:
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
                     self._exitcodes[pid] = os.waitstatus_to_exitcode(status)
-            except ChildProcessError:
+            except ChildProcessError:  # where SIGCHLD is ignored, for instance
                 self._exitcodes[pid] = UNKNOWN_EXIT
+            if pid in self._exitcodes and pid in self._popens:
+                self._popens.pop(pid).returncode = self._exitcodes[pid]
         return self._exitcodes.get(pid)
 
     def close(self) -> None:
         """End the fork server. The workers must have ended."""
         self._close_server()
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected sockets, with descriptors above 2."""
+    pair = [each.detach() for each in socket.socketpair()]
+    try:
+        for i in range(2):
+            pair[i] = above_standard(pair[i])
+    except OSError:
+        for fd in pair:
+            os.close(fd)
+        raise
+    return socket.socket(fileno=pair[0]), socket.socket(fileno=pair[1])
 
 
 def in_main_thread() -> bool:

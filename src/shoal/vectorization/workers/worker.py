@@ -42,6 +42,7 @@ __all__ = [
     "CLOSE_FAILED",
     "Outbox",
     "THREAD_LIMITS",
+    "flush_streams",
     "fork_server",
     "read_error",
     "receive_message",
@@ -148,6 +149,7 @@ def run_worker(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    lead_group()
     end_with_parent(parent, thread_stays)
     connection = socket.socket(fileno=socket_fd)
     connection.setblocking(True)
@@ -207,6 +209,25 @@ def run_worker(
     return 0
 
 
+def lead_group() -> None:
+    """Begin a process group, so that what environments start can be ended with their worker.
+
+    A group in the background can't read from the terminal, and must not stop when it tries: stdin
+    is empty, and the standard streams are open.
+    """
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+        null = os.open(os.devnull, os.O_RDONLY)
+        if null:
+            os.dup2(null, 0)
+            os.close(null)
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def end_with_parent(parent: int, thread_stays: bool) -> None:
     """Let this process be killed when its parent ends, whatever it is doing then.
 
@@ -230,7 +251,7 @@ def outlive(parent: int) -> NoReturn:
     except (AttributeError, OSError):  # there are no such descriptors
         while os.getppid() == parent:
             time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
@@ -289,6 +310,7 @@ def fork_server(server_fd: int, arena_fd: int, outbox_fd: int, parent: int, mess
     import gymnasium  # noqa: F401 (all workers will need it: forks have it already)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lead_group()
     server = socket.socket(fileno=server_fd)
     wake_read, wake_write = os.pipe()
     for fd in (wake_read, wake_write):
@@ -333,7 +355,11 @@ def fork_server(server_fd: int, arena_fd: int, outbox_fd: int, parent: int, mess
     except ConnectionError:
         pass  # the parent is gone
     for pid in children:
-        os.kill(pid, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # it may not lead its group yet
+            try:
+                kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
 
 def run_and_exit(function: Callable[..., int | None], *arguments: Any) -> NoReturn:
@@ -351,7 +377,15 @@ def run_and_exit(function: Callable[..., int | None], *arguments: Any) -> NoRetu
         traceback.print_exc()
     finally:
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush_streams()
         finally:
             os._exit(code & 0xFF)
+
+
+def flush_streams() -> None:
+    """Write out what is buffered for stdout and stderr, where they are open."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            pass
