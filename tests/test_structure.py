@@ -303,3 +303,32 @@ def test_every_cython_source_is_built():
     """One left out of meson.build would go unseen: a slower fallback may serve in its place."""
     listed = (PACKAGE / "meson.build").read_text()
     assert [p.name for p in CYTHON if p.suffix == ".pyx" and f"'{p.name}'" not in listed] == []
+
+
+# Words with which a docstring names a thing instead of an action.
+NO_VERB = re.compile(
+    "A|All|An|Any|As|At|Each|Everything|First|For|How|In|Its?|No|Nothing|Of|One|Our|Several|Some|"
+    "That|The|Their|These|They|This|Those|Two|What|When|Where|Whether|Which|Who|Whose|Why"
+)
+# To be rewritten: shoal.trainers.
+NOT_YET = {"command", "config", "dashboard", "diagnose", "evaluate", "ppo", "runs"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if path.parent.name != "trainers" or path.stem not in NOT_YET],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
+def test_docstrings_of_functions_open_with_a_verb(path):
+    """As "Return the layouts of every agent."; those of properties and classes name the thing."""
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = (ast.get_docstring(node) or "Do").split()[0].rstrip(".,:;")
+        is_property = any("property" in ast.unparse(each) for each in node.decorator_list)
+        if not is_property and (
+            NO_VERB.fullmatch(first) or not (first.isalpha() and first.istitle())
+        ):
+            wrong.append(f"{node.name}: {first}")
+    assert wrong == []
