@@ -367,7 +367,7 @@ def test_doctor_works_without_torch_and_says_what_to_install():
     assert done.returncode == 1 and not done.stderr
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if len(line.split()) > 1}
     assert lines["torch"].startswith("NO") and "pip install '.[train]'" in lines["torch"]
-    assert re.search(r"lacks torch, tyro.*: pip install 'shoal\[train\]'", done.stdout)
+    assert re.search(r"lacks torch, tyro.*: pip install '\.\[train\]'", done.stdout)
 
 
 def test_doctor_names_a_folder_that_cannot_be_written(capsys):
