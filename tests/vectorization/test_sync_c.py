@@ -16,6 +16,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 BUILDS = {
     "plain": ["-O2"],
     "no futex": ["-O2", "-DSHOAL_NO_FUTEX"],
+    "checks": ["-O2", "-DSHOAL_CHECKS"],
     "tsan": ["-O1", "-fsanitize=thread"],
     "asan": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
@@ -48,12 +49,82 @@ def program(tmp_path_factory):
 @pytest.mark.parametrize("mode", ["threads", "fork", "crash", "wakes", "orphans"])
 def test_stress(program, mode):
     rows = 30_000 if mode == "crash" else 80_000
-    print(run([program("plain"), mode, "1", str(rows)]))
+    print(run([program("checks"), mode, "1", str(rows)]))
 
 
 @pytest.mark.parametrize("mode", ["threads", "fork", "wakes", "orphans"])
 def test_stress_without_futex(program, mode):
     print(run([program("no futex"), mode, "2", "20000"]))
+
+
+BROKEN = """
+#include "sync.c"
+static _Alignas(128) unsigned char memory[1 << 16];
+
+int main(int count, char **arguments) {
+    (void)count;
+    shoal_config config = {1, 2, 2, 3, SHOAL_FIRST, 0, 0, 0};
+    shoal_parent parent;
+    shoal_worker worker;
+    uint64_t entry;
+    uint32_t block, place;
+    if (shoal_size(&config) > sizeof memory)
+        return 2;
+    shoal_init(memory, &config);
+    shoal_parent_attach(&parent, memory);
+    shoal_worker_attach(&worker, memory, 0);
+    shoal_post(&parent, NULL, 2, 0);
+    for (int i = 0; i < 2; i++) {
+        shoal_next(&worker, &entry);
+        place = shoal_claim(&worker, entry);
+        shoal_complete(&worker, place);
+    }
+    switch (arguments[1][0]) {
+    case 'c': /* a row is completed twice */
+        shoal_complete(&worker, place);
+        break;
+    case 'p': /* a row past the last one */
+        shoal_complete(&worker, 6);
+        break;
+    case 'r': /* a block that nobody waited for: a row is missing again */
+        atomic_fetch_add(&parent.sync.blocks[0].remaining, 1);
+        receive(&parent, &block);
+        break;
+    case 's': /* two rows of one environment */
+        atomic_store(&parent.sync.slots[1], atomic_load(&parent.sync.slots[0]));
+        receive(&parent, &block);
+        break;
+    case 'l': /* a place of another lap */
+        atomic_fetch_add(&parent.sync.slots[0], (uint64_t)1 << 32);
+        receive(&parent, &block);
+        break;
+    default: /* all in order */
+        return receive(&parent, &block) == SHOAL_OK ? 0 : 3;
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("violation", "said"),
+    [
+        ("none", None),
+        ("complete", "before >= rows"),
+        ("past", "block < sync->config.num_blocks"),
+        ("remaining", "remaining"),
+        ("same", "state != SHOAL_IDLE"),
+        ("lap", "parent->lap"),
+    ],
+)
+def test_a_planted_violation_is_noticed(violation, said, tmp_path):
+    (tmp_path / "broken.c").write_text(BROKEN)
+    program = str(tmp_path / "broken")
+    command = [*CC, "-std=c11", "-DSHOAL_CHECKS", f"-I{SYNC.parent}", str(tmp_path / "broken.c")]
+    run([*command, "-pthread", "-o", program])
+    done = subprocess.run([program, violation], capture_output=True, text=True, timeout=60)
+    assert (done.returncode == 0) == (said is None), done.stderr
+    assert said is None or ("broken invariant" in done.stderr and said in done.stderr)
 
 
 # (build, mode, seed, rows): 32 million rows in all.

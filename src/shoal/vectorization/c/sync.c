@@ -3,6 +3,7 @@
 #define _GNU_SOURCE /* sched_getcpu, syscall */
 #endif
 #include "sync.h"
+#include "../../c/assert.h"
 #include "../../c/clock.h"
 
 #include <errno.h>
@@ -297,6 +298,7 @@ static void push(shoal_sync *sync, uint32_t worker, uint64_t entry) {
     shoal_peer *peer = &sync->peers[worker];
     if (peer->tail - peer->head > sync->ring_mask) /* the entry's old content must be done with */
         peer->head = LOAD(&sync->lines[worker].head, acquire);
+    SHOAL_ASSERT(peer->tail - peer->head <= sync->ring_mask); /* I2: the ring has room */
     sync->rings[(size_t)worker * (sync->ring_mask + 1) + (peer->tail & sync->ring_mask)] = entry;
     peer->tail++;
 }
@@ -447,8 +449,14 @@ static int receive(shoal_parent *parent, uint32_t *block) {
     uint32_t size = sync->config.batch_size, b = parent->next;
     if (has_failed(parent))
         return SHOAL_FAILED;
-    for (uint32_t place = b * size; place < (b + 1) * size; place++)
-        sync->envs[(uint32_t)LOAD(&sync->slots[place], relaxed)].state = SHOAL_IDLE;
+    SHOAL_ASSERT(parent->in_flight >= size && parent->in_flight <= sync->config.num_envs); /* I1 */
+    SHOAL_ASSERT(parent->recovering || LOAD(&sync->blocks[b].remaining, seq_cst) == 0); /* I4 */
+    for (uint32_t place = b * size; place < (b + 1) * size; place++) {
+        uint64_t slot = LOAD(&sync->slots[place], relaxed);
+        SHOAL_ASSERT(slot >> 32 == parent->lap); /* I5: taken in this lap, not in another */
+        SHOAL_ASSERT(sync->envs[(uint32_t)slot].state != SHOAL_IDLE); /* I1: one row a post */
+        sync->envs[(uint32_t)slot].state = SHOAL_IDLE;
+    }
     STORE(&sync->blocks[b].remaining, size, relaxed);
     parent->in_flight -= size;
     if (parent->recovering && --parent->recovering == 0)
@@ -754,7 +762,9 @@ void shoal_complete(shoal_worker *worker, uint32_t place) {
     uint32_t rows = worker->rows;
     worker->rows = 0;
     SHOAL_POINT();
+    SHOAL_ASSERT(block < sync->config.num_blocks);
     uint32_t before = SUB(&sync->blocks[block].remaining, rows, seq_cst);
+    SHOAL_ASSERT((before >= rows && before <= size) || LOAD(&header->recovering, seq_cst)); /* I4 */
     SHOAL_POINT();
     STORE(&sync->lines[worker->id].head, worker->next, seq_cst);
     if (before == rows || LOAD(&header->recovering, seq_cst)) {
