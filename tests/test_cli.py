@@ -284,7 +284,9 @@ def test_an_error_of_the_environment_is_one_line_and_status_2(env_file, capsys):
 
 def test_ctrl_c_ends_quietly(env_file):
     process = subprocess.Popen(
-        [*COMMAND, "run", f"{env_file}:Slow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "run", f"{env_file}:Slow", "--backend", "serial"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     seen = b""
     while b"observation" not in seen:  # printed just before the first step
@@ -324,7 +326,11 @@ def test_a_terminal_shows_progress_and_ends_with_a_clear_line(env_file):
 def test_a_reader_that_leaves_is_no_error():
     command = " ".join(f"'{part}'" for part in COMMAND)
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command} run CartPole-v1 --steps 50 | head -1"],
+        [
+            "bash",
+            "-c",
+            f"set -o pipefail; {command} run CartPole-v1 --steps 50 --backend serial | head -1",
+        ],
         capture_output=True,
         text=True,
         timeout=60,

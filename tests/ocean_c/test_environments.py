@@ -166,7 +166,7 @@ def test_it_draws(name):
 
 def compiles(command: list[str], name: str, folder: Path) -> None:
     done = subprocess.run(
-        [*command, "-c", str(FOLDER / f"{name}.c"), "-o", str(folder / "object")],
+        [*command, f"-I{OCEAN}", "-c", str(FOLDER / f"{name}.c"), "-o", str(folder / "object")],
         capture_output=True,
         text=True,
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.vectorization import creator
+from shoal.registry.creators import make_native
 from tests.ocean_c.beside import mean, step_beside
 from tests.ocean_c.chance import Chance
 
@@ -191,7 +191,7 @@ def test_self_play_in_turns():
 
 
 def test_self_play_passes_the_checks():
-    report = shoal.check_env(creator("tripletriad")(self_play=True), steps=300)
+    report = shoal.check_env(make_native("tripletriad", self_play=True), steps=300)
     assert report.ok, report
     api = pytest.importorskip("pettingzoo.test")
-    api.parallel_api_test(creator("tripletriad")(self_play=True), num_cycles=100)
+    api.parallel_api_test(make_native("tripletriad", self_play=True), num_cycles=100)
