@@ -21,6 +21,7 @@ from shoal.trainers.config import Config, described
 pytest.importorskip("tyro")
 pytest.importorskip("torch")
 
+from shoal.trainers import command
 from shoal.trainers.command import parse_train
 from shoal.trainers.runs import read_checkpoint, read_config, read_metrics
 
@@ -336,7 +337,7 @@ def test_a_checkpoint_from_another_space_is_one_clear_error(folder, capsys):
     before = (folder / "runs/a/metrics.jsonl").read_bytes()
     capsys.readouterr()
     assert main(["resume", "a"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *_, line = capsys.readouterr().err.splitlines()
     assert "another observation space" in line and len(line) < 300
     assert (folder / "runs/a/metrics.jsonl").read_bytes() == before
 
@@ -417,3 +418,99 @@ def test_two_processes_stop_together_and_go_on(folder):
     assert [process.wait(200) for process in start_two("resume", "pair")] == [0, 0]
     after = read_metrics(run)
     assert after[: len(before)] == before and after[-1]["steps"] >= total
+
+
+# -- what has moved, what is kept back, what never ends ----------------------------------------
+
+ENDLESS = """
+import gymnasium, numpy as np
+
+class Endless(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, token=None, ends=True):
+        assert token == "sesame"
+        self.ends = ends
+
+    def reset(self, seed=None, options=None):
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.zeros(2, np.float32), 1.0, self.ends and self.t >= 5, False, {}
+"""
+
+
+def test_a_moved_project_with_a_secret_goes_on(folder, capsys):
+    (folder / "old").mkdir()
+    (folder / "old/mine.py").write_text(ENDLESS)
+    secret = ["--env-kwargs", "token=sesame"]
+    train = ["train", "old/mine.py:Endless", *TINY, "--total-steps=250", "--name=a", *secret]
+    assert main(train) == 0
+    assert "is complete: 256 steps (--total-steps is rounded up" in capsys.readouterr().out
+    path = folder / "runs/a/config.toml"
+    path.write_text(path.read_text().replace("total_steps = 250", "total_steps = 500"))
+    (folder / "old").rename(folder / "new")
+    assert main(["resume", "a", *secret]) == 2
+    assert "shoal resume a --env FILE.py:NAME" in capsys.readouterr().err
+    moved = ["resume", "a", "--env", "new/mine.py:Endless"]
+    assert main(moved) == 2
+    assert "--env-kwargs token=VALUE" in capsys.readouterr().err
+    assert main([*moved, *secret]) == 0
+    error = capsys.readouterr().err
+    assert "this runs the code in" in error and "--reset-environments" in error
+    assert read_metrics(folder / "runs/a")[-1]["steps"] == 512
+    assert "new/mine.py:Endless" in path.read_text() and "sesame" not in path.read_text()
+    play = ["eval", "a", "--episodes=1", *secret]
+    assert main(play) == 0
+    out = capsys.readouterr().out
+    assert "return 5 (from" in out and "nan" not in out
+    assert main([*play, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["error"] is None
+    assert main([*play, "ends=False", "--max-steps=9"]) == 0
+    assert "length 9" in capsys.readouterr().out
+    state = read_checkpoint(folder / "runs/a/checkpoints/best.pt")
+    assert state["config"]["env_kwargs"] == {"token": "***"}
+
+
+def test_one_odd_run_is_left_out_of_the_list(folder, capsys):
+    for name in ("a", "b"):
+        assert main(["train", "CartPole-v1", *TINY, "--total-steps=256", f"--name={name}"]) == 0
+    (folder / "runs/a/metrics.jsonl").write_text("[1, 2]\n")
+    (folder / "runs/a/system.json").write_text("7")
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    said = capsys.readouterr()
+    assert "b " in said.out and "a " not in said.out.replace("environment", "")
+    assert "metrics.jsonl, line 1" in said.err
+
+
+def test_the_best_run_is_a_complete_one(folder, capsys):
+    for name in ("done", "stopped"):
+        assert main(["train", "CartPole-v1", *TINY, "--total-steps=256", f"--name={name}"]) == 0
+    path = folder / "runs/stopped"
+    text = (path / "config.toml").read_text()
+    (path / "config.toml").write_text(text.replace("total_steps = 256", "total_steps = 1000"))
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    better = [json.dumps({**metrics, "episode/return": 1e6}) for metrics in lines]
+    (path / "metrics.jsonl").write_text("\n".join(better) + "\n")
+    capsys.readouterr()
+    assert main(["runs", "best"]) == 0
+    out = capsys.readouterr().out
+    assert "done" in out.splitlines()[1] and "stopped" not in out
+
+
+def test_a_counter_shows_signs_of_life_and_warns_of_endless_episodes(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
+    show = command.counter(3, endless=True, quiet=False)
+    for second in range(35):
+        now[0] = float(second)
+        show(0, 10_000 * second)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "no episode has ended" in line] == [
+        "shoal: no episode has ended in 100,000 steps; --max-steps N cuts them off"
+    ]
+    assert sum("0 of 3 episodes" in line for line in lines) == 3

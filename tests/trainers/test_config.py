@@ -3,7 +3,7 @@
 import pytest
 
 from shoal.errors import ConfigError
-from shoal.trainers.config import Config, from_dict, to_dict
+from shoal.trainers.config import Config, from_dict, kept, require_secrets, to_dict
 from shoal.trainers.seeds import EVALUATION, TRAINING, environment_seed, generator_seed
 
 
@@ -61,3 +61,22 @@ def test_generators_of_all_uses_and_processes_differ():
     seeds = {generator_seed(s, use, rank) for s in range(20) for use in uses for rank in range(8)}
     assert len(seeds) == 20 * 3 * 8
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_secrets_of_the_environment_are_masked_and_asked_for_again():
+    values = {
+        "api_key": "x", "token": "x", "Password": 5, "login": {"secret_id": "x", "host": "h"},
+        "keyboard": "qwerty", "monkey": 1, "size": 3,
+    }  # fmt: skip
+    config = Config("CartPole-v1", env_kwargs=values)
+    expected = {
+        "api_key": "***", "token": "***", "Password": "***",
+        "login": {"secret_id": "***", "host": "h"}, "keyboard": "qwerty", "monkey": 1, "size": 3,
+    }  # fmt: skip
+    assert kept(config)["env_kwargs"] == expected
+    assert to_dict(config)["env_kwargs"] == values
+    require_secrets(values)
+    with pytest.raises(ConfigError, match=r"api_key was not kept.*--env-kwargs api_key=VALUE"):
+        require_secrets(expected)
+    with pytest.raises(ConfigError, match="secret_id was not kept"):
+        require_secrets({"login": expected["login"]})

@@ -148,3 +148,23 @@ def test_bars():
     assert dashboard.bar(0.5) == "███  50%"
     assert dashboard.bar(1) == "██████ 100%"
     assert dashboard.bar(1.7) == "██████ 170%"
+
+
+def test_a_narrow_terminal_shows_fewer_columns_and_cuts_no_number():
+    text = drawn(60)
+    assert {len(line) for line in text.splitlines()} == {60}
+    assert "…" not in text
+    for shown in ("25%", "-180.1", "812.3", "2.712", "0.01235", "2.345e-05", "-0.7123"):
+        assert shown in text, shown
+    assert "memory" not in text
+
+
+def test_a_slow_rollout_shows_signs_of_life(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(dashboard.time, "monotonic", lambda: now[0])
+    file = io.StringIO()
+    lines = dashboard.Lines(CONFIG, FOLDER, file)
+    for second in range(35):
+        now[0] = 100.0 + second
+        lines.progress(second * 10)
+    assert file.getvalue().count("collecting: ") == 3

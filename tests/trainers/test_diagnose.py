@@ -101,3 +101,15 @@ def test_a_space_of_one_array():
     watch(np.full((4, 4), 101, np.float32))
     (warning,) = watch.warnings()
     assert warning.startswith("The observation reaches 101: ")
+
+
+def test_a_collapsed_policy_is_named():
+    good = {"steps": 1.0, "episodes": 5.0, "reward/nonzero": 0.5, "loss/entropy": 0.6}
+    bad = {**good, "reward/nonzero": 0.0, "loss/entropy": 0.001}
+    assert any("has collapsed" in text for text in diagnose([good] * 20 + [bad] * 50))
+    for history in (
+        [good] * 20 + [bad] * 49,  # not for long enough
+        [good] * 20 + [{**bad, "loss/entropy": 0.6}] * 50,  # still tries other actions
+        [bad] * 70,  # never had any reward: another warning
+    ):
+        assert not any("has collapsed" in text for text in diagnose(history))

@@ -1,5 +1,7 @@
 """Evaluation: exactly so many whole episodes, whoever plays them and however long they take."""
 
+import contextlib
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from gymnasium import spaces
 
 import shoal
 from shoal.errors import CheckpointError, ConfigError
-from shoal.trainers.evaluate import evaluate, play, random_chooser
+from shoal.trainers import ppo
+from shoal.trainers.config import Config
+from shoal.trainers.evaluate import evaluate, play, policy_chooser, random_chooser
 from shoal.trainers.seeds import EVALUATION, environment_seed
 
 imageio = pytest.importorskip("imageio")
@@ -284,3 +288,30 @@ def test_a_checkpoint_for_other_spaces_is_one_clear_error():
     }
     with pytest.raises(CheckpointError, match=r"another observation space .* instead of"):
         evaluate(state, "Acrobot-v1", 1)
+
+
+def test_episodes_without_an_end_are_cut_off():
+    class Endless(Lengths):
+        def step(self, action):
+            return super().step(action)[0], 2.0, False, False, {}
+
+    found = evaluate(None, Endless, 5, num_envs=2, max_steps=7)
+    assert found["lengths"].tolist() == [7.0] * 5
+    assert found["returns"].tolist() == [14.0] * 5
+    seen = []
+    evaluate(None, Lengths, 4, num_envs=2, report=lambda done, steps: seen.append((done, steps)))
+    assert seen[-1][0] == 4 and seen[-1][1] >= 4
+    assert seen == sorted(seen)
+
+
+def test_a_policy_of_other_spaces_does_not_act():
+    """Neither in `eval` nor in `play`: both make it with this function."""
+    states = []
+    config = Config("CartPole-v1", num_envs=2, num_workers=0, horizon=8, total_steps=16)
+    ppo.train(config, save=lambda state, metrics: states.append(state))
+    vector = shoal.vectorize("breakout", 1)
+    with (
+        contextlib.closing(vector),
+        pytest.raises(CheckpointError, match="another observation space"),
+    ):
+        policy_chooser(vector, states[-1], False, 0, "cpu")

@@ -1,6 +1,7 @@
 """A run's folder: what is in it, and that nothing that happens to it loses anything."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -8,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import CheckpointError, ConfigError, RunError
-from shoal.trainers import runs
+from shoal.trainers import ppo, runs
 from shoal.trainers.config import Config, to_dict
 
 torch = pytest.importorskip("torch")
@@ -427,3 +429,88 @@ def test_tensorboard_shows_no_step_twice_after_a_resume(config):
         (300, 2.0),
         (400, 2.0),
     ]
+
+
+# -- what others made --------------------------------------------------------------------------
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_reading_a_checkpoint_runs_no_code(tmp_path):
+    path, trace = tmp_path / "bad.pt", tmp_path / "trace"
+    torch.save({"config": {}, "policy": {}, "updates": 1, "x": Bomb(trace)}, path)
+    with pytest.raises(CheckpointError, match="more than tensors, numbers and text"):
+        runs.read_checkpoint(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"env": "breakout"},
+        {"env": "CartPole-v1", "recurrent": True, "normalize_rewards": True},
+        {"env": "Pendulum-v1", "optimizer": "muon", "normalize_observations": True},
+        {"env": "pettingzoo.classic.tictactoe_v3"},
+    ],
+    ids=lambda changes: changes["env"],
+)
+def test_what_training_saves_is_plain(changes, tmp_path):
+    """Tensors, numbers, text, bytes, lists and dicts: nothing of NumPy's, and nothing else."""
+
+    def kinds(value):
+        if isinstance(value, dict):
+            return {type(value)}.union(*map(kinds, value), *map(kinds, value.values()))
+        if isinstance(value, list):
+            return {list}.union(*map(kinds, value))
+        return {type(value)}
+
+    states = []
+    config = Config(num_envs=2, num_workers=0, horizon=8, hidden_size=8, total_steps=64, **changes)
+    ppo.train(config, save=lambda state, metrics: states.append(state))
+    plain = {dict, list, torch.Tensor, int, float, bool, str, bytes, type(None)}
+    assert kinds(states[-1]) <= plain
+    torch.save(states[-1], tmp_path / "x.pt")
+    torch.load(tmp_path / "x.pt", weights_only=True)
+
+
+# -- what somebody has edited ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"5", b"[]", b'"text"', b"null", b"{}", b'{"steps": "many", "updates": 1, "seconds": 1}',
+     b"\xff\xfe", b"[" * 100_000, b'{"steps": 1, "updates": null, "seconds": 2}'],
+)  # fmt: skip
+def test_odd_metrics_are_one_clear_error(config, line):
+    run = runs.create(config)
+    run.close()
+    (run.folder / "metrics.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(RunError, match="line 1"):
+        runs.read_metrics(run.folder)
+
+
+@pytest.mark.parametrize("text", ["{}", "5", '"x"', "null", "no JSON", "[" * 100_000])
+def test_an_odd_system_json_is_no_obstacle(config, text):
+    run = runs.create(config)
+    run.close()
+    (run.folder / "system.json").write_text(text)
+    runs._note_start(run.folder)
+    assert json.loads((run.folder / "system.json").read_text())[-1]["python"]
+
+
+def test_secrets_are_in_no_file_of_a_run(config, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["shoal", "train", "x", "--env-kwargs", "token=sesame", "a=1"])
+    run = runs.create(dataclasses.replace(config, env_kwargs={"token": "sesame", "a": 1}))
+    run.close()
+    files = [path for path in run.folder.rglob("*") if path.is_file()]
+    assert len(files) >= 3
+    assert not [path for path in files if b"sesame" in path.read_bytes()]
+    assert "a=1" in (run.folder / "system.json").read_text()

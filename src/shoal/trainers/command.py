@@ -12,10 +12,12 @@ import contextlib
 import dataclasses
 import importlib.util
 import inspect
+import math
 import os
 import signal
 import sys
 import textwrap
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +27,18 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from shoal.errors import ConfigError, RunError, UnknownEnvError, did_you_mean
-from shoal.trainers.config import Config, described, from_dict, to_dict, typed
+from shoal.trainers.config import (
+    Config,
+    described,
+    from_dict,
+    require_secrets,
+    to_dict,
+    typed,
+)
 from shoal.trainers.dashboard import duration, open_display
+
+SIGN_OF_LIFE = 10.0  # seconds between lines that only say that something is under way
+MANY_STEPS = 100_000  # of episodes that have not ended
 
 __all__ = ["config", "eval_", "parse_train", "resume", "runs", "train"]
 
@@ -245,6 +257,16 @@ class ResumeOptions:
     """Where runs are."""
     display: str | None = None
     """Another display than the run had: auto, dashboard, lines or none."""
+    env: str | None = None
+    """Where the environment now lies, if its project has moved: file.py:creator, say."""
+    policy: str | None = None
+    """Where the code of the policy now lies: file.py:Class."""
+    env_kwargs: Annotated[dict[str, Any], PAIRS] = field(default_factory=dict)
+    """Arguments for the environment's constructor, besides those of the run: secrets are not
+    kept."""
+    reset_environments: bool = False
+    """Begin new episodes instead of restoring the environments, whose state is unpickled and so can
+    run code: for runs of others."""
 
 
 def resume(arguments: Sequence[str]) -> int:
@@ -262,12 +284,59 @@ def resume(arguments: Sequence[str]) -> int:
             raise RunError(f"run {shown(folder, os.getcwd())} is complete: {steps}")
     else:
         path = find_checkpoint(folder, options.checkpoint)
-    say_whose_code(asked.env, asked.policy)
-    check_names(dataclasses.replace(asked, policy="default"))
-    asked = dataclasses.replace(asked, display=options.display or asked.display)
-    return run_training(
-        asked, lambda: runs.resume(folder, path), lambda: runs.read_checkpoint(path)
+    from shoal.registry.names import absolute
+
+    moved = dataclasses.replace(
+        asked,
+        env=absolute(options.env or asked.env),
+        policy=absolute(options.policy or asked.policy),
+        env_kwargs={**asked.env_kwargs, **options.env_kwargs},
     )
+    for option, name in (("--env", moved.env), ("--policy", moved.policy)):
+        require_file(name, f"shoal resume {options.run} {option} FILE.py:NAME")
+    require_secrets(moved.env_kwargs)
+    say_whose_code(moved.env, moved.policy)
+    check_names(dataclasses.replace(moved, policy="default"))
+    keep = None if moved == asked else moved
+    asked = dataclasses.replace(moved, display=options.display or asked.display)
+
+    def prepared(state: dict[str, Any]) -> dict[str, Any]:
+        return with_environments(state, options.reset_environments)
+
+    def open_run() -> tuple[Any, Any]:
+        run, state = runs.resume(folder, path, keep)
+        return run, prepared(state)
+
+    return run_training(asked, open_run, lambda: prepared(runs.read_checkpoint(path)))
+
+
+def require_file(name: str, command: str) -> None:
+    """Raise RunError if a name of a file's attribute is of a file that isn't there."""
+    path = Path(name.rpartition(":")[0] or name)
+    if path.suffix == ".py" and not path.exists():
+        raise RunError(f"{path} is not there; if it has moved: {command}")
+
+
+def with_environments(state: dict[str, Any], reset: bool) -> dict[str, Any]:
+    """Return a state to go on from, after saying that its environments are unpickled.
+
+    Args:
+        reset: leave the environments' own state out.
+    """
+    processes = state["processes"]
+    if reset:
+        processes = [
+            {**each, "collector": {**each["collector"], "environments": None}} for each in processes
+        ]
+    elif any(
+        "saved" in env for each in processes for env in each["collector"]["environments"] or ()
+    ):
+        print(
+            "shoal: the environments are restored by pickle, which can run code of whoever made "
+            "the checkpoint; --reset-environments leaves them out",
+            file=sys.stderr,
+        )
+    return {**state, "processes": processes}
 
 
 def find_checkpoint(folder: Path, name: str) -> Path:
@@ -289,6 +358,7 @@ def run_training(
     from shoal.trainers.diagnose import ObservationWatch
     from shoal.trainers.evaluate import check_spaces
 
+    require_secrets(asked.env_kwargs)
     start = os.getcwd()
     rank = int(os.environ.get("RANK", "0"))
     if rank:
@@ -317,6 +387,7 @@ def run_training(
                     stop=stopped,
                     save=run.save,
                     report=reporter(run, watch, display),
+                    progress=None if display is None else display.progress,
                 )
         finally:
             if display is not None:
@@ -325,9 +396,12 @@ def run_training(
                 run.discard()
             else:
                 run.close()
-    complete = result.metrics["steps"] >= asked.total_steps
+    steps = int(result.metrics["steps"])
+    complete = steps >= asked.total_steps
+    rounded = " (--total-steps is rounded up to whole rollouts)" * (steps > asked.total_steps)
     folder = shown(run.folder, start)
-    print(f"run {folder} {'is complete' if complete else 'has been stopped'}")
+    state_of = f"is complete: {steps:,} steps{rounded}" if complete else "has been stopped"
+    print(f"run {folder} {state_of}")
     print(f"  shoal {'eval' if complete else 'resume'} {folder}")
     return 0 if complete else 130
 
@@ -380,13 +454,17 @@ class EvalOptions:
     greedy: bool = False
     """The likeliest action instead of one drawn from the policy's distribution."""
     seed: int = 0
-    """Of the episodes; not those of training, which begin at its own seed."""
+    """Of the episodes; no seed gives those of training."""
+    max_steps: int | None = None
+    """Cut an episode off after so many steps; default: never."""
     num_envs: int = 8
-    """Copies of the environment."""
+    """How many environments."""
     env: str | None = None
     """Play the checkpoint on this environment instead."""
     env_kwargs: Annotated[dict[str, Any], PAIRS] = field(default_factory=dict)
-    """Keyword arguments for the environment's constructor; default: those of the run."""
+    """Keyword arguments for the environment's constructor, besides those of the run."""
+    policy: str | None = None
+    """Where the code of the run's policy now lies, if it has moved: file.py:Class."""
     render: bool = False
     """Show it: in the terminal where the environment renders text, else in a window."""
     video: Path | None = None
@@ -416,11 +494,17 @@ def eval_(arguments: Sequence[str]) -> int:
         asked = state["config"]
         env, kwargs = asked["env"], asked["env_kwargs"]
         emulation = {name: asked[name] for name in ("max_len", "max_agents", "pad")}
+        if options.policy is not None:
+            from shoal.registry.names import absolute
+
+            state["config"] = asked = {**asked, "policy": absolute(options.policy)}
+        require_file(asked["policy"], f"shoal eval {options.target} --policy FILE.py:NAME")
     if options.env is not None:
         env, kwargs = options.env, {}
-    if options.env_kwargs:
-        kwargs = options.env_kwargs
+    kwargs = {**kwargs, **options.env_kwargs}
+    require_secrets(kwargs)
     if state is not None:
+        require_file(env, f"shoal eval {options.target} --env FILE.py:NAME")
         say_whose_code("" if options.env else env, state["config"]["policy"])
     episodes = options.episodes
     if (options.video or options.render) and not given(arguments, "--episodes"):
@@ -437,16 +521,21 @@ def eval_(arguments: Sequence[str]) -> int:
         device=options.device,
         render=options.render,
         video=options.video and options.video.absolute(),
-        report=counter(episodes, shown=sys.stderr.isatty() and not options.render),
+        max_steps=options.max_steps,
+        report=counter(episodes, options.max_steps is None, options.render),
     )
     if options.json:
-        print(json.dumps({k: v if isinstance(v, float) else v.tolist() for k, v in found.items()}))
+        numbers = {k: v if isinstance(v, float) else v.tolist() for k, v in found.items()}
+        if episodes == 1:
+            numbers["error"] = None  # JSON has no NaN
+        print(json.dumps(numbers))
         return 0
     who = "random actions" if path is None else f"checkpoint {shown(path, start)}"
     how = "" if state is None else ", greedy" if options.greedy else ", sampled"
     print(f"{env}, {episodes:,} episode{'s' * (episodes != 1)}, {who}{how}")
+    error = f" ± {found['error']:.2g}" if episodes > 1 else ""
     print(
-        f"return {found['return']:.4g} ± {found['error']:.2g} "
+        f"return {found['return']:.4g}{error} "
         f"(from {found['min']:.4g} to {found['max']:.4g}, deviation {found['std']:.4g}), "
         f"length {found['length']:.4g}"
         + (f", mean life {found['life']:.4g}" if found["life"] != found["length"] else "")
@@ -495,13 +584,38 @@ def given(arguments: Sequence[str], option: str) -> bool:
     return any(text.partition("=")[0] == option for text in arguments)
 
 
-def counter(total: int, shown: bool) -> Callable[[int], None]:
-    """A line on stderr that says how many episodes have been played."""
+def counter(total: int, endless: bool, quiet: bool) -> Callable[[int, int], None]:
+    """Return what says on stderr how many episodes have been played.
 
-    def show(done: int) -> None:
-        if shown:
+    A terminal has one line that changes, anything else a line every 10 s.
+
+    Args:
+        total: episodes to play.
+        endless: nothing cuts an episode off, so warn if none ends.
+        quiet: say nothing but warnings.
+    """
+    terminal = sys.stderr.isatty()
+    after = time.monotonic() + (0.0 if terminal else SIGN_OF_LIFE)
+    warned = not endless
+
+    def show(done: int, steps: int) -> None:
+        nonlocal after, warned
+        if not warned and done == 0 and steps >= MANY_STEPS:
+            warned = True
+            print(
+                f"shoal: no episode has ended in {steps:,} steps; --max-steps N cuts them off",
+                file=sys.stderr,
+            )
+        now = time.monotonic()
+        if quiet or (now < after and not (terminal and done == total)):
+            return
+        after = now + (0.1 if terminal else SIGN_OF_LIFE)
+        text = f"{done:,} of {total:,} episodes, {steps:,} steps"
+        if terminal:
             end = "\r\033[K" if done == total else ""
-            print(f"\r{done:,} of {total:,} episodes{end}", end="", file=sys.stderr, flush=True)
+            print(f"\r{text}{end}", end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
     return show
 
@@ -542,7 +656,7 @@ def runs(arguments: Sequence[str]) -> int:
         for each in found:
             if each["return"] is not None:
                 leader = best.setdefault(each["env"], each)
-                best[each["env"]] = max(leader, each, key=lambda one: one["return"])
+                best[each["env"]] = max(leader, each, key=rank_of)
         if not best:
             raise RunError(f"no episode has ended in any run in {options.runs_dir}")
         found = list(best.values())
@@ -553,13 +667,18 @@ def runs(arguments: Sequence[str]) -> int:
                 each["folder"].name,
                 each["env"],
                 f"{each['steps']:,.0f}",
-                f"{each['steps'] / each['total_steps']:.0%}",
+                f"{min(1.0, each['steps'] / each['total_steps']):.0%}",
                 "–" if each["return"] is None else f"{each['return']:.4g}",
                 duration(each["seconds"]),
             )
         )
     print(table(rows, left=2))
     return 0
+
+
+def rank_of(run: dict[str, Any]) -> tuple[bool, float]:
+    """Return what the best run has most of: complete runs go before stopped ones."""
+    return run["steps"] >= run["total_steps"], run["return"]
 
 
 def summaries(runs_dir: Path, env: str | None = None) -> list[dict[str, Any]]:
@@ -592,9 +711,12 @@ def summaries(runs_dir: Path, env: str | None = None) -> list[dict[str, Any]]:
 def late(history: list[dict[str, float]], name: str) -> float | None:
     """The mean of a metric over the last tenth of a run; None if it has none there."""
     values = [
-        metrics[name] for metrics in history[-max(1, len(history) // 10) :] if name in metrics
+        metrics[name]
+        for metrics in history[-max(1, len(history) // 10) :]
+        if math.isfinite(metrics.get(name, math.nan))
     ]
-    values = values or [metrics[name] for metrics in history if name in metrics][-1:]
+    known = (metrics.get(name, math.nan) for metrics in history)
+    values = values or [value for value in known if math.isfinite(value)][-1:]
     return sum(values) / len(values) if values else None
 
 

@@ -7,13 +7,26 @@ import dataclasses
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from shoal.errors import ConfigError, did_you_mean
 
-__all__ = ["Config", "described", "from_dict", "to_dict", "typed"]
+__all__ = [
+    "Config",
+    "described",
+    "from_dict",
+    "kept",
+    "masked",
+    "require_secrets",
+    "to_dict",
+    "typed",
+]
+
+MASK = "***"
+SECRET = re.compile(r"token|secret|passw|credential|private|(^|[_-])(api)?keys?$|apikey", re.I)
 
 
 @dataclass(frozen=True)
@@ -191,6 +204,35 @@ def check(config: Config) -> None:
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as plain values, for JSON; TOML leaves out what is None."""
     return dataclasses.asdict(config)
+
+
+def kept(config: Config) -> dict[str, Any]:
+    """Return the config as plain values for files and trackers, with secrets masked."""
+    return {**to_dict(config), "env_kwargs": masked(config.env_kwargs)}
+
+
+def masked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with `MASK` in place of those whose names look like secrets."""
+    return {
+        name: MASK
+        if SECRET.search(str(name))
+        else masked(value)
+        if isinstance(value, Mapping)
+        else value
+        for name, value in values.items()
+    }
+
+
+def require_secrets(values: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a value of the environment is one that was masked."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            require_secrets(value)
+        elif isinstance(value, str) and value == MASK:
+            raise ConfigError(
+                f"env_kwargs: the value of {name} was not kept, because it looks like a secret; "
+                f"give it again: --env-kwargs {name}=VALUE"
+            )
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

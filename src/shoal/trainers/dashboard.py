@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +17,7 @@ __all__ = ["Dashboard", "Lines", "duration", "open_display", "short"]
 
 REDRAW = 0.1  # seconds between pictures, at the least
 LINE = 5.0  # seconds between lines
+LIFE = 10.0  # seconds without a line, after which one says that all is well
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -47,6 +48,7 @@ class Lines:
         self.config = config
         self.file = file or sys.stdout
         self._next = 0.0
+        self._alive = time.monotonic()  # when the last line was written
         self._said: set[str] = set()
         self._last: Mapping[str, float] = {}
         self._shown = 0.0  # steps of the last line
@@ -63,13 +65,20 @@ class Lines:
                 self._said.add(key)
                 self._say(f"warning: {warning}")
 
+    def progress(self, steps: int) -> None:
+        """Say that a slow rollout is under way: at most every `LIFE` seconds."""
+        if time.monotonic() >= max(self._next, self._alive + LIFE):
+            self._alive = time.monotonic()
+            self._say(f"collecting: {steps:,} steps of this rollout")
+
     def close(self) -> None:
         if self._last and self._shown != self._last["steps"]:
             self._line()
 
     def _line(self) -> None:
         metrics = self._last
-        self._next = time.monotonic() + LINE
+        self._alive = time.monotonic()
+        self._next = self._alive + LINE
         self._shown = metrics["steps"]
         text = (
             f"{metrics['steps']:>13,.0f} steps {share_done(metrics, self.config):>4.0%}"
@@ -118,6 +127,15 @@ class Dashboard:
         if time.monotonic() >= self._next:
             self._draw()
 
+    def progress(self, steps: int) -> None:
+        """Say that a slow rollout is under way, as long as there is no picture."""
+        if not self._latest[0] and time.monotonic() >= self._next:
+            from rich.text import Text
+
+            self._next = time.monotonic() + 1.0
+            text = f"training on {self.config.env}: first rollout, {steps:,} steps so far …"
+            self._live.update(Text(text, style="dim"), refresh=True)
+
     def close(self) -> None:
         """Leave the last picture standing."""
         if self._latest[0]:
@@ -135,7 +153,7 @@ def picture(
     config: Config,
     folder: Path | None,
 ) -> Any:
-    """The dashboard of a run, a rich renderable for 80 columns and more."""
+    """Return the dashboard of a run, a rich renderable; fewer than 80 columns show less."""
     from rich import box
     from rich.console import Group
     from rich.panel import Panel
@@ -191,11 +209,8 @@ def picture(
         ("gradient norm", number(metrics, "gradient_norm")),
         ("learning rate", number(metrics, "learning_rate")),
     ]
-    body = Table.grid(expand=True, padding=(0, 2))
-    for ratio in (22, 22, 24):  # what fits into 80 columns without a cut
-        body.add_column(ratio=ratio)
-    body.add_row(pairs("speed", speed), pairs("episodes", episodes), pairs("learning", learning))
-    curve = sparkline(history, "episode/return", 60)
+    body = Beside(pairs("episodes", episodes), pairs("learning", learning), pairs("speed", speed))
+    curve = sparkline(history, "episode/return", 40)
     parts: list[Any] = [progress, Text(), body]
     if curve:
         parts += [Text(), Text.assemble(("return  ", "dim"), (curve, "green"))]
@@ -213,6 +228,23 @@ def picture(
         box=box.ROUNDED,
         border_style="dim",
     )
+
+
+class Beside:
+    """Renderables side by side, as many of the first ones as fit without a cut."""
+
+    def __init__(self, *parts: Any):
+        self.parts = parts
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.table import Table
+
+        table = Table.grid(expand=True, padding=(0, 2))
+        shown = self.parts[: max(1, options.max_width // 25)]
+        for ratio in (22, 24, 22)[: len(shown)]:  # three fit into 80 columns without a cut
+            table.add_column(ratio=ratio)
+        table.add_row(*shown)
+        yield table
 
 
 def bar(share: float, width: int = 6) -> str:

@@ -37,7 +37,7 @@ METRICS = {
     "clip_fraction": "Share of transitions whose probability ratio was clipped. 0.05 to 0.3 is "
     "usual.",
     "explained_variance": "How much of the returns' variance the values foresee: 1 all of it, 0 as "
-    "much as a constant, below 0 worse than that.",
+    "much as a constant, below 0 worse than that. Absent if the returns don't vary.",
     "gradient_norm": "Norm of the gradient before it is scaled down, the mean of all minibatches.",
     "learning_rate": "Of the last update, after annealing.",
     "value/mean": "Mean of the values that the policy gave to the rollout's observations.",
@@ -50,6 +50,8 @@ METRICS = {
 
 ENOUGH = 10  # updates, before anything is said about what has always been so
 LONG = 30  # updates, for what takes time to come right
+COLLAPSE = 50  # updates without any reward
+CERTAIN = 0.02  # nats: a policy of less entropy has nothing left to try
 MOST_KL = 0.1
 MOST_ERROR = 1e-2
 MOST_ENVIRONMENT = 0.6
@@ -90,6 +92,19 @@ def diagnose(history: Sequence[Mapping[str, float]]) -> list[str]:
         found.append(
             "The reward has always been 0: there is nothing to learn from. Check the environment "
             "(shoal check), reward steps on the way, or raise --entropy-coefficient to explore."
+        )
+    late = history[-COLLAPSE:]
+    entropy = last.get("loss/entropy", 1.0)
+    if (
+        len(history) > COLLAPSE
+        and all(metrics.get("reward/nonzero", 1.0) == 0 for metrics in late)
+        and any(metrics.get("reward/nonzero", 0.0) > 0 for metrics in history)
+        and abs(entropy) < CERTAIN
+    ):
+        found.append(
+            f"The policy has collapsed: no reward in the last {COLLAPSE} updates, and it always "
+            f"chooses the same actions (entropy {entropy:.2g}). Begin again with a higher "
+            "--entropy-coefficient or a lower --learning-rate."
         )
     explained = [metrics.get("explained_variance", 0.0) for metrics in history[-LONG:]]
     if len(explained) == LONG and max(explained) < 0:

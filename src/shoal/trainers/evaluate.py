@@ -41,7 +41,8 @@ def evaluate(
     device: str = "cpu",
     render: bool = False,
     video: Path | None = None,
-    report: Callable[[int], None] = lambda done: None,
+    max_steps: int | None = None,
+    report: Callable[[int, int], None] = lambda done, steps: None,
 ) -> dict[str, Any]:
     """Play episodes.
 
@@ -59,7 +60,9 @@ def evaluate(
         render: show the episodes in the terminal if the environment renders text, else in a window:
             its own, or one that shows the pictures it renders.
         video: an ``.mp4`` or ``.gif`` file to write.
-        report: is called with the number of episodes so far, now and then.
+        max_steps: cut an episode off after so many steps; default: never.
+        report: is called after every batch with the episodes and the steps of all environments so
+            far.
 
     Returns:
         ``returns``, ``lengths`` and ``lives`` (float64 arrays, one entry for each episode; with
@@ -93,11 +96,10 @@ def evaluate(
             show = stack.enter_context(window(vector, str(env)))
         choose = random_chooser(vector, seed)
         if state is not None:
-            check_spaces(state, vector.observation_layout, vector.action_layout.native)
             choose = policy_chooser(vector, state, greedy, seed, device)
         quotas = np.full(num_envs, episodes // num_envs)
         quotas[: episodes % num_envs] += 1
-        returns, lengths, lives = play(vector, choose, quotas, show, report)
+        returns, lengths, lives = play(vector, choose, quotas, show, report, max_steps)
     return {
         "returns": returns,
         "lengths": lengths,
@@ -141,7 +143,8 @@ def play(
     choose: Callable[[np.ndarray, np.ndarray], Any],
     quotas: np.ndarray,
     show: Callable[[], None] = nothing,
-    report: Callable[[int], None] = lambda done: None,
+    report: Callable[[int, int], None] = lambda done, steps: None,
+    max_steps: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Let every environment play so many episodes.
 
@@ -150,7 +153,7 @@ def play(
         choose: gets observations and which rows begin an episode; returns actions.
         quotas: episodes for each environment.
         show: called with every observation.
-        report: as for `evaluate`.
+        report, max_steps: as for `evaluate`.
 
     Returns:
         Returns, lengths and mean lives of all episodes, those of the first environment first.
@@ -162,7 +165,8 @@ def play(
     ended: list[list[tuple[float, int]]] = [[] for _ in range(num_envs)]  # agents, this episode
     observations, _ = vector.reset()
     starts = np.ones(vector.num_rows, bool)
-    missing = int(quotas.sum())
+    missing, steps = int(quotas.sum()), 0
+    age = np.zeros(num_envs, np.int64)  # steps of the episode under way
     show()
     while True:
         vector.send(choose(observations, starts))
@@ -172,6 +176,13 @@ def play(
         for row in np.flatnonzero((batch.terminations | batch.truncations) & batch.masks):
             ended[row // agents].append((vector.episode_returns[row], vector.episode_lengths[row]))
         over = ~vector.acting.reshape(num_envs, agents).any(axis=1)
+        age, steps = age + 1, steps + num_envs
+        if max_steps is not None and (age >= max_steps).any():
+            for row in np.flatnonzero(vector.acting & np.repeat(age >= max_steps, agents)):
+                alive = vector.episode_returns[row], vector.episode_lengths[row]
+                ended[row // agents].append(alive)
+            over |= age >= max_steps
+        report(int(quotas.sum()) - missing, steps)
         starts = np.zeros(vector.num_rows, bool)
         if not over.any():
             continue
@@ -183,7 +194,8 @@ def play(
                 lives[i].append(spans.mean())
                 missing -= 1
             ended[i].clear()
-        report(int(quotas.sum()) - missing)
+        age[over] = 0
+        report(int(quotas.sum()) - missing, steps)
         if missing == 0:
             return np.concatenate(returns), np.concatenate(lengths), np.concatenate(lives)
         observations, _ = vector.reset(options={"reset_mask": over})
@@ -212,7 +224,12 @@ def random_chooser(vector: Any, seed: int) -> Callable[[np.ndarray, np.ndarray],
 def policy_chooser(
     vector: Any, state: Mapping[str, Any], greedy: bool, seed: int, device: str
 ) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """The actions of the policy in a checkpoint."""
+    """Return the actions of the policy in a checkpoint.
+
+    Raises:
+        CheckpointError: the policy is for other spaces than the vector's.
+    """
+    check_spaces(state, vector.observation_layout, vector.action_layout.native)
     import torch
 
     from shoal.trainers.ppo import act, load_policy

@@ -10,11 +10,14 @@ import torch
 __all__ = ["arrays", "plain"]
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, text: bool = False) -> Any:
     """Return a copy of nested values as tensors on the CPU, numbers, text and bytes.
 
+    Args:
+        text: write down what is something else as its repr.
+
     Raises:
-        TypeError: there is something else among them.
+        TypeError: there is something else among them, and `text` is False.
     """
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
@@ -23,11 +26,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        return {plain(key): plain(each) for key, each in value.items()}
+        return {plain(key, text): plain(each, text) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+        return [plain(each, text) for each in value]
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
+    if text:
+        return repr(value)
     raise TypeError(f"a checkpoint can't hold {type(value).__name__}: {value!r}")
 
 

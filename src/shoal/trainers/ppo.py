@@ -48,7 +48,7 @@ from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
 from shoal.trainers.advantage import advantages
 from shoal.trainers.checks import agent_name, check_categories, check_outputs, check_rollout
-from shoal.trainers.config import Config, from_dict, to_dict
+from shoal.trainers.config import Config, from_dict, kept
 from shoal.trainers.distributions import Actions, Distribution
 from shoal.trainers.plain import arrays, plain
 from shoal.trainers.policies import DefaultPolicy, Recurrent, typed
@@ -89,6 +89,7 @@ def train(
     save: Callable[[dict[str, Any], Metrics], None] | None = None,
     watch: Callable[[np.ndarray], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Result:
     """Train a policy.
 
@@ -107,6 +108,7 @@ def train(
             a dict of tensors, numbers and text.
         watch: gets up to 256 observation rows of every rollout.
         stop: asked before every update; True ends the run as if it were complete.
+        progress: gets the number of this process's steps in the rollout so far, after every batch.
 
     Returns:
         The policy and the last metrics.
@@ -126,6 +128,7 @@ def train(
         if vector is None:
             vector = stack.enter_context(contextlib.closing(make_vector(own)))
         trainer = Trainer(config, own, policy, vector, device)
+        trainer.collector.progress = progress or trainer.collector.progress
         if checkpoint is not None:
             trainer.load_state_dict(checkpoint)
         saves = any_of(save is not None, device)  # then every process gives its part
@@ -223,7 +226,7 @@ class Trainer:
         """
         own = {"collector": self.collector.state_dict(), **self.learner.generators()}
         return {
-            "config": to_dict(self.config),
+            "config": plain(kept(self.config), text=True),
             **self.spaces,
             "policy": plain(self.policy.state_dict()),
             "optimizers": plain([each.state_dict() for each in self.learner.optimizers]),
@@ -520,6 +523,7 @@ class Collector:
         self.generator.manual_seed(generator_seed(config.seed, "actions", rank()))
         self.shares = dict.fromkeys(("environment", "copy", "policy"), 0.0)
         self.episodes = 0
+        self.progress: Callable[[int], None] = lambda steps: None  # see `train`
 
     def collect(self, policy: Any) -> Rollout:
         """Fill the rollout, and return it with the rewards as the environments gave them."""
@@ -535,6 +539,7 @@ class Collector:
         self.answer(self.pending, policy)
         while True:
             batch = self.receive()
+            self.progress(self.filled)
             if self.filled >= self.capacity:
                 break
             self.answer(batch, policy)

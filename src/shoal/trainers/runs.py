@@ -31,6 +31,7 @@ import io
 import json
 import math
 import os
+import pickle
 import platform
 import re
 import shutil
@@ -47,7 +48,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import CheckpointError, ConfigError, RunError, ShoalError, did_you_mean
-from shoal.trainers.config import Config, from_dict, to_dict
+from shoal.trainers.config import MASK, SECRET, Config, from_dict, kept
 from shoal.trainers.trackers import open_trackers
 
 __all__ = [
@@ -282,7 +283,7 @@ def create(config: Config, runs_dir: Path | None = None) -> Run:
         except OSError as error:
             raise RunError(f"run {folder} can't be made: {_reason(error)}") from error
     try:
-        _write_whole(folder / "config.toml", to_toml(to_dict(config)).encode())
+        _write_whole(folder / "config.toml", to_toml(kept(config)).encode())
         _note_start(folder)
         return Run(folder, config)
     except BaseException as error:
@@ -292,12 +293,15 @@ def create(config: Config, runs_dir: Path | None = None) -> Run:
         raise
 
 
-def resume(folder: Path, checkpoint: Path | None = None) -> tuple[Run, dict[str, Any]]:
+def resume(
+    folder: Path, checkpoint: Path | None = None, config: Config | None = None
+) -> tuple[Run, dict[str, Any]]:
     """Open a run to go on with it.
 
     Args:
         folder: of the run.
         checkpoint: default: the newest one.
+        config: what to go on with, and to write to config.toml; default: what is there.
 
     Returns:
         The run, and the state for `ppo.train`.
@@ -306,7 +310,8 @@ def resume(folder: Path, checkpoint: Path | None = None) -> tuple[Run, dict[str,
         CheckpointError: there is none, or it is broken; the message names those that are intact.
         RunError: the folder can't be read or written, or another process has it open.
     """
-    config = read_config(folder)
+    changed = config is not None
+    config = config or read_config(folder)
     path = checkpoint or newest_checkpoint(folder)
     state = read_checkpoint(path)
     best = folder / "checkpoints" / "best.pt"
@@ -315,6 +320,8 @@ def resume(folder: Path, checkpoint: Path | None = None) -> tuple[Run, dict[str,
         score = read_checkpoint(best)["score"]
     run = Run(folder, config, int(state["updates"]), -math.inf if score is None else score)
     try:
+        if changed:
+            _write_whole(folder / "config.toml", to_toml(kept(config)).encode())
         _note_start(folder)
     except OSError as error:
         os.close(run._file)
@@ -361,9 +368,24 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, float], int]]:
         if not line.endswith(b"\n"):
             return  # torn by a crash
         try:
-            yield json.loads(line), end
-        except ValueError as error:
+            metrics = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path}, line {number}: {error}") from error
+        if not _is_metrics(metrics):
+            raise RunError(
+                f"{path}, line {number}: expected an object of numbers with steps, updates and "
+                f"seconds, got {line[:60]!r}"
+            )
+        yield metrics, end
+
+
+def _is_metrics(value: Any) -> bool:
+    """Return whether a value is what `Run.report` writes."""
+    return (
+        isinstance(value, dict)
+        and {"steps", "updates", "seconds"} <= value.keys()
+        and all(type(number) in (int, float) for number in value.values())
+    )
 
 
 # -- checkpoints ------------------------------------------------------------------------------
@@ -398,7 +420,9 @@ def _serialise(state: Mapping[str, Any]) -> bytes:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state in a checkpoint, on the CPU, after its checksums have been verified.
 
-    A checkpoint is a pickle: read only what you trust.
+    Nothing in it is run: a checkpoint holds tensors, numbers, text and bytes, and one that holds
+    anything else is refused. (The bytes of an environment's state are unpickled only by a run that
+    is resumed.)
 
     Raises:
         CheckpointError: it is missing or broken; the message names others that are intact.
@@ -424,7 +448,12 @@ def _verified(path: Path) -> dict[str, Any]:
         if bad is not None:
             raise ValueError(f"{bad} has a wrong checksum")
         with warnings.catch_warnings(action="ignore"):
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint {path} is broken, or it holds more than tensors, numbers and text: it is "
+            "not read, since reading could run code"
+        ) from error
     except Exception as error:  # whatever the bytes make zipfile, torch or pickle say
         raise CheckpointError(f"checkpoint {path} is broken: {_reason(error)}") from error
     if not isinstance(state, dict) or not {"config", "policy", "updates"} <= state.keys():
@@ -532,8 +561,10 @@ def _note_start(folder: Path) -> None:
     """Add this start to system.json."""
     path = folder / "system.json"
     starts = []
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         starts = json.loads(path.read_text())
+    if not isinstance(starts, list):  # somebody has edited it
+        starts = [starts]
     _write_whole(path, json.dumps([*starts, system()], indent=1).encode())
 
 
@@ -548,7 +579,7 @@ def system() -> dict[str, Any]:
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
+        "command": [_masked(argument) for argument in sys.argv],
         "folder": os.getcwd(),
         "git": git_commit(),
         "host": socket.gethostname(),
@@ -558,6 +589,12 @@ def system() -> dict[str, Any]:
         "gpus": gpus,
         "packages": dict(sorted(packages.items(), key=lambda item: str(item[0]).lower())),
     }
+
+
+def _masked(argument: str) -> str:
+    """Return an argument of the command, NAME=VALUE without the value of a secret."""
+    name, equals, _ = argument.partition("=")
+    return f"{name}={MASK}" if equals and SECRET.search(name) else argument
 
 
 def git_commit() -> dict[str, Any] | None:

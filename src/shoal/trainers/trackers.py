@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shoal.errors import ConfigError
-from shoal.trainers.config import Config, to_dict
+from shoal.trainers.config import Config, kept
 
 __all__ = ["open_trackers"]
 
@@ -76,7 +76,7 @@ def _wandb(folder: Path, config: Config, first_step: int) -> Tracker:
         id=folder.name,
         resume="allow",
         dir=folder,
-        config=to_dict(config),
+        config=kept(config),
         mode=None if online else "offline",
         settings=wandb.Settings(silent=True),
     )
@@ -96,7 +96,7 @@ def _neptune(folder: Path, config: Config, first_step: int) -> Tracker:
         capture_stderr=False,
         capture_hardware_metrics=False,
     )
-    run["config"] = {name: str(value) for name, value in to_dict(config).items()}
+    run["config"] = {name: str(value) for name, value in kept(config).items()}
 
     def log(metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -108,5 +108,5 @@ def _neptune(folder: Path, config: Config, first_step: int) -> Tracker:
 def _trackio(folder: Path, config: Config, first_step: int) -> Tracker:
     import trackio
 
-    trackio.init(project="shoal", name=folder.name, config=to_dict(config), resume="allow")
+    trackio.init(project="shoal", name=folder.name, config=kept(config), resume="allow")
     return lambda metrics: trackio.log(dict(metrics), step=int(metrics["steps"])), trackio.finish
