@@ -449,7 +449,10 @@ def test_a_moved_project_with_a_secret_goes_on(folder, capsys):
     secret = ["--env-kwargs", "token=sesame"]
     train = ["train", "old/mine.py:Endless", *TINY, "--total-steps=250", "--name=a", *secret]
     assert main(train) == 0
-    assert "is complete: 256 steps (--total-steps is rounded up" in capsys.readouterr().out
+    said = re.search(
+        r"is complete: (\d+) steps \(--total-steps is rounded", capsys.readouterr().out
+    )
+    assert int(said[1]) == read_metrics(folder / "runs/a")[-1]["steps"] > 250
     path = folder / "runs/a/config.toml"
     path.write_text(path.read_text().replace("total_steps = 250", "total_steps = 500"))
     (folder / "old").rename(folder / "new")
@@ -461,7 +464,7 @@ def test_a_moved_project_with_a_secret_goes_on(folder, capsys):
     assert main([*moved, *secret]) == 0
     error = capsys.readouterr().err
     assert "this runs the code in" in error and "--reset-environments" in error
-    assert read_metrics(folder / "runs/a")[-1]["steps"] == 512
+    assert read_metrics(folder / "runs/a")[-1]["steps"] >= 500
     assert "new/mine.py:Endless" in path.read_text() and "sesame" not in path.read_text()
     play = ["eval", "a", "--episodes=1", *secret]
     assert main(play) == 0
