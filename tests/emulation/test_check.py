@@ -18,6 +18,7 @@ from pettingzoo import AECEnv, ParallelEnv
 import shoal
 from shoal.cli import main
 from shoal.emulation.check.check_env import RULES, check_env
+from shoal.emulation.seeding import reproducible
 from shoal.errors import EnvCheckError
 from tests.ocean_c.sources import built
 
@@ -939,9 +940,10 @@ def test_pistonball_has_no_errors():
     assert report.ok, str(report)
 
 
-def test_nethack_does_not_reproduce_by_its_seed():
+@pytest.mark.parametrize("wrap", [lambda env: env, reproducible])
+def test_nethack_does_not_reproduce_by_its_seed(wrap):
     gymnasium.register_envs(importlib.import_module("nle"))
-    env = gymnasium.make("NetHackScore-v0", disable_env_checker=True)
+    env = wrap(gymnasium.make("NetHackScore-v0", disable_env_checker=True))
     report = check_env(env, steps=300)
     env.close()
     (error,) = report.errors

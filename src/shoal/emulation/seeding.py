@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import random
-import warnings
 from typing import Any
 
-from shoal.emulation.interfaces import Wrapper, is_of_gymnasium, unwrapped
+from shoal.emulation.interfaces import is_of_gymnasium, layers
 
-__all__ = ["SeededNetHack", "reproducible"]
+__all__ = ["original", "reproducible"]
 
 
 def reproducible(env: Any) -> Any:
-    """Return `env`, in a `SeededNetHack` if it is NetHack (nle, MiniHack)."""
-    packages = {cls.__module__.partition(".")[0] for cls in type(unwrapped(env)).__mro__}
-    return (
-        SeededNetHack(env) if "nle" in packages and is_of_gymnasium(unwrapped(env), "Env") else env
-    )
+    """Return `env`, in a `SeededNetHack` if it is NetHack (nle, MiniHack) without one."""
+    found = layers(env)
+    packages = {cls.__module__.partition(".")[0] for cls in type(found[-1]).__mro__}
+    if "nle" not in packages or not is_of_gymnasium(env, "Env"):
+        return env
+    from shoal.emulation.nethack import SeededNetHack
+
+    return env if any(isinstance(each, SeededNetHack) for each in found) else SeededNetHack(env)
 
 
-class SeededNetHack(Wrapper):
-    """Makes ``reset(seed=...)`` of NetHack (nle, MiniHack) reproduce.
-
-    The game draws from generators of its own, which only ``env.unwrapped.seed(core, disp)`` sets,
-    and only for one episode. After the first seed, each reset passes two numbers drawn from a
-    generator of that seed. Before it, the seeds that the user set stay. Empty options are left
-    out, because the game fails on them.
-    """
-
-    def __init__(self, env: Any):
-        super().__init__(env)
-        self._seeds: random.Random | None = None
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        if seed is not None:
-            self._seeds = random.Random(seed)
-        if self._seeds is not None:
-            core, disp = self._seeds.randrange(2**31), self._seeds.randrange(2**31)
-            try:
-                unwrapped(self.env).seed(core=core, disp=disp, reseed=False)
-            except RuntimeError as error:  # NetHackChallenge allows no seeds
-                warnings.warn(f"the seed has no effect: {error}", stacklevel=2)
-                self._seeds = None
-        return self.env.reset(seed=seed, options=options or None)
+def original(env: Any) -> Any:
+    """Return `env` without the `SeededNetHack` that is outermost."""
+    return env.env if type(env).__name__ == "SeededNetHack" else env

@@ -25,7 +25,7 @@ class EmulatedEnv(gymnasium.Wrapper):
     ``metadata``, ``render``, ``unwrapped``, ``np_random`` and any other attribute.
 
     NetHack's own ``reset(seed=...)`` does not reproduce; here it does: see
-    `shoal.emulation.seeding.SeededNetHack`.
+    `shoal.emulation.nethack.SeededNetHack`.
 
     Attributes:
         core: what loops step, see `shoal.emulation.core.Core`.

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from shoal.emulation.seeding import reproducible
 from shoal.errors import UnknownEnvError, did_you_mean, install_extra
 
 __all__ = ["Creator", "absolute", "creator", "load_named", "maker", "named", "split"]
@@ -59,7 +60,7 @@ class Creator:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> Any:
-        return maker(self.name)(**self.kwargs)
+        return reproducible(maker(self.name)(**self.kwargs))
 
     def __reduce__(self) -> Any:
         return recreated, (self.name, self.kwargs, registered(self.name))

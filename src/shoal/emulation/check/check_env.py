@@ -36,7 +36,7 @@ from shoal.emulation.interfaces import (
     unwrapped,
 )
 from shoal.emulation.parallel import space_of
-from shoal.emulation.seeding import reproducible
+from shoal.emulation.seeding import original, reproducible
 from shoal.errors import EnvCheckError, LayoutError
 from shoal.rows.layout import Layout
 from shoal.rows.spec import kind_of, step
@@ -277,7 +277,7 @@ def cause(
     hint = ""
     if callable(getattr(unwrapped(env), "seed", None)):
         hint = "; the environment has a method seed() of its own: call it before each reset"
-        hint += ", as shoal.emulate does" * (reproducible(env) is not env)
+        hint += ", as shoal.emulate does" * (reproducible(unwrapped(env)) is not unwrapped(env))
     if loose:
         why = f"{named(loose)} in another state after each reset(seed={seed})"
         return "rng-unseeded", why + hint
@@ -411,6 +411,7 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
         or (getattr(env, "metadata", None) or {}).get("name")
         or type(unwrapped(env)).__name__
     )
+    env = original(env)  # the question is whether the environment itself reproduces
     if not is_of_gymnasium(env, "Env") and keywords(env) != {"seed", "options"}:
         log.report("old-interface", "env", f"reset takes {keywords(env) or 'no arguments'}")
     if not is_multi_agent(env):
