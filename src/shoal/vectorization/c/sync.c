@@ -450,7 +450,7 @@ static int receive(shoal_parent *parent, uint32_t *block) {
     if (has_failed(parent))
         return SHOAL_FAILED;
     SHOAL_ASSERT(parent->in_flight >= size && parent->in_flight <= sync->config.num_envs); /* I1 */
-    SHOAL_ASSERT(parent->recovering || LOAD(&sync->blocks[b].remaining, seq_cst) == 0); /* I4 */
+    SHOAL_ASSERT(parent->recovering || LOAD(&sync->blocks[b].remaining, seq_cst) == 0);    /* I4 */
     for (uint32_t place = b * size; place < (b + 1) * size; place++) {
         uint64_t slot = LOAD(&sync->slots[place], relaxed);
         SHOAL_ASSERT(slot >> 32 == parent->lap); /* I5: taken in this lap, not in another */
