@@ -78,7 +78,7 @@ def recreated(name: str, kwargs: dict[str, Any], spec: Any) -> Creator:
 def registered(name: str) -> Any:
     """Return Gymnasium's spec of an id, or None; an entry point of ``__main__`` as the object."""
     gymnasium = sys.modules.get("gymnasium")
-    spec = gymnasium and gymnasium.registry.get(name)
+    spec: Any = gymnasium and gymnasium.registry.get(name)
     entry = spec and spec.entry_point
     if isinstance(entry, str) and entry.startswith("__main__:"):
         spec = copy.copy(spec)
