@@ -273,7 +273,7 @@ def test_spaces_that_differ_are_one_clear_error(backend, num_envs, index, other,
     if backend != "serial":
         kwargs["num_workers"] = 2
     with pytest.raises(
-        EmulationError, match=f"{index} is another than that of environment [02]: {said}"
+        EmulationError, match=f"{index} differs from that of environment [02]: {said}"
     ):
         vectorize(functions, **kwargs)
 

@@ -20,6 +20,7 @@ class Module:
 
 class Engine:
     module: Module
+    num_posted: int
     spec: Spec
     num_envs: int
     agents: int

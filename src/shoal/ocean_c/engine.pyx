@@ -588,6 +588,10 @@ cdef class Engine:
     cdef int _enter(self) except -1:
         """Begin a call that uses `c`; `inside` must be decreased at its end."""
         self._usable()
+        if self.c.num_threads > 0 and getpid() != self.pid:
+            raise ClosedError(
+                f"this vector is of process {self.pid}, which this one was forked from"
+            )
         self.inside += 1
         return 0
 
@@ -595,6 +599,11 @@ cdef class Engine:
         if not self.is_open:
             raise ClosedError("this engine has been closed")
         return 0
+
+    @property
+    def num_posted(self):
+        """How many jobs have been posted."""
+        return self.c.posted if self.c != NULL else 0
 
     def bind(self, Buffers buffers):
         """Read from and write to these buffers from now on.

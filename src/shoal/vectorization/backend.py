@@ -4,11 +4,17 @@
 backend only for what `Backend` lists. `Options` is how they are stepped, and
 `Description` what a vector knows of them.
 
-One thread at a time uses a backend, except for `Backend.close`.
+A batch's life: `post` gives environments an operation, and each is in flight from then on.
+`wait` returns when the results of `batch_size` of them are in a block of the arena: batch number
+`turn` in block ``turn % arena.num_blocks``, where they stay until ``wait(turn + 2)``.
 
-A batch's life: `post` gives environments an operation, until `batch_size` of them have one. `wait`
-returns when the results of the next batch are in block ``turn % arena.num_blocks`` of the arena.
-They stay there until ``wait(turn + 2)``.
+Invariants, by which nothing is lost or done twice, whenever KeyboardInterrupt comes:
+- `num_posted` changes in the same instant as `post` takes effect.
+- `wait` and what follows it may be called again with the same `turn`, and then give the same.
+- An environment in this process is not interrupted in the middle of a step; or `wait` raises from
+  then on.
+
+One thread at a time uses a backend, except that `close` may be called from another one.
 
 Workers under another interpreter import this (Python 3.8 or newer).
 """
@@ -303,6 +309,7 @@ class Backend(Protocol):
         arena: the rows, attached. The vector writes ``arena.arrays["actions"]`` (the rows of
             environments that are not in flight) before `post`, and only reads the rest. The backend
             writes the rows of a block before `wait` returns, and ``arrays["counters"]``.
+        num_posted: environments posted so far, counting each time.
         lends_actions: whether `post` takes the caller's own array of actions, and reads it until
             the next `wait` has returned.
         takes_objects: whether `post` takes the operation ``GIVEN``.
@@ -316,6 +323,9 @@ class Backend(Protocol):
     arena: Arena
     lends_actions: bool
     takes_objects: bool
+
+    @property
+    def num_posted(self) -> int: ...
 
     def post(
         self,
@@ -340,10 +350,11 @@ class Backend(Protocol):
         """
         ...
 
-    def wait(self, timeout: float | None) -> int:
-        """Wait for the next batch and return its block.
+    def wait(self, turn: int, timeout: float | None) -> None:
+        """Wait until the results of a batch are in its block.
 
         Args:
+            turn: number of the batch: the first is 0. It follows the last one waited for, or is it.
             timeout: seconds; None: that of the vector. What runs in the caller's own thread can't
                 time out.
 
@@ -358,7 +369,10 @@ class Backend(Protocol):
         ...
 
     def infos(self, block: int) -> dict[str, Any]:
-        """Return the infos of the block last waited for, as Gymnasium's vectors give them."""
+        """Return the infos of the block last waited for, as Gymnasium's vectors give them.
+
+        The dict and its arrays are the caller's own.
+        """
         ...
 
     def each_info(self, block: int) -> list[dict[str, Any]]:
@@ -384,7 +398,18 @@ class Backend(Protocol):
     def close(self) -> None:
         """Close the environments and release everything, within a few seconds.
 
+        May be called more than once, and while another thread is in `post`, `wait` or `call`, which
+        then raises ClosedError (or another error, which the vector makes one).
+
         Raises:
+            StepTimeoutError: another thread is still in an environment of this process.
             Exception: what the first environment raised of those that did; all is released.
+        """
+        ...
+
+    def release(self) -> None:
+        """Release what would outlive the vector, when it is garbage or the interpreter ends.
+
+        `close`, but environments in this process are left alone: others may hold them, too.
         """
         ...

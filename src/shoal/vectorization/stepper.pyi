@@ -1,9 +1,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-
-from shoal.rows.bounds import Bounds
 from shoal.vectorization.info_slots import InfoWriter
 
 __all__ = [
@@ -11,11 +8,9 @@ __all__ = [
     "GOOD_STEPS",
     "MOST_FAILURES",
     "TOO_MANY",
-    "EpisodeLog",
+    "Deferral",
     "Stepper",
-    "collect",
     "lose_places",
-    "put_actions",
     "serve",
 ]
 
@@ -29,19 +24,19 @@ class Stepper:
     arena: Any
     failure: Exception | None
     infos: list[Any]
+    stop: bool
     def __init__(
         self, group: Any, arena: Any, worker: int, restart: bool, profile: bool
     ) -> None: ...
     def owe(self, envs: Iterable[int]) -> None: ...
-    def run_all(self, ops: Any, requests: dict[int, Any] | None, first_place: int) -> None: ...
+    def run_all(
+        self, ops: Any, requests: dict[int, Any] | None, first_place: int, turn: int
+    ) -> None: ...
     def take_infos(self, first_row: int, num_rows: int) -> dict[Any, Any]: ...
     def take_each_info(self, first_row: int, num_rows: int) -> list[dict[Any, Any]]: ...
 
-class EpisodeLog:
-    def __init__(self, num_rows: int, agents_per_env: int) -> None: ...
-    def restart(self, agents: Any) -> None: ...
-    def add_infos(self, infos: dict[Any, Any], rows: np.ndarray) -> None: ...
-    def take(self) -> dict[str, Any]: ...
+class Deferral:
+    def __init__(self) -> None: ...
 
 def serve(
     stepper: Stepper,
@@ -54,5 +49,3 @@ def serve(
     failed: Callable[[Exception], None],
 ) -> None: ...
 def lose_places(arena: Any, place: int) -> None: ...
-def put_actions(target: np.ndarray, actions: Any, bounds: Bounds, copy: bool = True) -> bool: ...
-def collect(block: dict[str, np.ndarray], env_ids: np.ndarray, log: EpisodeLog) -> Any: ...

@@ -9,21 +9,21 @@ with the error beside it.
 place for each when its step has returned, and report it.
 """
 
-import time
+import threading
 from collections.abc import Callable
 
 import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
+from posix.signal cimport sigaction, sigaction_t, sigemptyset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cimport numpy as cnp
 
 from shoal.emulation.loop cimport EnvLoop, copy_value
-from shoal.rows.bounds cimport Bounds
 from shoal.rows.buffers cimport Buffers
 from shoal.rows.rows cimport SHOAL_GIVEN, SHOAL_KEEP, SHOAL_RESET, SHOAL_STEP, Rows
 from shoal.vectorization.info_slots cimport InfoWriter
@@ -33,15 +33,38 @@ from shoal.vectorization.sync cimport Worker
 from shoal.vectorization.sync import COMMAND, INTERRUPTED, OK
 from shoal.vectorization.workers.group import add_note
 
+from shoal.errors import ClosedError, EmulationError
+
 cnp.import_array()
 
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident()
+
+cdef extern from *:
+    """
+    #include <signal.h>
+    typedef void (*shoal_handler)(int);
+    static volatile sig_atomic_t shoal_noted; /* interrupts since `Deferral.enter` */
+    static volatile shoal_handler shoal_answer;  /* what answers a second one at once */
+
+    static void shoal_note(int number) {
+        if (++shoal_noted > 1)
+            shoal_answer(number);
+    }
+    """
+    ctypedef void (*shoal_handler)(int)
+    int SIGINT, SA_SIGINFO
+    shoal_handler SIG_DFL, SIG_IGN
+    int shoal_noted
+    shoal_handler shoal_answer
+    void shoal_note(int number) noexcept nogil
+    int c_raise "raise"(int number) nogil
+
 __all__ = [
-    "EpisodeLog",
+    "Deferral",
     "Stepper",
-    "collect",
     "serve",
     "lose_places",
-    "put_actions",
     "CALL",
     "GOOD_STEPS",
     "MOST_FAILURES",
@@ -66,6 +89,63 @@ cdef int64_t nanoseconds() noexcept nogil:
     return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
+cdef class Deferral:
+    """Lets Ctrl-C wait until no environment is in the middle of a step.
+
+    Between `enter` and `leave` the first SIGINT is only noted, and `leave` raises it again. A second
+    one is answered at once, so that an environment that does not return can be interrupted. Only in
+    the main thread, where alone handlers in Python run. May be nested.
+    """
+
+    cdef unsigned long main_thread
+    cdef sigaction_t theirs
+    cdef int outer_caught
+    cdef shoal_handler outer_next
+    cdef bint active
+
+    def __cinit__(self):
+        self.main_thread = threading.main_thread().ident
+
+    cdef void enter(self) noexcept:
+        cdef sigaction_t ours
+        self.active = False
+        if PyThread_get_thread_ident() != self.main_thread:
+            return
+        memset(&ours, 0, sizeof(ours))
+        sigemptyset(&ours.sa_mask)
+        ours.sa_handler = shoal_note
+        self.outer_caught, self.outer_next = shoal_noted, shoal_answer
+        if sigaction(SIGINT, NULL, &self.theirs) != 0 or self.theirs.sa_flags & SA_SIGINFO:
+            return
+        if self.theirs.sa_handler == SIG_DFL or self.theirs.sa_handler == SIG_IGN:
+            return
+        global shoal_noted, shoal_answer
+        shoal_noted, shoal_answer = 0, self.theirs.sa_handler
+        self.active = sigaction(SIGINT, &ours, NULL) == 0
+
+    cdef bint caught(self) noexcept nogil:
+        return self.active and shoal_noted != 0
+
+    cdef int leave(self) except -1:
+        """Answer signals as before; raises what the handler of a noted one raises."""
+        global shoal_noted, shoal_answer
+        cdef bint noted = self.caught()
+        if self.active:
+            self.active = False
+            sigaction(SIGINT, &self.theirs, NULL)
+            shoal_noted, shoal_answer = self.outer_caught, self.outer_next
+            if noted:
+                c_raise(SIGINT)
+        PyErr_CheckSignals()
+        return 0
+
+    def __enter__(self):
+        self.enter()
+
+    def __exit__(self, kind, error, trace):
+        self.leave()
+
+
 cdef struct Env:
     # What is remembered of one environment.
     int64_t steps       # since it was told to reset
@@ -87,12 +167,17 @@ cdef class Stepper:
 
     Attributes:
         failure: the first exception that an environment raised, with a note on where; or None.
-        infos: (row of the arena, info) of what was delivered since the list was last taken.
+        infos: (row of the arena, info) of what was delivered since the list was last cleared.
+        stop: set it from another thread to let `run_all` end after the environment it is at.
     """
 
     cdef readonly object group, arena
     cdef public object failure
     cdef public list infos
+    cdef public bint stop
+    cdef Deferral deferral
+    cdef Py_ssize_t turn, at    # of `run_all`: the batch, and the environment that comes next
+    cdef bint inside            # ... or is being run
     cdef EnvLoop loop
     cdef Rows* rows
     cdef Py_ssize_t agents, first
@@ -117,6 +202,8 @@ cdef class Stepper:
         counters = arena.arrays["counters"][worker]
         self.counters = <int64_t*>cnp.PyArray_DATA(counters)
         self.infos = []
+        self.deferral = Deferral()
+        self.turn = -1
         n = len(group.envs)
         self.seeds = [None] * n
         self.envs = <Env*>calloc(n + 1, sizeof(Env))
@@ -131,29 +218,56 @@ cdef class Stepper:
         for env in envs:
             self.envs[env - self.first].owing = True
 
-    def run_all(self, ops, dict requests, Py_ssize_t first_place):
-        """One operation on every environment, to consecutive places.
+    def run_all(self, ops, dict requests, Py_ssize_t first_place, Py_ssize_t turn):
+        """Run one operation on every environment, with the results in consecutive places.
+
+        KeyboardInterrupt comes between two environments; called again with the same `turn`, this
+        goes on after the last one that was run.
 
         Args:
             ops: the operation, or one for each environment.
             requests: for each environment that is reset: (seed, options); that is given an action:
                 the action.
             first_place: of the first environment's results.
+            turn: number of the batch.
+
+        Raises:
+            ClosedError: `stop` was set.
+            EmulationError: an environment was interrupted in the middle of a step before.
         """
         cdef Py_ssize_t env, end = self.first + len(self.seeds)
-        cdef int op = -1 if isinstance(ops, np.ndarray) else ops
-        for env in range(self.first, end):
-            self.advance(ops[env] if op < 0 else op, env, requests)
-            self.deliver(ops[env] if op < 0 else op, env, first_place + env - self.first)
+        cdef int each, op = -1 if isinstance(ops, np.ndarray) else ops
+        if self.inside:
+            raise EmulationError(
+                f"environment {self.at} was interrupted in the middle of a step, so what it holds "
+                "is unknown; make the vector again"
+            )
+        if turn != self.turn:
+            self.turn, self.at = turn, self.first
+            self.infos.clear()
+        while self.at < end:
+            if self.stop:
+                raise ClosedError("this vector is closed")
+            self.deferral.enter()
+            try:
+                while self.at < end and not self.deferral.caught() and not self.stop:
+                    self.inside = True
+                    env = self.at
+                    each = ops[env] if op < 0 else op
+                    self.advance(each, env, requests)
+                    self.deliver(each, env, first_place + env - self.first)
+                    self.at += 1
+                    self.inside = False
+            finally:
+                self.deferral.leave()
 
     def take_infos(self, Py_ssize_t first_row, Py_ssize_t num_rows):
-        """The infos delivered since the last call, as Gymnasium's vectors give them."""
+        """Return the infos of the last `run_all`, as Gymnasium's vectors give them."""
         infos = {}
         for row, info in self.infos:
             if info:
                 # A copy, because the environment may write into its values again.
                 add_info(infos, copy_value(info), row - first_row, num_rows)
-        self.infos.clear()
         return infos
 
     def take_each_info(self, Py_ssize_t first_row, Py_ssize_t num_rows):
@@ -162,7 +276,6 @@ cdef class Stepper:
         for row, info in self.infos:
             if info:
                 each[row - first_row] = copy_value(info)
-        self.infos.clear()
         return each
 
     cdef int advance(self, int op, Py_ssize_t env, dict requests) except -1:
@@ -364,180 +477,3 @@ def serve(
                 failed(stepper.failure)
                 me.fail(1)
             me.complete(place)
-
-
-def put_actions(cnp.ndarray target, actions, Bounds bounds, bint copy=True):
-    """Copy a batch of actions to where environments find them, if it is in order as it stands.
-
-    Args:
-        target: where they find them.
-        actions: anything.
-        bounds: of `target`.
-        copy: False only to look whether they are in order.
-
-    Returns:
-        False if it isn't, or if it must be converted first; nothing was copied.
-    """
-    if type(actions) is not cnp.ndarray or not bounds.hold(actions):
-        return False
-    cdef cnp.ndarray array = actions
-    cdef int i, ndim = cnp.PyArray_NDIM(target)
-    if cnp.PyArray_NDIM(array) != ndim:
-        return False
-    for i in range(ndim):
-        if cnp.PyArray_DIM(array, i) != cnp.PyArray_DIM(target, i):
-            return False
-    if copy:
-        memcpy(cnp.PyArray_DATA(target), cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(target))
-    return True
-
-
-cdef class EpisodeLog:
-    """Sums over the episodes that have ended, whoever of `num_rows` agents they were of."""
-
-    cdef Py_ssize_t episodes, agents_per_env
-    cdef double returns, seconds
-    cdef int64_t lengths
-    cdef cnp.ndarray begun      # of each agent's episode: when (float64)
-    cdef dict metrics           # name: [sum, count]
-
-    def __cinit__(self, Py_ssize_t num_rows, Py_ssize_t agents_per_env):
-        self.agents_per_env = agents_per_env
-        self.begun = np.full(num_rows, time.perf_counter())
-        self.metrics = {}
-
-    def restart(self, agents):
-        """These agents begin an episode now."""
-        self.begun[agents] = time.perf_counter()
-
-    cdef int add(self, dict block, const int64_t* env_ids, Py_ssize_t num_envs) except -1:
-        """Count the episodes that have ended in these rows: those of `env_ids`, in order."""
-        cdef double* begun = <double*>cnp.PyArray_DATA(self.begun)
-        cdef const uint8_t* terminated = data(block, "terminations")
-        cdef const uint8_t* truncated = data(block, "truncations")
-        cdef const uint8_t* masks = data(block, "masks")
-        cdef const double* returns = <const double*>data(block, "episode_returns")
-        cdef const int64_t* lengths = <const int64_t*>data(block, "episode_lengths")
-        cdef Py_ssize_t n = num_envs * self.agents_per_env
-        cdef Py_ssize_t agent, row = next_set(terminated, truncated, 0, n)
-        cdef double now = time.perf_counter()
-        while row < n:
-            if masks[row]:
-                agent = env_ids[row // self.agents_per_env] * self.agents_per_env
-                agent += row % self.agents_per_env
-                self.episodes += 1
-                self.returns += returns[row]
-                self.lengths += lengths[row]
-                self.seconds += now - begun[agent]
-                begun[agent] = now
-            row = next_set(terminated, truncated, row + 1, n)
-        return 0
-
-    def add_infos(self, infos, rows):
-        """Count the numbers in the infos of these rows (bool), whose episodes have ended."""
-        cdef const uint8_t* chosen = <const uint8_t*>cnp.PyArray_BYTES(rows)
-        cdef const uint8_t* present
-        cdef const double* numbers
-        cdef Py_ssize_t row, count, n = len(rows)
-        cdef double sum
-        for key, values in infos.items():
-            mask = infos.get(f"_{key}")
-            if not isinstance(values, np.ndarray) or values.ndim != 1:
-                continue
-            if not isinstance(mask, np.ndarray) or mask.dtype != bool:
-                continue
-            if values.dtype.kind == "O":
-                values, mask = numbers_among(values, mask)
-            elif values.dtype.kind not in "biuf":
-                continue
-            values = np.ascontiguousarray(values, np.float64)
-            mask = np.ascontiguousarray(mask)
-            present = <const uint8_t*>cnp.PyArray_BYTES(mask)
-            numbers = <const double*>cnp.PyArray_BYTES(values)
-            sum, count = 0, 0
-            row = next_set(present, present, 0, n)
-            while row < n:
-                if chosen[row]:
-                    sum += numbers[row]
-                    count += 1
-                row = next_set(present, present, row + 1, n)
-            total = self.metrics.setdefault(key, [0.0, 0])
-            total[0] += sum
-            total[1] += count
-
-    def take(self):
-        """Means since the last call."""
-        if self.episodes == 0:
-            return {"episodes": 0}
-        means = {
-            "episodes": self.episodes,
-            **{name: total / count for name, (total, count) in self.metrics.items() if count},
-            "return": self.returns / self.episodes,
-            "length": self.lengths / self.episodes,
-            "time": self.seconds / self.episodes,
-        }
-        self.episodes = self.lengths = 0
-        self.returns = self.seconds = 0
-        self.metrics.clear()
-        return means
-
-
-def numbers_among(values, mask):
-    """Return the real numbers among objects as float64, and the mask of the rows that have one."""
-    numbers, rows = np.zeros(len(values)), np.zeros(len(values), bool)
-    for row in mask.nonzero()[0].tolist():
-        value = values[row]
-        if isinstance(value, (int, float, np.bool_, np.integer, np.floating)):
-            try:
-                numbers[row] = float(value)
-                rows[row] = True
-            except (OverflowError, TypeError, ValueError):  # an int past 1e308; a timedelta
-                pass
-    return numbers, rows
-
-
-cdef Py_ssize_t next_set(
-    const uint8_t* one, const uint8_t* other, Py_ssize_t i, Py_ssize_t n
-) noexcept:
-    """The first index from `i` on where one of two arrays is not 0; `n` if there is none."""
-    cdef uint64_t a, b
-    while i < n:
-        if i + 8 <= n:  # eight at a time, since most are 0
-            memcpy(&a, one + i, 8)
-            memcpy(&b, other + i, 8)
-            if (a | b) == 0:
-                i += 8
-                continue
-        if one[i] | other[i]:
-            return i
-        i += 1
-    return n
-
-
-cdef const uint8_t* data(dict block, str name):
-    return <const uint8_t*>cnp.PyArray_BYTES(block[name])
-
-
-def collect(dict block, cnp.ndarray env_ids, EpisodeLog log):
-    """What the caller of `recv` gets for his own, copies of a block's small arrays; and count.
-
-    Args:
-        block: the rows of `env_ids`, in order.
-        env_ids: contiguous int64.
-        log: is told of the episodes that have ended.
-
-    Returns:
-        (rewards, terminations, truncations, masks, whether an episode has ended in any row).
-    """
-    cdef cnp.ndarray terminations = block["terminations"], truncations = block["truncations"]
-    cdef Py_ssize_t n = cnp.PyArray_DIM(terminations, 0)
-    cdef bint ended = next_set(data(block, "terminations"), data(block, "truncations"), 0, n) < n
-    if ended:
-        log.add(block, <const int64_t*>cnp.PyArray_DATA(env_ids), len(env_ids))
-    return (
-        cnp.PyArray_NewCopy(block["rewards"], cnp.NPY_CORDER),
-        cnp.PyArray_NewCopy(terminations, cnp.NPY_CORDER),
-        cnp.PyArray_NewCopy(truncations, cnp.NPY_CORDER),
-        cnp.PyArray_NewCopy(block["masks"], cnp.NPY_CORDER),
-        ended,
-    )

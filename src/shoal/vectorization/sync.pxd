@@ -22,6 +22,7 @@ cdef class Parent:
     cdef cnp.ndarray memory     # of bytes; None once released
     cdef bint waiting
     cdef readonly str mode
+    cdef readonly uint64_t num_posted, num_received
     cdef int check(self) except -1
     cdef int check_worker(self, Py_ssize_t worker) except -1
 

@@ -142,6 +142,8 @@ cdef class Parent:
     Attributes:
         culprit: the worker that `wait_block` or `post` complained of.
         error: the code that this worker failed with.
+        num_posted, num_received: environments posted and blocks received so far. They change with
+            the post or the receipt itself: an interrupt can't come between.
     """
 
     def __cinit__(
@@ -208,19 +210,25 @@ cdef class Parent:
         """
         self._check_op(op)
         if len(env_ids):
-            self._posted(shoal_post(&self.c, int64s(env_ids), len(env_ids), op))
+            self._posted(shoal_post(&self.c, int64s(env_ids), len(env_ids), op), len(env_ids))
+
+    def post_each(self, ops: np.ndarray) -> None:
+        """`post` for every environment, each with an op of its own (``(num_envs,)``)."""
+        groups = [(int(op), np.flatnonzero(ops == op)) for op in np.unique(ops)]
+        for op, env_ids in groups:  # no code in Python runs from here on
+            self.post(env_ids, op)
 
     def post_all(self, uint32_t op=0) -> None:
         """`post` for every environment."""
         self._check_op(op)
-        self._posted(shoal_post(&self.c, NULL, self.config.num_envs, op))
+        self._posted(shoal_post(&self.c, NULL, self.config.num_envs, op), self.config.num_envs)
 
     def _check_op(self, op):
         self.check()
         if op >= SHOAL_COMMAND:
             raise ValueError(f"expected an op below {SHOAL_COMMAND}, got {op}")
 
-    def _posted(self, int result):
+    def _posted(self, int result, Py_ssize_t count):
         if result == SHOAL_RANGE:
             raise IndexError(
                 f"expected environments below {self.config.num_envs}, got another"
@@ -231,6 +239,7 @@ cdef class Parent:
             )
         if result == SHOAL_DEAD:
             raise WorkerDied(f"worker {self.c.culprit} is dead, its environments take no actions")
+        self.num_posted += count
 
     def command(self, Py_ssize_t worker, uint32_t code, uint32_t argument=0) -> None:
         """Give a worker the op ``COMMAND + code`` (code < 128), behind what it has to do already.
@@ -293,6 +302,7 @@ cdef class Parent:
                 result = shoal_wait_block(&self.c, deadline, &block)
             self.waiting = False
             if result == SHOAL_OK:
+                self.num_received += 1
                 return block
             if result == SHOAL_STARVED:
                 raise ValueError("too few environments have been posted for the next batch")

@@ -26,7 +26,7 @@ from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import GIVEN, KEEP, RESET, STEP
 from shoal.vectorization.backend import Backend, Options, seeds
 from shoal.vectorization.infos import add_info
-from shoal.vectorization.stepper import EpisodeLog, collect, put_actions
+from shoal.vectorization.receive import EpisodeLog, any_ended, collect, put_actions
 
 __all__ = ["Batch", "Vector", "action_rows", "check_reset_mask"]
 
@@ -88,7 +88,7 @@ class Vector(VectorEnv):
     def __init__(self, backend: Backend, options: Options, choice: str):
         description = backend.description
         self._backend = backend
-        self._finalizer = weakref.finalize(self, backend.close)
+        self._finalizer = weakref.finalize(self, backend.release)
         self.backend = backend.name
         self.num_workers = backend.num_workers
         self.num_envs = backend.num_envs
@@ -111,11 +111,10 @@ class Vector(VectorEnv):
         self._arrays: dict[str, np.ndarray] = {}  # of the last batch
         self._begun = autoreset is None  # environments have been reset, or given a state
         self._needs_reset = np.ones(self.num_envs, bool)  # DISABLED: episode over, or never begun
-        self._num_in_flight = 0  # environments that have been posted and not received
-        self._in_flight = np.zeros(self.num_envs, bool)  # which; kept up in pools only
+        self._in_flight = np.zeros(self.num_envs, bool)  # posted, not received; in pools only
         self._debug = options.emulation.debug
-        self._held: list[int] = []  # debug: blocks of the last two batches, the older one first
-        self._pending: str | None = None  # what the next recv is waiting for
+        self._pending = "reset"  # what was posted last
+        self._kept: tuple | None = None  # a batch whose receipt was interrupted at the very end
         self._ended: str | None = None  # why nothing works any more
         # All is in order for `send`: the shortest way through it.
         self._may_step = False
@@ -130,7 +129,7 @@ class Vector(VectorEnv):
         self._rows = np.arange(self.num_rows).reshape(self.num_envs, self.agents_per_env)
         self._all_rows = np.arange(self.num_rows)
         self.env_ids = np.arange(self.batch_size)
-        self._episodes = EpisodeLog(self.num_rows, self.agents_per_env)
+        self._log = EpisodeLog(self.num_rows, self.agents_per_env)
 
     # Made when first asked for: of large observations they take seconds and much memory.
 
@@ -171,9 +170,14 @@ class Vector(VectorEnv):
             (observations, infos)
         """
         self._whole("reset")
-        self.async_reset(seed=seed, options=options)
-        batch = self.recv()
-        return batch.observations, batch.infos
+        num_returned = self._num_returned()
+        try:
+            self.async_reset(seed=seed, options=options)
+            observations, *_, infos, _ = self._receive(None)
+            return observations, infos
+        except BaseException:
+            self._keep(num_returned)
+            raise
 
     def step(
         self, actions: Any
@@ -192,16 +196,21 @@ class Vector(VectorEnv):
         Raises:
             ActionError: nothing was stepped.
         """
-        self._whole("step")
-        if (
-            self._backend.lends_actions
-            and self._may_step
-            and put_actions(self._actions, actions, self._bounds, copy=False)
-        ):
-            self._post("step", STEP, None, None, actions)
-        else:
-            self.send(actions)
-        return self._receive(None)[:5]
+        num_returned = self._num_returned()
+        try:
+            if (
+                self._may_step
+                and self._backend.lends_actions
+                and put_actions(self._actions, actions, self._bounds, copy=False)
+            ):
+                self._post("step", STEP, None, None, actions)
+            else:
+                self._whole("step")
+                self.send(actions)
+            return self._receive(None)[:5]
+        except BaseException:
+            self._keep(num_returned)
+            raise
 
     def _whole(self, name: str) -> None:
         if self.batch_size != self.num_envs:
@@ -221,16 +230,15 @@ class Vector(VectorEnv):
     ) -> None:
         """Reset every environment, see `reset`; `recv` returns their first observations."""
         self._usable()
-        if self._num_in_flight:
+        if pending := self._to_receive():
             raise PendingCallError(
-                f"reset: a {self._pending} is pending; call recv until all of its "
-                "environments have answered",
-                self._pending or "step",
+                f"reset: a {pending} is pending; call recv until all of its environments have "
+                "answered",
+                pending,
             )
         seed = seeds(seed)
         VectorEnv.reset(self, seed=seed if isinstance(seed, int) else None)
-        own, self._seed = self._seed, None  # of the first reset, unless that is given another one
-        seed = own if seed is None else seed
+        seed = self._seed if seed is None else seed  # of the first reset, if that is given none
         each_seed = self._each("seed", seed, lambda first, i: first + i)
         mask = None
         if isinstance(options, Mapping) and "reset_mask" in options:
@@ -241,9 +249,8 @@ class Vector(VectorEnv):
         each = self._each("options", options, lambda same, i: same)
         requests = {i: (each_seed[i], each[i]) for i in range(self.num_envs)}
         ops: Any = RESET if mask is None else np.where(mask, RESET, KEEP).astype(np.int32)
+        self._log.restart(self._rows if mask is None else self._rows[mask])
         self._post("reset", ops, None, requests)
-        self._needs_reset[slice(None) if mask is None else mask] = False
-        self._episodes.restart(self._rows if mask is None else self._rows[mask])
 
     def send(
         self,
@@ -264,39 +271,44 @@ class Vector(VectorEnv):
             ActionError: wrong count, shape, dtype or value; nothing was sent.
             PendingCallError: one of the environments has not answered its last call.
         """
-        if self._may_step and env_ids is None:
-            if not put_actions(self._actions, actions, self._bounds):
-                self._write_actions(actions, slice(None))
-            self._post("step", STEP, None, None)
-            return
-        self._usable()
-        if keep_others:
-            self._whole("send with keep_others")
-        some = env_ids is not None or self.batch_size != self.num_envs
-        if self._pending is not None and (keep_others or not some):
-            raise PendingCallError(
-                f"step: a {self._pending} is pending; call recv first", self._pending
-            )
-        envs: Any = None
-        rows: Any = slice(None)
-        if some:
-            envs = self.env_ids if env_ids is None else self._check_env_ids(env_ids)
-            if self._in_flight[envs].any():
-                busy = envs[self._in_flight[envs]].tolist()
-                raise PendingCallError(f"step: environments {busy} have not answered yet", "step")
-            rows = self._rows[envs].reshape(-1)
-        if not self._begun:
-            raise PendingCallError("step: reset the environments first", "reset")
-        if self.autoreset is AutoresetMode.DISABLED:
-            self._check_not_over(self.env_ids if envs is None else envs)
-        if some or not put_actions(self._actions, actions, self._bounds):
-            self._write_actions(actions, rows)
-        if keep_others and some:
-            ops = np.full(self.num_envs, KEEP, np.int32)
-            ops[envs] = STEP
-            self._post("step", ops, None, None)
-        else:
-            self._post("step", STEP, envs, None)
+        try:
+            if self._may_step and env_ids is None:
+                if not put_actions(self._actions, actions, self._bounds):
+                    self._write_actions(actions, slice(None))
+                self._post("step", STEP, None, None)
+                return
+            self._usable()
+            if keep_others:
+                self._whole("send with keep_others")
+            some = env_ids is not None or self.batch_size != self.num_envs
+            pending = self._to_receive()
+            if pending and (keep_others or not some or self._kept is not None):
+                raise PendingCallError(f"step: a {pending} is pending; call recv first", pending)
+            envs: Any = None
+            rows: Any = slice(None)
+            if some:
+                envs = self.env_ids if env_ids is None else self._check_env_ids(env_ids)
+                if self._in_flight[envs].any():
+                    busy = envs[self._in_flight[envs]].tolist()
+                    raise PendingCallError(
+                        f"step: environments {busy} have not answered yet", "step"
+                    )
+                rows = self._rows[envs].reshape(-1)
+            if not self._begun:
+                raise PendingCallError("step: reset the environments first", "reset")
+            if self.autoreset is AutoresetMode.DISABLED:
+                self._check_not_over(self.env_ids if envs is None else envs)
+            if some or not put_actions(self._actions, actions, self._bounds):
+                self._write_actions(actions, rows)
+            if keep_others and some:
+                ops = np.full(self.num_envs, KEEP, np.int32)
+                ops[envs] = STEP
+                self._post("step", ops, None, None)
+            else:
+                self._post("step", STEP, envs, None)
+        except Exception:
+            self._usable()  # has another thread closed it?
+            raise
 
     def send_objects(self, actions: Sequence[Any]) -> None:
         """Give every environment an action as it stands: pickled, not laid out, not checked.
@@ -307,9 +319,10 @@ class Vector(VectorEnv):
         self._whole("send_objects")
         if not self._backend.takes_objects:
             raise ActionError(f"{self.backend} environments take only rows of actions")
-        if self._pending is not None or not self._begun:
-            first = "call recv first" if self._pending else "reset the environments first"
-            raise PendingCallError(f"step: {first}", self._pending or "reset")
+        pending = self._to_receive()
+        if pending or not self._begun:
+            first = f"a {pending} is pending; call recv" if pending else "reset the environments"
+            raise PendingCallError(f"step: {first} first", pending or "reset")
         if len(actions) != self.num_envs:
             raise ActionError(f"actions: expected {self.num_envs}, got {len(actions)}")
         if self.autoreset is AutoresetMode.DISABLED:
@@ -328,52 +341,81 @@ class Vector(VectorEnv):
             WorkerDied: a worker process has ended.
             Exception: whatever an environment raised, with a note on where.
         """
-        observations, rewards, terminations, truncations, infos, masks = self._receive(timeout)
-        if self.batch_size == self.num_envs:
-            agent_ids = self._all_rows.copy()
-        else:
-            agent_ids = self._rows[self.env_ids].reshape(-1)
-        return Batch(observations, rewards, terminations, truncations, infos, agent_ids, masks)
+        num_returned = self._num_returned()
+        try:
+            observations, rewards, terminations, truncations, infos, masks = self._receive(timeout)
+            if self.batch_size == self.num_envs:
+                agent_ids = self._all_rows.copy()
+            else:
+                agent_ids = self._rows[self.env_ids].reshape(-1)
+            return Batch(observations, rewards, terminations, truncations, infos, agent_ids, masks)
+        except BaseException:
+            self._keep(num_returned)
+            raise
 
     def _receive(self, timeout: float | None) -> tuple:
-        self._usable()
-        if self._num_in_flight < self.batch_size:
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            return kept
+        backend, log, size = self._backend, self._log, self.batch_size
+        turn = log.num_batches
+        if self._ended is not None or backend.num_posted - turn * size < size:
+            self._usable()
             raise PendingCallError(
-                f"recv: {self._num_in_flight} environments are on their way, and a batch takes "
-                f"{self.batch_size}; send actions first",
+                f"recv: {backend.num_posted - turn * size} environments are on their way, and a "
+                f"batch takes {size}; send actions first",
                 "step",
             )
-        if self._debug and len(self._held) == 2:  # the call of this recv ends the older one's life
-            self._backend.arena.poison(self._held.pop(0))
         try:
-            block = self._backend.wait(timeout)
-            backend = self._backend
+            if self._debug and turn > 1:  # the call of this recv ends the older one's life
+                backend.arena.poison((turn - 2) % len(self._blocks))
+            # All that can be interrupted until `collect` is done again by the next call.
+            backend.wait(turn, timeout)
+            block = turn % len(self._blocks)
             infos = backend.each_info(block) if self.list_infos else backend.infos(block)
-        except (StepTimeoutError, KeyboardInterrupt):
+            arrays = self._arrays = self._blocks[block]
+            if size != self.num_envs:
+                self.env_ids = backend.env_ids(block)
+            ended = any_ended(arrays)
+            self._begun = True
+            if self._pending == "reset":
+                self._seed = None
+            if self.autoreset is AutoresetMode.DISABLED and (ended or self._pending == "reset"):
+                acting = arrays["acting"].reshape(size, -1)  # agents may end one by one
+                self._needs_reset[self.env_ids] = ~acting.any(axis=1)
+            counted = []
+            if ended and (infos or self.autoreset is AutoresetMode.SAME_STEP):
+                counted = self._last_infos(arrays, infos)
+            observations = arrays["observations"]
+            if self.copy:
+                observations = observations.copy()
+            result = collect(arrays, self.env_ids, log, observations, infos, ended, counted)
+            if size != self.num_envs:
+                self._in_flight[self.env_ids] = False
+            self._may_step = self._steps_freely
+            return result
+        except StepTimeoutError:
             raise
         except Exception as error:
+            self._usable()  # has another thread closed it?
             self._end(error)
             raise
-        if self._debug:
-            self._held.append(block)
-        arrays = self._arrays = self._blocks[block]
-        self._begun = True
-        self._num_in_flight -= self.batch_size
-        if self.batch_size != self.num_envs:
-            self.env_ids = self._backend.env_ids(block)
+
+    def _num_returned(self) -> int:
+        """Return how many batches the caller has got."""
+        return self._log.num_batches - (self._kept is not None)
+
+    def _keep(self, num_returned: int) -> None:
+        """Keep a batch that was collected, and not returned because of an interrupt."""
+        if self._log.num_batches != num_returned:
+            self._may_step = False
             self._in_flight[self.env_ids] = False
-        if not self._num_in_flight:
-            self._pending = None
-            self._may_step = self._steps_freely
-        rewards, terminations, truncations, masks, ended = collect(
-            arrays, self.env_ids, self._episodes
-        )
-        if ended and (infos or self.autoreset is not AutoresetMode.NEXT_STEP):
-            self._end_episodes(arrays, infos, terminations | truncations)
-        observations = arrays["observations"]
-        if self.copy:
-            observations = observations.copy()
-        return observations, rewards, terminations, truncations, infos, masks
+            self._kept = self._log.last
+
+    def _to_receive(self) -> str | None:
+        """Return the name of the call that waits to be received: None if there is none."""
+        in_flight = self._backend.num_posted - self._log.num_batches * self.batch_size
+        return self._pending if in_flight or self._kept is not None else None
 
     # -- the last batch -----------------------------------------------------------------------
 
@@ -422,10 +464,11 @@ class Vector(VectorEnv):
 
         Returns:
             ``episodes`` (how many), ``return``, ``length`` (steps), ``time`` (seconds), and the
-            mean of every number in the infos of their last steps. Just ``{"episodes": 0}`` if none
-            has ended. Episodes that a restart cut off do not count.
+            mean of every number in the infos of their last steps; an info that has one of these
+            names is called ``info/return``. Just ``{"episodes": 0}`` if none has ended. Episodes
+            that a restart cut off do not count.
         """
-        return self._episodes.take()
+        return self._log.take()
 
     def profile(self) -> dict[str, float]:
         """Return where the time of the stepping processes went since the last call.
@@ -523,14 +566,16 @@ class Vector(VectorEnv):
 
     def _call(self, method: str, arguments: list[Any]) -> tuple[Any, ...]:
         self._usable()
-        if self._pending is not None:
-            raise PendingCallError(
-                f"{method}: a {self._pending} is pending; call recv first", self._pending
-            )
+        if pending := self._to_receive():
+            raise PendingCallError(f"{method}: a {pending} is pending; call recv first", pending)
         try:
             return tuple(self._backend.call(method, arguments))
         except (WorkerDied, StepTimeoutError, KeyboardInterrupt) as error:
+            self._usable()  # has another thread closed it?
             self._end(error)  # an answer that comes late would be taken for that of another call
+            raise
+        except Exception:
+            self._usable()
             raise
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -541,9 +586,13 @@ class Vector(VectorEnv):
         """
         self._ended = self._ended or "closed"
         self._may_step = False
-        self._arrays, self._blocks, self._actions = {}, [], None  # what could hold the memory
-        self._counters = self._counters.copy()
-        self._finalizer()
+        try:
+            self._backend.close()
+        finally:
+            self._finalizer.detach()
+            # What could hold the memory. Another thread may still come by.
+            self._arrays, self._blocks, self._kept, self._log.last = {}, [], None, None
+            self._actions, self._counters = np.empty(0), self._counters.copy()
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -604,43 +653,50 @@ class Vector(VectorEnv):
     def _post(
         self, name: str, ops: Any, envs: np.ndarray | None, requests: Any, *lent: np.ndarray
     ) -> None:
+        """Give environments an operation. An interrupt leaves all of them posted, or none."""
         self._may_step = False
-        try:
-            self._backend.post(ops, envs, requests, *lent)
-        except (StepTimeoutError, KeyboardInterrupt) as error:
-            self._end(error)  # some environments have been told, and others not
-            raise
-        self._num_in_flight += self.num_envs if envs is None else len(envs)
-        if self.batch_size != self.num_envs:
-            self._in_flight[slice(None) if envs is None else envs] = True
         self._pending = name
+        try:
+            if self.batch_size == self.num_envs:
+                self._backend.post(ops, envs, requests, *lent)
+                return
+            before = self._backend.num_posted
+            try:
+                self._in_flight[slice(None) if envs is None else envs] = True
+                self._backend.post(ops, envs, requests)
+            except BaseException:
+                if self._backend.num_posted == before:
+                    self._in_flight[slice(None) if envs is None else envs] = False
+                raise
+        except Exception:
+            self._usable()  # has another thread closed it?
+            raise
 
-    def _end_episodes(self, arrays: dict, infos: Any, ended: np.ndarray) -> None:
-        """Do what is rare or slow at the end of an episode."""
-        if self.autoreset is AutoresetMode.DISABLED:
-            acting = arrays["acting"].reshape(self.batch_size, -1)  # agents may end one by one
-            self._needs_reset[self.env_ids] = ~acting.any(axis=1)
-        counted, finals = ended & arrays["masks"], arrays["finals"]
+    def _last_infos(self, arrays: dict, infos: Any) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """Return the infos of episodes that have ended, each dict with its rows (bool).
+
+        Adds ``final_obs`` to the infos.
+        """
+        ended = arrays["terminations"] | arrays["truncations"]
+        rows, finals = ended & arrays["masks"], arrays["finals"]
         if self.list_infos:
-            for row in counted.nonzero()[0].tolist():
+            found = []
+            for row in rows.nonzero()[0].tolist():
                 last = infos[row].get("final_info") if finals[row] else infos[row]
                 if last:
                     info: dict[str, Any] = {}
                     add_info(info, last, 0, 1)
-                    self._episodes.add_infos(info, np.ones(1, bool))
-            return
+                    found.append((info, np.ones(1, bool)))
+            return found
         if self.autoreset is not AutoresetMode.SAME_STEP:
-            self._episodes.add_infos(infos, counted)
-            return
+            return [(infos, rows)]
         if finals.any():
-            rows = np.flatnonzero(finals)
+            at = np.flatnonzero(finals)
             final_obs = np.empty(len(finals), object)
-            for row, observation in zip(rows.tolist(), arrays["final_observations"][rows]):
+            for row, observation in zip(at.tolist(), arrays["final_observations"][at]):
                 final_obs[row] = observation
             infos["final_obs"], infos["_final_obs"] = final_obs, finals.copy()
-        if infos:
-            self._episodes.add_infos(infos, counted & ~finals)
-            self._episodes.add_infos(infos.get("final_info", {}), counted & finals)
+        return [(infos, rows & ~finals), (infos.get("final_info", {}), rows & finals)]
 
 
 def action_rows(layout: ActionLayout, actions: Any, count: int) -> np.ndarray:

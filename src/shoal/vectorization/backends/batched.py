@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,15 +33,23 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from shoal.errors import ConfigError, EmulationError, EnvCheckError, LayoutError
+from shoal.errors import (
+    ClosedError,
+    ConfigError,
+    EmulationError,
+    EnvCheckError,
+    LayoutError,
+    StepTimeoutError,
+)
 from shoal.rows.actions import ActionLayout
 from shoal.rows.fields import RESET, STEP
 from shoal.rows.layout import Layout
 from shoal.rows.spec import where
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Description, Options
-from shoal.vectorization.backends.serial import NUM_BLOCKS
+from shoal.vectorization.backends.serial import CLOSE_SECONDS, NUM_BLOCKS
 from shoal.vectorization.infos import split_infos
+from shoal.vectorization.stepper import Deferral
 from shoal.vectorization.workers.group import seed_globals
 
 __all__ = ["BatchedBackend"]
@@ -132,10 +141,14 @@ class BatchedBackend:
             control_nbytes=0,
         )
         self.arena.allocate()
-        self._block = 0
         self._all = np.ones(self.num_envs, bool)
         self._over = np.zeros(self.num_envs, bool)
-        self._posted: tuple[Any, Any] = (None, None)
+        self._work: tuple[int, Any, Any] = (0, None, None)  # posts so far, the last one's arguments
+        self._turn = -1  # the last batch that was run
+        self._broken = False  # it was interrupted in the middle
+        self._deferral = Deferral()
+        self._inside = threading.RLock()  # held while the environment runs
+        self._closed = False
         self._options: dict[str, Any] | None = None  # of automatic resets
         self._infos: dict[str, Any] = {}
         self._to_env: Callable[[np.ndarray], Any] = np.asarray
@@ -154,20 +167,37 @@ class BatchedBackend:
                     f"reset_mask: {type(self.env).__name__} resets copies by itself, and only all "
                     "of them when told to"
                 )
-        self._posted = ops, requests
+        self._work = self._work[0] + 1, ops, requests
 
-    def wait(self, timeout: float | None) -> int:
-        """Run what was posted; the block that holds the results. Nothing here can time out."""
+    @property
+    def num_posted(self) -> int:
+        return self._work[0] * self.num_envs
+
+    def wait(self, turn: int, timeout: float | None) -> None:
+        """Run what was posted. Nothing here can time out."""
+        with self._inside:
+            if self._closed:
+                raise ClosedError("this vector is closed")
+            if self._broken:
+                raise EmulationError(
+                    f"{type(self.env).__name__} was interrupted in the middle of a step, so what "
+                    "it holds is unknown; make the vector again"
+                )
+            if turn == self._turn:
+                return
+            with self._deferral:  # type: ignore[attr-defined]
+                self._broken = True
+                self._run(turn % NUM_BLOCKS, *self._work[1:])
+                self._turn, self._broken = turn, False
+
+    def _run(self, block: int, ops: Any, requests: Any) -> None:
         begin = time.perf_counter_ns()
         counters = self.arena.arrays["counters"][0]
         in_env = counters[0].item()
-        held = self.arena.blocks[self._block]
-        self._block = (self._block + 1) % NUM_BLOCKS
-        rows = self.arena.blocks[self._block]
+        held, rows = self.arena.blocks[block - 1], self.arena.blocks[block]
         rows["finals"][:] = False
         if self.debug:  # the block was poisoned, and nobody writes the padding between leaves
             rows["observations"][...] = rows["final_observations"][...] = 0
-        ops, requests = self._posted
         if isinstance(ops, int) and ops == STEP:
             self._step(rows, held)
         else:
@@ -177,7 +207,6 @@ class BatchedBackend:
             check_values(self.layout, rows)
         if self.profile:
             counters[1] += time.perf_counter_ns() - begin - (counters[0] - in_env)
-        return self._block
 
     def _begin(self, rows: dict, held: dict, mask: np.ndarray, requests: Any) -> None:
         """Reset copies as they were told to; the others keep what their rows held."""
@@ -287,12 +316,12 @@ class BatchedBackend:
             put_nested(told, self.layout.view(rows), over, "final observations")
 
     def env_ids(self, block: int) -> np.ndarray:
-        """Return the copy in each slot of a block."""
+        """Return the environment in each slot of a block."""
         return np.arange(self.num_envs)
 
     def infos(self, block: int) -> dict[str, Any]:
-        """Return the infos of the block just received, as Gymnasium's vector environments."""
-        return self._infos
+        """Return the infos of the block last waited for."""
+        return dict(self._infos)
 
     def each_info(self, block: int) -> list[dict[str, Any]]:
         """Return the infos as a list, one dict for each copy."""
@@ -308,7 +337,8 @@ class BatchedBackend:
             return [None] * self.num_envs
         if any(one is not other for each in asked for one, other in zip(each, asked[0])):
             raise ValueError(f"{method}: a batched environment takes the same for all copies")
-        value = getattr(self, f"_{method}")(*asked[0])
+        with self._inside:
+            value = getattr(self, f"_{method}")(*asked[0])
         shared = method == "call" and asked[0][0] == "render" and has_entries(value, self.num_envs)
         each = list(value) if shared else [value] * self.num_envs
         return [None if arguments[i] is None else each[i] for i in range(self.num_envs)]
@@ -334,12 +364,24 @@ class BatchedBackend:
         self._get_state()
 
     def close(self) -> None:
-        """Close the environment."""
+        """Close the environment, as soon as no other thread is in it."""
+        if not self._inside.acquire(timeout=CLOSE_SECONDS):
+            raise StepTimeoutError(
+                f"{type(self.env).__name__} has not returned for {CLOSE_SECONDS} s, and is not "
+                "closed"
+            )
         try:
-            if hasattr(self.env, "close"):
-                self.env.close()
+            if not self._closed:
+                self._closed = True
+                if hasattr(self.env, "close"):
+                    self.env.close()
         finally:
-            self.arena.detach()
+            self._inside.release()
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the memory."""
+        self.arena.detach()
 
 
 def require_arrays(spec: Mapping[str, Any], name: str) -> None:

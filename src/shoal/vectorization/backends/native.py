@@ -96,10 +96,9 @@ class NativeBackend:
         seed = options.first_seed
         self.engine.seed_all(int.from_bytes(os.urandom(8), "little") if seed is None else seed)
         self._all = np.arange(num_envs)
-        # Pools: what has been posted and is not enough for a batch; the environments of each block.
-        self._queue: list[tuple[np.ndarray, np.ndarray]] = []
+        # Pools: the operations posted since job `first` was begun; the environments of each block.
+        self._posted = 0, np.empty(0, np.int64), np.empty(0, np.int32)
         self._block_envs: list[np.ndarray] = [self._all] * blocks
-        self._next = 0
         self._screen = Screen(self.render_mode, module.table.name)
 
     def post(
@@ -124,15 +123,26 @@ class NativeBackend:
             return
         envs = self._all if env_ids is None else env_ids
         each = np.full(len(envs), ops, np.int32) if isinstance(ops, int) else ops.astype(np.int32)
-        self._queue.append((envs, each))
-        while sum(len(part) for part, _ in self._queue) >= self.batch_size:
-            waiting = np.concatenate([part for part, _ in self._queue])
-            their_ops = np.concatenate([part for _, part in self._queue])
-            size = self.batch_size
-            self._block_envs[self._next] = waiting[:size]
-            self._next = (self._next + 1) % len(self._block_envs)
-            self.engine.post(RESET, waiting[:size], their_ops[:size])
-            self._queue = [(waiting[size:], their_ops[size:])]
+        first, waiting, their_ops = self._posted
+        self._posted = first, np.concatenate([waiting, envs]), np.concatenate([their_ops, each])
+        self._begin_jobs()
+
+    @property
+    def num_posted(self) -> int:
+        if self.batch_size == self.num_envs:
+            return self.engine.num_posted * self.num_envs
+        first, envs, _ = self._posted
+        return first * self.batch_size + len(envs)
+
+    def _begin_jobs(self) -> None:
+        """Begin the jobs that are complete; after an interrupt, those that were not begun yet."""
+        size, (first, envs, ops) = self.batch_size, self._posted
+        while (job := self.engine.num_posted) < first + len(envs) // size:
+            at = slice((job - first) * size, (job - first + 1) * size)
+            self._block_envs[job % len(self._block_envs)] = envs[at]
+            self.engine.post(RESET, envs[at], ops[at])
+        begun = (job - first) * size
+        self._posted = job, envs[begun:], ops[begun:]
 
     def _prepare(self, ops: Any, requests: dict[int, Any]) -> None:
         """Seed the environments that are to be reset; raise ValueError if they get options."""
@@ -149,25 +159,26 @@ class NativeBackend:
         for env, seed in seeds.items():
             self.engine.seed(env, seed)
 
-    def wait(self, timeout: float | None) -> int:
-        """Wait for the next block and return its number.
+    def wait(self, turn: int, timeout: float | None) -> None:
+        """Wait for a batch.
 
         Raises:
             StepTimeoutError: the batch has not arrived in time; it is still on its way.
             ClosedError: another thread has closed the backend meanwhile.
             EnvCheckError: debugging found a fault.
         """
+        if self.batch_size != self.num_envs:
+            self._begin_jobs()
         begin = time.perf_counter_ns() if self.profile else 0
         arrays, blocks = self.arena.arrays, self.arena.blocks  # which another thread may detach
         limit = self.timeout if timeout is None else timeout
-        block = self.engine.wait(limit)
+        block = self.engine.wait(limit, turn)
         if self.profile:
             arrays["counters"][0, 0] += time.perf_counter_ns() - begin
         if block < 0:
             raise StepTimeoutError(f"no batch of {self.module.table.name} within {limit:g} s")
         if self.debug:
             self._check_values(block, blocks[block])
-        return block
 
     def _check_values(self, block: int, rows: Mapping[str, np.ndarray]) -> None:
         """Raise EnvCheckError if a value in a block is not in its space."""
@@ -239,6 +250,8 @@ class NativeBackend:
         self._screen.close()
         self.engine.close()
         self.arena.detach()
+
+    release = close
 
 
 class NativeEnvView:

@@ -229,8 +229,8 @@ class ProcessBackend:
     ) -> None:
         """Give environments their next operation: one for all, or one each."""
         control = self._open()
-        messages = {}
-        if requests is not None:  # what can't be pickled must raise before anything is posted
+        if requests is not None:
+            messages = {}  # what can't be pickled must raise before anything is posted
             for w in range(self.num_workers):
                 mine = [
                     env
@@ -239,40 +239,37 @@ class ProcessBackend:
                 ]
                 if mine:
                     messages[w] = self._messages.dumps({env: requests[env] for env in mine})
+            for w, message in messages.items():
+                self._outbox.put(self.arena.num_rows + self.num_workers + w, message)
         if not isinstance(ops, int):
-            for op in np.unique(ops):
-                control.post(np.flatnonzero(ops == op), int(op))
+            control.post_each(ops)
         elif env_ids is None:
             control.post_all(ops)
         else:
             control.post(env_ids, ops)
-        # After posting, so that every worker is reading when a large message is written.
-        for w, message in messages.items():
-            try:
-                self._processes[w].send(message, self._deadline(None))
-            except TimeoutError:
-                raise self._late("reset") from None
-            except (EOFError, OSError):
-                pass  # it has died, which `wait` will say
 
-    def wait(self, timeout: float | None) -> int:
-        """Wait for the next block and return its number.
+    @property
+    def num_posted(self) -> int:
+        return self._control.num_posted
+
+    def wait(self, turn: int, timeout: float | None) -> None:
+        """Wait for a batch.
 
         Raises:
             StepTimeoutError, WorkerDied, or what an environment raised.
         """
         control = self._open()
         deadline = self._deadline(timeout)
-        while True:
+        while control.num_received <= turn:
             left = None if deadline is None else deadline - time.monotonic()
-            block = control.wait_block(left)
-            if block >= 0:
-                return block
+            code = control.wait_block(left)
+            if code >= 0:
+                return
             self._open()  # or has another thread closed it?
-            if block == -FAILED:
+            if code == -FAILED:
                 message = self._outbox.get(self.arena.num_rows + control.culprit)
                 raise read_error(self._messages, message)
-            if block != -DEAD:
+            if code != -DEAD:
                 raise self._late("batch")
             try:
                 self._replace(control.culprit, deadline)
@@ -287,7 +284,11 @@ class ProcessBackend:
 
     def _open(self) -> Parent:
         if self._closed or self._control is None:
-            raise ClosedError("this vector has been closed")
+            raise ClosedError("this vector is closed")
+        if os.getpid() != self._pid:
+            raise ClosedError(
+                f"this vector is of process {self._pid}, which this one was forked from"
+            )
         return self._control
 
     def _deadline(self, timeout: float | None) -> float | None:
@@ -467,6 +468,8 @@ class ProcessBackend:
             os.close(self._outbox_fd)
         if failure is not None:
             raise failure
+
+    release = close
 
 
 def send_creators(creators: Sequence[Callable[[], Any]], python: str | None) -> Any:

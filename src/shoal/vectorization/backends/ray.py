@@ -16,7 +16,7 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from shoal.errors import StepTimeoutError, WorkerDied
+from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
 from shoal.rows.fields import row_fields
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Description, Options
@@ -36,6 +36,8 @@ class Actor:
 
     def __init__(self, setup: dict[str, Any]):
         self.setup = setup
+        self.turn = -1
+        self.answer: Any = None
 
     def describe(self) -> bytes:
         """Make the environments and say what they are."""
@@ -59,19 +61,26 @@ class Actor:
         self.stepper = Stepper(self.group, self.arena, 0, setup["restart"], False)
         return b"\0" + self.group.description().to_json().encode()
 
-    def run(self, ops: Any, actions: np.ndarray, requests: dict[int, Any] | None) -> Any:
-        """Run every environment; (rows by name, [(row, info)]), or a message with an error."""
+    def run(self, turn: int, ops: Any, actions: np.ndarray, requests: dict[int, Any] | None) -> Any:
+        """Run every environment once for each `turn`, even if asked for it again.
+
+        Returns:
+            (rows by name, [(row, info)]), or a message with an error.
+        """
+        if turn == self.turn:
+            return self.answer
         first = self.setup["first"] * self.arena.agents_per_env
         self.arena.arrays["actions"][first : first + len(actions)] = actions
-        self.stepper.run_all(ops, requests, 0)
+        self.stepper.run_all(ops, requests, 0, turn)
         if self.stepper.failure is not None:
             return error_message(
                 pickle_messages, self.stepper.failure, f"in actor {self.setup['worker']}"
             )
-        infos, self.stepper.infos = self.stepper.infos, []
         blocks = self.arena.blocks[0]
         names = row_fields(*self.arena.layouts).keys() & blocks.keys()
-        return {name: blocks[name] for name in names}, infos
+        self.answer = {name: blocks[name] for name in names}, list(self.stepper.infos)
+        self.turn = turn
+        return self.answer
 
     def call(self, message: bytes) -> bytes:
         """Call a method of the group for each environment."""
@@ -95,9 +104,11 @@ class RayBackend:
         self.timeout = options.timeout
         self._first = [w * self.num_envs // num_workers for w in range(num_workers + 1)]
         self._all = np.arange(self.num_envs)
-        self._block = 0
+        self._pid = os.getpid()
+        self._work: tuple[int, Any, Any] = (0, None, None)  # posts so far, the last one's arguments
+        self._asked: list[Any] = []  # what the actors have been told of the last one
         self._infos: dict[int, Any] = {}  # of the rows of the last block that have one
-        self._pending: list[Any] = []
+        self._turn = -1  # the last batch that is in its block
         seed = options.first_seed
         base = int.from_bytes(os.urandom(4), "little") if seed is None else seed
         actor = ray.remote(Actor)
@@ -136,36 +147,58 @@ class RayBackend:
         )
         self.arena.allocate()
 
+    @property
+    def num_posted(self) -> int:
+        return self._work[0] * self.num_envs
+
     def post(
         self, ops: Any, env_ids: Any, requests: dict[int, Any] | None, actions: Any = None
     ) -> None:
         """Send every actor its environments' next operations and actions."""
+        self._check_process()
+        self._asked = []
+        self._work = self._work[0] + 1, ops, requests
+        self._ask()
+
+    def _ask(self) -> None:
+        """Tell actors what was posted; after an interrupt, those that don't know it yet."""
+        turn, ops, requests = self._work
         actions = self.arena.arrays["actions"]
-        self._pending = []
-        for w, actor in enumerate(self._actors):
+        for w in range(len(self._asked), self.num_workers):
             first, last = self._first[w], self._first[w + 1]
             mine = requests and {env: requests[env] for env in range(first, last)}
             rows = actions[first * self._agents : last * self._agents]
-            self._pending.append(actor.run.remote(ops, rows, mine))
+            # Interrupted before `append`, it is asked again, and answers only.
+            self._asked.append(self._actors[w].run.remote(turn, ops, rows, mine))
 
-    def wait(self, timeout: float | None) -> int:
-        """Wait for all actors; the block that holds the results.
+    def wait(self, turn: int, timeout: float | None) -> None:
+        """Wait for all actors.
 
         Raises:
             StepTimeoutError, WorkerDied, or what an environment raised.
         """
-        answers = self._get(self._pending, self.timeout if timeout is None else timeout)
-        block, self._block = self._block, (self._block + 1) % NUM_BLOCKS
-        self._infos = {}
+        self._check_process()
+        if turn == self._turn:
+            return
+        self._ask()
+        answers = self._get(self._asked, self.timeout if timeout is None else timeout)
+        block = self.arena.blocks[turn % NUM_BLOCKS]
+        found: dict[int, Any] = {}
         for w, answer in enumerate(answers):
             if isinstance(answer, bytes):
                 raise read_error(pickle_messages, answer)
             rows, infos = answer
             first = self._first[w] * self._agents
             for name, array in rows.items():
-                self.arena.blocks[block][name][first : first + len(array)] = array
-            self._infos.update((first + row, info) for row, info in infos if info)
-        return block
+                block[name][first : first + len(array)] = array
+            found.update((first + row, info) for row, info in infos if info)
+        self._infos, self._turn = found, turn
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ClosedError(
+                f"this vector is of process {self._pid}, which this one was forked from"
+            )
 
     def env_ids(self, block: int) -> np.ndarray:
         """Return the environment in each slot of a block."""
@@ -185,6 +218,7 @@ class RayBackend:
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
         """Call a method of the groups for each environment: ``method(i, *arguments[i])``."""
+        self._check_process()
         calls = []
         for w, actor in enumerate(self._actors):
             mine = range(self._first[w], self._first[w + 1])
@@ -215,7 +249,7 @@ class RayBackend:
 
     def close(self) -> None:
         """Close the environments, and end the actors."""
-        if not ray.is_initialized():
+        if not ray.is_initialized() or os.getpid() != self._pid:
             return
         try:
             ray.get([actor.close.remote() for actor in self._actors], timeout=CLOSE_SECONDS)
@@ -224,6 +258,8 @@ class RayBackend:
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
+
+    release = close
 
 
 def unpack(answer: bytes) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from shoal.errors import StepTimeoutError
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Options
 from shoal.vectorization.stepper import Stepper
@@ -16,10 +18,13 @@ __all__ = ["SerialBackend"]
 
 # The batch just received, the one before it, and the one being made.
 NUM_BLOCKS = 3
+CLOSE_SECONDS = 5.0  # that `close` waits for another thread to come out of an environment
 
 
 class SerialBackend:
     """Steps environments when the batch is received; the oracle for all other backends.
+
+    See `Backend` for the contract.
 
     Args:
         creators: one function for each environment.
@@ -47,47 +52,64 @@ class SerialBackend:
         self.stepper = Stepper(
             self.group, self.arena, 0, options.on_error == "restart", options.profile
         )
-        self._block = 0
-        self._posted: tuple[Any, Any] = (None, None)
+        self._work: tuple[int, Any, Any] = (0, None, None)  # posts so far, the last one's arguments
         self._all = np.arange(self.num_envs)
+        self._inside = threading.RLock()  # held while environments run
+        self._closed = False
+
+    @property
+    def num_posted(self) -> int:
+        return self._work[0] * self.num_envs
 
     def post(
         self, ops: Any, env_ids: Any, requests: dict[int, Any] | None, actions: Any = None
     ) -> None:
         """Give every environment its next operation: one for all, or one each."""
-        self._posted = ops, requests
+        self._work = self._work[0] + 1, ops, requests
 
-    def wait(self, timeout: float | None) -> int:
-        """Run what was posted; the block that holds the results. Nothing here can time out."""
-        block, self._block = self._block, (self._block + 1) % NUM_BLOCKS
-        ops, requests = self._posted
-        self.stepper.run_all(ops, requests, block * self.num_envs)
+    def wait(self, turn: int, timeout: float | None) -> None:
+        """Run what was posted. Nothing here can time out."""
+        _, ops, requests = self._work
+        with self._inside:
+            self.stepper.run_all(ops, requests, turn % NUM_BLOCKS * self.num_envs, turn)
         if self.stepper.failure is not None:
-            error, self.stepper.failure = self.stepper.failure, None
-            raise error
-        return block
+            raise self.stepper.failure
 
     def env_ids(self, block: int) -> np.ndarray:
         """Return the environment in each slot of a block."""
         return self._all
 
     def infos(self, block: int) -> dict[str, Any]:
-        """Return the infos of a block, as Gymnasium's vector environments give them."""
+        """Return the infos of the block last waited for."""
         return self.stepper.take_infos(block * self.arena.batch_rows, self.arena.batch_rows)
 
     def each_info(self, block: int) -> list[dict[str, Any]]:
-        """Return the infos of a block, one dict for each row."""
+        """Return the infos of the block last waited for, one dict for each row."""
         return self.stepper.take_each_info(block * self.arena.batch_rows, self.arena.batch_rows)
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
         """Call a method of the group: ``method(i, *arguments[i])`` for those that have any."""
         function = getattr(self.group, method)
-        return [None if each is None else function(i, *each) for i, each in enumerate(arguments)]
+        with self._inside:
+            return [
+                None if each is None else function(i, *each) for i, each in enumerate(arguments)
+            ]
 
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments, as soon as no other thread is in one of them."""
+        self.stepper.stop = True
+        if not self._inside.acquire(timeout=CLOSE_SECONDS):
+            raise StepTimeoutError(
+                f"an environment has not returned for {CLOSE_SECONDS} s, and is not closed"
+            )
         try:
-            self.group.close()
+            if not self._closed:
+                self._closed = True
+                self.group.close()
         finally:
-            self.arena.detach()
-            del self.stepper, self.group
+            self._inside.release()
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the memory."""
+        self.arena.detach()

@@ -5,9 +5,10 @@ The parent and a worker share three things:
 - a socket for messages (`pickle_messages`, `json_messages`): what to build, the description that
   answers it, seeds and options of resets, calls and their results;
 - the arena, through which all steps go (`arena.py`, c/sync.h);
-- the outbox, a file in memory for the rare results of steps that fit no fixed place: spilled infos
-  and exceptions. Each row of the arena and each worker has a region of its own, which is written
-  before the row is reported and read before the row is used again; it never blocks.
+- the outbox, a file in memory for what fits no fixed place: spilled infos, exceptions, and the
+  seeds and options of resets. Each row of the arena has a region, and each worker two, which are
+  written before what they go with is reported or posted, and read before it is used again; it never
+  blocks.
 
 A worker ends when its parent closes the vector or is gone, see `end_with_parent`.
 
@@ -192,7 +193,7 @@ def run_worker(
             send_message(connection, answer_call(messages, group, call))
 
         def requests() -> dict[int, Any]:
-            return messages.loads(receive_message(connection))
+            return messages.loads(outbox.get(region + geometry["arena"]["num_workers"]))
 
         def failed(error: Exception) -> None:
             outbox.put(region, error_message(messages, error, f"in worker {worker}"))
