@@ -176,8 +176,7 @@ class Trainer:
         distribution = Distribution(action_layout, config.squash)
         self.collector = Collector(vector, distribution, own, self.policy, device)
         self.learner = Learner(self.policy, distribution, self.layout, own, device)
-        self.steps = self.updates = 0
-        self.seconds = 0.0
+        self.steps, self.updates, self.seconds = 0, 0, 0.0
         self.metrics: Metrics = {}
         if config.compile:
             self.policy.encode = torch.compile(self.policy.encode)
