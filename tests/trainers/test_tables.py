@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.trainers.config import Config
+from shoal.trainers.config import Config, described
 from shoal.trainers.diagnose import METRICS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -21,8 +21,8 @@ def tables():
     return module
 
 
-def test_every_option_is_in_the_table_with_its_type_default_and_meaning(tables):
-    rows = {name: rest for _, name, *rest in tables.options()}
+def test_every_option_is_in_the_table_with_its_type_default_and_meaning():
+    rows = {name: rest for _, name, *rest in described()}
     assert list(rows) == [f.name for f in dataclasses.fields(Config)]
     for name, (kind, default, meaning) in rows.items():
         assert kind and default and len(meaning) > 10, name

@@ -283,7 +283,8 @@ def described() -> list[tuple[str, str, str, str, str]]:
     """Return (section, name, type, default, text) of each field of Config, from its source."""
     source = inspect.getsource(Config)
     lines = source.splitlines()
-    body = ast.parse(source).body[0].body[1:]  # without the docstring
+    tree: Any = ast.parse(source).body[0]
+    body = tree.body[1:]  # without the docstring
     found, section = [], "environment"
     for at, (node, following) in enumerate(itertools.pairwise(body)):
         if not isinstance(node, ast.AnnAssign):
@@ -302,5 +303,5 @@ def described() -> list[tuple[str, str, str, str, str]]:
         kind = {"dict[str, Any]": "table"}.get(kind, kind)
         if default == "None":
             default = "–"
-        found.append((section, node.target.id, kind, default, " ".join(text.split())))
+        found.append((section, ast.unparse(node.target), kind, default, " ".join(text.split())))
     return found

@@ -35,6 +35,7 @@ __all__ = [
     "create_memory",
     "usable_cores",
     "die_with_parent",
+    "above_standard",
 ]
 
 cdef extern from "c/sync.h" nogil:
