@@ -120,7 +120,7 @@ def by_engine(vector: Any, repeat: int) -> Callable[[], int]:
         for _ in range(repeat):
             backend.post(0, None, None, actions[turn % NUM_ACTIONS])
             turn += 1
-            backend.wait(None)
+            backend.wait(turn, None)
         return repeat * vector.num_rows
 
     return run

@@ -880,7 +880,7 @@ def test_100_000_steps_with_a_death_in_every_1_000(backend):
             killed.add(victim)
             deaths += 1
         vector.send(np.zeros(size, np.int64))
-    while vector._num_in_flight >= size:
+    while vector._to_receive():
         vector.recv(timeout=60)
     assert deaths == 100
     assert vector.restarts == deaths
