@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import shoal
-
-PACKAGE = Path(shoal.__file__).parent
+PACKAGE = Path(__file__).parents[1] / "src" / "shoal"
 STUBS = sorted(PACKAGE.rglob("*.pyi"))
 SOURCES = sorted(PACKAGE.rglob("*.pyx"))
 

@@ -14,7 +14,7 @@ from shoal.rows.actions import ActionLayout
 from shoal.rows.buffers import Buffers
 from shoal.rows.layout import Layout
 
-ROWS = Path(fields.__file__).parent
+ROWS = Path(__file__).parents[2] / "src" / "shoal" / "rows"
 HEADER = (ROWS / "rows.h").read_text()
 C_TYPES = {"double": "float64", "int64_t": "int64", "uint8_t": "bool"}
 
