@@ -321,13 +321,15 @@ def test_a_broken_checkpoint_is_one_clear_error(folder, capsys):
     _, second, last = sorted((folder / "runs/a/checkpoints").glob("0*"))
     last.write_bytes(last.read_bytes()[:-100])
     config = folder / "runs/a/config.toml"  # of a run that is not complete
-    config.write_text(config.read_text().replace("total_steps = 1280", "total_steps = 5000"))
+    complete = config.read_text()
+    config.write_text(complete.replace("total_steps = 1280", "total_steps = 5000"))
     capsys.readouterr()
     before = (folder / "runs/a/metrics.jsonl").read_bytes()
     assert main(["resume", "a"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{last.name} is broken" in line and f"--checkpoint {second.name}" in line
     assert (folder / "runs/a/metrics.jsonl").read_bytes() == before
+    config.write_text(complete)
     assert main(["resume", "a", "--checkpoint", second.name]) == 0
     assert len(read_metrics(folder / "runs/a")) == len(before.splitlines())
 
