@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal.errors import EmulationError, InterpreterError, ShoalError, UnknownEnvError
+from shoal.errors import ConfigError, EmulationError, InterpreterError, ShoalError, UnknownEnvError
 from shoal.vectorization.workers import json_messages
 from shoal.vectorization.workers.json_messages import Foreign
 from tests.other_python import old_gym_python, old_python, oldest_python
@@ -234,9 +234,9 @@ def test_an_interpreter_that_greets(tmp_path):
     [
         ({"env": lambda: None}, InterpreterError, "env must be a name.*got function"),
         ({"env": ["CartPole-v1", object()]}, InterpreterError, "env must be a name.*got object"),
-        ({"env": "CartPole-v1", "backend": "serial"}, ValueError, "have workers"),
-        ({"env": "CartPole-v1", "start_method": "fork"}, ValueError, "can only be spawned"),
-        ({"env": "CartPole-v1", "debug": True}, ValueError, "under this interpreter only"),
+        ({"env": "CartPole-v1", "backend": "serial"}, ConfigError, r'"multiprocess" or "pool" with python=.*got \'serial\''),
+        ({"env": "CartPole-v1", "start_method": "fork"}, ConfigError, r'must be "spawn" with python=.*got \'fork\''),
+        ({"env": "CartPole-v1", "debug": True}, ConfigError, "debug must be False with python="),
         ({"env": "CartPole-v1", "env_kwargs": {"a": object()}}, TypeError, "can't be sent"),
         ({"env": "NoSuchThing-v3"}, UnknownEnvError, "there is no environment 'NoSuchThing-v3'"),
         ({"env": "no_such_module:Id-v0"}, UnknownEnvError, "no_such_module"),

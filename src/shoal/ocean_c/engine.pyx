@@ -472,7 +472,7 @@ cdef class Engine:
     cdef object low, high           # the pointers look into these
     cdef list log_names
     cdef cnp.ndarray logs
-    cdef cnp.ndarray bound_actions
+    cdef Py_ssize_t actions_nbytes  # of all environments
     cdef object lent                # actions that threads may still read
     cdef dict arrays
     cdef object drawing
@@ -569,6 +569,7 @@ cdef class Engine:
         else:
             free(self.c)
             self.c = NULL
+            self.arrays, self.logs, self.lent = {}, None, None
         return error
 
     def close(self):
@@ -629,7 +630,7 @@ cdef class Engine:
             if size != wanted:
                 raise ValueError(f"buffers: expected {wanted} {what}, got {size}")
         self.arrays = buffers.arrays
-        self.bound_actions = actions
+        self.actions_nbytes = actions.nbytes
         self.logs = np.zeros((num_rows, len(self.log_names)), np.float32)
         self.c.rows = buffers.rows
         self.c.logs = <float*>cnp.PyArray_DATA(self.logs)
@@ -667,7 +668,7 @@ cdef class Engine:
             raise ValueError("post: bind arrays first")
         if actions is not None and (
             envs is not None or ops is not None or not cnp.PyArray_IS_C_CONTIGUOUS(actions)
-            or cnp.PyArray_NBYTES(actions) != cnp.PyArray_NBYTES(self.bound_actions)
+            or cnp.PyArray_NBYTES(actions) != self.actions_nbytes
         ):
             raise ValueError(
                 "post: actions: expected as many bytes as bound, C-contiguous, for all environments"

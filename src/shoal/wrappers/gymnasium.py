@@ -105,6 +105,9 @@ class Failure:
             self.trace,
         )
 
+    def __deepcopy__(self, memo: Any) -> Failure:
+        return self  # the error as it is
+
 
 def unpack_failure(message: bytes, trace: str) -> Failure:
     """Return the failure that was pickled."""

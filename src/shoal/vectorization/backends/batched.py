@@ -373,8 +373,9 @@ class BatchedBackend:
         try:
             if not self._closed:
                 self._closed = True
-                if hasattr(self.env, "close"):
-                    self.env.close()
+                env, self.env = self.env, None  # with the memory that it holds on its device
+                if hasattr(env, "close"):
+                    env.close()
         finally:
             self._inside.release()
             self.release()

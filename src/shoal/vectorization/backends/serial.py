@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import StepTimeoutError
+from shoal.errors import ClosedError, StepTimeoutError
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Options
 from shoal.vectorization.stepper import Stepper
@@ -38,8 +38,8 @@ class SerialBackend:
 
     def __init__(self, creators: Sequence[Callable[[], Any]], options: Options):
         self.num_envs = self.batch_size = len(creators)
-        self.group = EnvGroup(creators, 0, options.emulation, options.mode, options.first_seed)
-        self.description = self.group.description()
+        group = EnvGroup(creators, 0, options.emulation, options.mode, options.first_seed)
+        self.description = group.description()
         self.arena = Arena(
             self.description,
             num_envs=self.num_envs,
@@ -49,13 +49,24 @@ class SerialBackend:
             control_nbytes=0,
         )
         self.arena.allocate()
-        self.stepper = Stepper(
-            self.group, self.arena, 0, options.on_error == "restart", options.profile
+        self._stepper: Stepper | None = Stepper(  # None once closed
+            group, self.arena, 0, options.on_error == "restart", options.profile
         )
         self._work: tuple[int, Any, Any] = (0, None, None)  # posts so far, the last one's arguments
         self._all = np.arange(self.num_envs)
         self._inside = threading.RLock()  # held while environments run
-        self._closed = False
+
+    @property
+    def stepper(self) -> Stepper:
+        """Return who steps the environments.
+
+        Raises:
+            ClosedError: the backend is closed.
+        """
+        stepper = self._stepper
+        if stepper is None:
+            raise ClosedError("this vector is closed")
+        return stepper
 
     @property
     def num_posted(self) -> int:
@@ -71,9 +82,10 @@ class SerialBackend:
         """Run what was posted. Nothing here can time out."""
         _, ops, requests = self._work
         with self._inside:
-            self.stepper.run_all(ops, requests, turn % NUM_BLOCKS * self.num_envs, turn)
-        if self.stepper.failure is not None:
-            raise self.stepper.failure
+            stepper = self.stepper
+            stepper.run_all(ops, requests, turn % NUM_BLOCKS * self.num_envs, turn)
+        if stepper.failure is not None:
+            raise stepper.failure
 
     def env_ids(self, block: int) -> np.ndarray:
         """Return the environment in each slot of a block."""
@@ -89,23 +101,25 @@ class SerialBackend:
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
         """Call a method of the group: ``method(i, *arguments[i])`` for those that have any."""
-        function = getattr(self.group, method)
         with self._inside:
+            function = getattr(self.stepper.group, method)
             return [
                 None if each is None else function(i, *each) for i, each in enumerate(arguments)
             ]
 
     def close(self) -> None:
         """Close the environments, as soon as no other thread is in one of them."""
-        self.stepper.stop = True
+        stepper = self._stepper
+        if stepper is not None:
+            stepper.stop = True
         if not self._inside.acquire(timeout=CLOSE_SECONDS):
             raise StepTimeoutError(
                 f"an environment has not returned for {CLOSE_SECONDS} s, and is not closed"
             )
         try:
-            if not self._closed:
-                self._closed = True
-                self.group.close()
+            if self._stepper is not None:
+                group, self._stepper = self._stepper.group, None
+                group.close()
         finally:
             self._inside.release()
             self.release()
