@@ -9,9 +9,14 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
 import shoal
+from shoal.emulation.options import EmulationOptions
+from shoal.registry.creators import find_source
+from shoal.vectorization.backend import Options
+from shoal.vectorization.vector import Vector
 from tests.other_python import PYTHONS
 from tests.vectorization import environments
 from tests.vectorization.environments import Crowd, Everything
+from tests.vectorization.sixth_backend import ThreadBackend
 
 NUM_ENVS = 6
 MODES = ["next_step", "same_step", "disabled"]
@@ -31,6 +36,7 @@ BACKENDS = {
     "oldest": {"backend": "multiprocess", "num_workers": 2, "python": "oldest"},
     "old, pool": {"backend": "pool", "num_workers": 3, "batch_size": 2, "python": "old"},
     "pool, fixed": {"backend": "pool", "num_workers": 2, "batch_size": 3, "order": "fixed"},
+    "sixth": {"make": ThreadBackend},
 }
 
 
@@ -136,7 +142,13 @@ def compare(name, mode, backend, steps):
         partial = create if isinstance(create, functools.partial) else functools.partial(create)
         create = f"{environments.__file__}:{partial.func.__name__}"
         how["env_kwargs"] = partial.keywords
-    vector = shoal.vectorize(create, NUM_ENVS, autoreset=mode, seed=11, **options, **how)
+    if "make" in how:
+        how = how["make"], Options(EmulationOptions(**options), autoreset=mode, seed=11)
+        vector = Vector(
+            how[0](find_source(create, NUM_ENVS).creators, how[1]), how[1], "an example"
+        )
+    else:
+        vector = shoal.vectorize(create, NUM_ENVS, autoreset=mode, seed=11, **options, **how)
     for env, (ours, theirs) in enumerate(zip(play(vector, steps), expected)):
         for step, (mine, other) in enumerate(zip(ours, theirs)):
             for what in other:

@@ -1253,6 +1253,27 @@ def test_some_environments_step_and_others_stay(mode, workers):
     vector.close()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"env": "CartPole-v1", "backend": "serial"},
+        {"env": "CartPole-v1", "backend": "multiprocess", "num_workers": 2},
+        {"env": "squared"},
+    ],
+    ids=["serial", "multiprocess", "native"],
+)
+def test_actions_for_some_environments_of_a_whole_batch_are_refused(options):
+    vector = shoal.vectorize(num_envs=4, **options)
+    vector.reset(seed=0)
+    with pytest.raises(ActionError, match="env_ids must name all 4 environments"):
+        vector.send([0, 0], [0, 1])
+    vector.send([0, 1, 0, 1], [3, 2, 1, 0])  # nothing was sent before
+    assert vector.recv().masks.all() and vector.episode_lengths.tolist() == [1] * 4
+    with pytest.raises(PendingCallError, match="send actions first"):
+        vector.recv()
+    vector.close()
+
+
 def test_a_seed_given_at_first_is_the_only_one():
     """The vector's own seed is for a first reset without one; later resets just run on."""
     vector = shoal.vectorize("CartPole-v1", 2, backend="serial", seed=0)

@@ -16,6 +16,10 @@ Invariants, by which nothing is lost or done twice, whenever KeyboardInterrupt c
 
 One thread at a time uses a backend, except that `close` may be called from another one.
 
+A backend for environments in Python need not write rows: `EnvGroup` (workers/group.py) makes the
+environments and has the methods that `call` names, and `Stepper` writes what they return. The tests
+have such a backend as an example, ``tests/vectorization/sixth_backend.py``.
+
 Workers under another interpreter import this (Python 3.8 or newer).
 """
 
@@ -300,13 +304,15 @@ class Backend(Protocol):
     """Steps environments, and writes what they return into the blocks of an arena.
 
     Attributes:
-        name: ``"serial"``, ``"multiprocess"``, ``"pool"``, ``"native"``, ``"batched"``, ``"ray"``.
+        name: which backend this is: ``"serial"``, ``"multiprocess"``, ``"pool"``, ``"native"``,
+            ``"batched"``, ``"ray"``, or a new one.
         num_envs: number of environments.
         num_workers: processes or threads that step them; 0: the caller's own thread does it.
         batch_size: environments of one batch; `num_envs`, unless batches are of those that are
             ready first.
         description: what the environments are.
-        arena: the rows, attached. The vector writes ``arena.arrays["actions"]`` (the rows of
+        arena: the rows, attached, with at least three blocks: environment ``env_ids(block)[s]`` has
+            rows ``s * agents_per_env`` and on of a block. The vector writes ``arena.arrays["actions"]`` (the rows of
             environments that are not in flight) before `post`, and only reads the rest. The backend
             writes the rows of a block before `wait` returns, and ``arrays["counters"]``.
         num_posted: environments posted so far, counting each time.
@@ -340,7 +346,8 @@ class Backend(Protocol):
             ops: ``STEP``, ``RESET``, ``KEEP`` (deliver the rows again, with `masks` False) or
                 ``GIVEN`` (step with an action that is an object) for all; or one operation for each
                 environment (int32, ``(num_envs,)``).
-            env_ids: the environments that get it (int64); None: all. None of them is in flight.
+            env_ids: the environments that get it (int64), none of which is in flight; None: all.
+                Only where `batch_size` is less than `num_envs`.
             requests: for each environment that is reset: (seed, options), None for none; for each
                 that is given an action: the action.
             actions: where `lends_actions`: of all rows, instead of those in the arena.
@@ -355,6 +362,7 @@ class Backend(Protocol):
 
         Args:
             turn: number of the batch: the first is 0. It follows the last one waited for, or is it.
+                If a batch is all environments, it is the number of posts before this batch's.
             timeout: seconds; None: that of the vector. What runs in the caller's own thread can't
                 time out.
 
@@ -384,7 +392,8 @@ class Backend(Protocol):
 
         Args:
             method: ``"call"`` (name or function, args, kwargs), ``"set_attribute"`` (name, value),
-                ``"set_options"`` (options,), ``"get_state"`` () or ``"set_state"`` (state,).
+                ``"set_options"`` (options,), ``"get_state"`` () or ``"set_state"`` (state,), as
+                `EnvGroup` has them.
             arguments: for each environment, or None for those that are left alone.
 
         Returns:

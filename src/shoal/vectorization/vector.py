@@ -263,7 +263,8 @@ class Vector(VectorEnv):
 
         Args:
             actions: one row for each agent of `env_ids`, in that order.
-            env_ids: default: the environments of the last batch.
+            env_ids: default: the environments of the last batch. All environments, if a batch is
+                all of them (without `keep_others`).
             keep_others: where a batch is all environments: those not in `env_ids` stay as they
                 are, and the next batch has what their rows held, with `masks` False.
 
@@ -280,9 +281,10 @@ class Vector(VectorEnv):
             self._usable()
             if keep_others:
                 self._whole("send with keep_others")
-            some = env_ids is not None or self.batch_size != self.num_envs
+            whole = self.batch_size == self.num_envs
+            some = env_ids is not None or not whole
             pending = self._to_receive()
-            if pending and (keep_others or not some or self._kept is not None):
+            if pending and (whole or self._kept is not None):
                 raise PendingCallError(f"step: a {pending} is pending; call recv first", pending)
             envs: Any = None
             rows: Any = slice(None)
@@ -293,6 +295,11 @@ class Vector(VectorEnv):
                     raise PendingCallError(
                         f"step: environments {busy} have not answered yet", "step"
                     )
+                if whole and len(envs) < self.num_envs and not keep_others:
+                    raise ActionError(
+                        f"env_ids must name all {self.num_envs} environments, because a batch is "
+                        f"all of them, got {len(envs)}; keep_others=True leaves the others alone"
+                    )
                 rows = self._rows[envs].reshape(-1)
             if not self._begun:
                 raise PendingCallError("step: reset the environments first", "reset")
@@ -300,12 +307,12 @@ class Vector(VectorEnv):
                 self._check_not_over(self.env_ids if envs is None else envs)
             if some or not put_actions(self._actions, actions, self._bounds):
                 self._write_actions(actions, rows)
-            if keep_others and some:
+            if keep_others and some and len(envs) < self.num_envs:
                 ops = np.full(self.num_envs, KEEP, np.int32)
                 ops[envs] = STEP
                 self._post("step", ops, None, None)
             else:
-                self._post("step", STEP, envs, None)
+                self._post("step", STEP, None if whole else envs, None)
         except Exception:
             self._usable()  # has another thread closed it?
             raise

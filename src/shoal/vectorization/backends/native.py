@@ -115,7 +115,7 @@ class NativeBackend:
         """
         if requests is not None:
             self._prepare(ops, requests)
-        if self.batch_size == self.num_envs and env_ids is None:
+        if self.batch_size == self.num_envs:
             if isinstance(ops, int):
                 self.engine.post(ops, None, None, actions)
             else:
