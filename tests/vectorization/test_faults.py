@@ -27,6 +27,7 @@ from shoal.errors import (
 )
 from shoal.registry.names import Creator
 from shoal.vectorization import vectorize
+from shoal.vectorization.workers.worker import CLOSE_FAILED
 from tests.other_python import old_python
 from tests.vectorization import faulty
 from tests.vectorization.faulty import Faulty, OtherSpaces, Talkative
@@ -288,6 +289,7 @@ DEATHS = [
     ("forkserver", faulty.leave, "ended with exit code 7"),
     ("spawn", faulty.ask_to_leave, "ended with exit code 5"),
     ("fork", faulty.ask_to_leave, "ended with exit code 5"),
+    ("fork", functools.partial(os._exit, CLOSE_FAILED), "ended with exit code 3"),
     ("old", faulty.segfault, "was killed by SIGSEGV.*exit code -11"),
     ("old", faulty.ask_to_leave, "ended with exit code 5"),
 ]

@@ -275,6 +275,55 @@ def test_an_environment_that_is_interrupted_in_the_middle_of_a_step_ends_the_vec
             vector.recv()
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_ctrl_c_waits_until_a_lost_worker_is_replaced(method):
+    """A vector whose worker is killed goes on, though Ctrl-C comes while another is started."""
+    vector = shoal.vectorize(
+        Counter, 4, num_workers=2, start_method=method, on_error="restart", timeout=60
+    )
+    with contextlib.closing(vector):
+        vector.reset()
+        backend = vector._backend
+        start = backend._starter.start
+
+        def interrupted_start(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            return start(*arguments)
+
+        backend._starter.start = interrupted_start
+        os.kill(backend._processes[1].pid, signal.SIGKILL)
+        vector.send(np.zeros(4, int))
+        with pytest.raises(KeyboardInterrupt), pytest.warns(RuntimeWarning, match="another"):
+            while True:  # what it has done before its end counts
+                vector.recv()
+                vector.send(np.zeros(4, int))
+        backend._starter.start = start
+        batch = vector.recv()
+        assert batch.masks.tolist() == [True, True, False, False] and vector.restarts == 2
+        vector.send(np.zeros(4, int))
+        assert vector.recv().observations[2:].tolist() == [[0, 0], [0, 0]]
+
+
+@by_backend
+def test_ctrl_c_waits_until_a_vector_is_closed(backend):
+    vector = make(backend)
+    vector.async_reset()
+    vector.recv()
+    close = vector._backend.close
+
+    def interrupted_close():
+        os.kill(os.getpid(), signal.SIGINT)
+        close()
+        done.append(True)
+
+    done, vector._backend.close = [], interrupted_close
+    with pytest.raises(KeyboardInterrupt):
+        vector.close()
+    assert done
+    with pytest.raises(ClosedError):
+        vector.recv()
+
+
 # -- close from another thread -----------------------------------------------------------------
 
 

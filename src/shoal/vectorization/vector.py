@@ -27,6 +27,7 @@ from shoal.rows.fields import GIVEN, KEEP, RESET, STEP
 from shoal.vectorization.backend import Backend, Options, seeds
 from shoal.vectorization.infos import add_info
 from shoal.vectorization.receive import EpisodeLog, any_ended, collect, put_actions
+from shoal.vectorization.stepper import Deferral
 
 __all__ = ["Batch", "Vector", "action_rows", "check_reset_mask"]
 
@@ -594,7 +595,8 @@ class Vector(VectorEnv):
         self._ended = self._ended or "closed"
         self._may_step = False
         try:
-            self._backend.close()
+            with Deferral():
+                self._backend.close()
         finally:
             self._finalizer.detach()
             # What could hold the memory. Another thread may still come by.

@@ -140,10 +140,7 @@ def vectorize(
         options = dataclasses.replace(options, backend="auto")  # no other process can be serial
     chosen, why = choose(source, options)
     LOG.info("%s", why)
-    made = make(source, chosen)
-    if chosen.autoreset is None:  # the batched environment says so
-        chosen = dataclasses.replace(chosen, autoreset=made.autoreset)  # type: ignore[attr-defined]
-    return Vector(made, chosen, why)
+    return make_vector(source, chosen, why)
 
 
 def choose(source: Source, options: Options) -> tuple[Options, str]:
@@ -240,9 +237,21 @@ def measure(source: Source, options: Options, cores: int) -> tuple[int, str]:
         how = dataclasses.replace(
             tried, backend=backend, num_workers=workers, batch_size=count, order="fixed"
         )
-        return Vector(make(few, how), how, "a trial")
+        return make_vector(few, how, "a trial")
 
     return choose_workers(trial, len(source.creators), cores)
+
+
+def make_vector(source: Source, options: Options, why: str) -> Vector:
+    """Make the backend that `choose` has chosen, and a vector of it."""
+    backend = make(source, options)
+    try:
+        if options.autoreset is None:  # the batched environment says so
+            options = dataclasses.replace(options, autoreset=backend.autoreset)  # type: ignore[attr-defined]
+        return Vector(backend, options, why)
+    except BaseException:
+        backend.release()
+        raise
 
 
 def make(source: Source, options: Options) -> Backend:

@@ -39,6 +39,7 @@ from shoal.vectorization.stepper import (
     GOOD_STEPS,
     MOST_FAILURES,
     TOO_MANY,
+    Deferral,
     lose_places,
 )
 from shoal.vectorization.sync import (
@@ -52,7 +53,12 @@ from shoal.vectorization.sync import (
 )
 from shoal.vectorization.workers import json_messages, pickle_messages
 from shoal.vectorization.workers.process import UNKNOWN_EXIT, Process, Starter
-from shoal.vectorization.workers.worker import CLOSE_FAILED, Outbox, read_error
+from shoal.vectorization.workers.worker import (
+    CLOSE_FAILED,
+    CLOSING,
+    Outbox,
+    read_error,
+)
 
 __all__ = ["ProcessBackend"]
 
@@ -84,6 +90,8 @@ class ProcessBackend:
         self._pid = os.getpid()
         self._closed = False
         self._all = np.arange(self.num_envs)
+        self._deferral = Deferral()
+        self._replacing = False  # a worker, which was interrupted if nobody is in `_replace`
         method = options.start_method or ("forkserver" if sys.platform == "linux" else "spawn")
         if python is not None:
             method = "spawn"
@@ -117,21 +125,20 @@ class ProcessBackend:
             }
             for w in range(num_workers)
         ]
-        self._memory_fd = create_memory(0)
-        try:
-            self._outbox_fd = create_memory(0)
-        except OSError:
-            os.close(self._memory_fd)
-            raise
-        self._outbox = Outbox(self._outbox_fd)
         self._processes: list[Process] = []
         self._starting: set[int] = set()  # workers whose first message has not been read
-        self._starter = Starter(method, self._memory_fd, self._outbox_fd, python)
         self._control: Any = None  # a Parent, as soon as there is an arena
+        self._fds: list[int] = []  # of the arena and the outbox
+        self._starter: Any = None
         try:
+            with self._deferral:
+                for _ in range(2):
+                    self._fds.append(create_memory(0))
+                self._outbox = Outbox(self._fds[1])
+                self._starter = Starter(method, *self._fds, python)
             self._start_all(options.order)
         except BaseException:
-            self.close()
+            self._close_quietly()
             raise
 
     # -- starting -----------------------------------------------------------------------------
@@ -142,7 +149,8 @@ class ProcessBackend:
         try:
             for setup in self._setups:
                 creators = self._inherit(setup["worker"])
-                self._processes.append(self._starter.start(creators, deadline))
+                with self._deferral:
+                    self._processes.append(self._starter.start(creators, deadline))
                 self._processes[-1].send(self._messages.dumps(setup), deadline)
         except TimeoutError as error:
             raise StepTimeoutError(
@@ -173,8 +181,8 @@ class ProcessBackend:
         }
         self._geometry = self._messages.dumps({"arena": geometry})
         self.arena = Arena(self.description, **geometry)
-        os.ftruncate(self._memory_fd, self.arena.nbytes)
-        memory = map_memory(self._memory_fd, self.arena.nbytes)
+        os.ftruncate(self._fds[0], self.arena.nbytes)
+        memory = map_memory(self._fds[0], self.arena.nbytes)
         self.arena.attach(memory)
         self._control = Parent(memory, *counts, cores=usable_cores())
         for w, process in enumerate(self._processes):
@@ -274,12 +282,13 @@ class ProcessBackend:
             try:
                 self._replace(control.culprit, deadline)
             except TimeoutError:
-                self.close()
+                self._close_quietly()
                 raise StepTimeoutError(
                     "no batch in time: a worker died, and the fork server does not start another"
                 ) from None
-            except KeyboardInterrupt:  # nothing can go on from half a restart
-                self.close()
+            except KeyboardInterrupt:
+                if self._replacing:  # nothing can go on from half a restart
+                    self._close_quietly()
                 raise
 
     def _open(self) -> Parent:
@@ -308,7 +317,15 @@ class ProcessBackend:
         return StepTimeoutError(f"no {what} in time: " + ("; ".join(parts) or "workers are idle"))
 
     def _replace(self, worker: int, deadline: float | None) -> None:
-        """Replace a dead worker: fill in what it owes and start another, or raise."""
+        """Replace a dead worker, or raise. Ctrl-C waits for that; a second one does not."""
+        with self._deferral:
+            self._replacing = True
+            error = self._start_another(worker, deadline)
+            self._replacing = False
+        warnings.warn(f"{error}; starting another", RuntimeWarning, stacklevel=5)
+
+    def _start_another(self, worker: int, deadline: float | None) -> Exception:
+        """Fill in what a dead worker owes, and start another; return what it died of, or raise."""
         control, process = self._open(), self._processes[worker]
         at = control.current_env(worker)
         error: Exception = self._death(worker)
@@ -357,7 +374,7 @@ class ProcessBackend:
             pass  # dead again, which the next wait will say
         control.revive(worker, process.pid, process.pidfd)
         self._begun[worker] = control.num_done(worker)
-        warnings.warn(f"{error}; starting another", RuntimeWarning, stacklevel=5)
+        return error
 
     def env_ids(self, block: int) -> np.ndarray:
         """Return the environment in each slot of a block."""
@@ -439,6 +456,13 @@ class ProcessBackend:
         if self._closed or os.getpid() != self._pid:  # a fork of this process owns nothing
             return
         self._closed = True
+        with Deferral():  # a second Ctrl-C ends the patience with environments
+            failure = self._end_all()
+        if failure is not None:
+            raise failure
+
+    def _end_all(self) -> Exception | None:
+        """End the workers and release everything; return what an environment raised meanwhile."""
         control, failure = self._control, None
         try:
             if control is not None:
@@ -454,22 +478,30 @@ class ProcessBackend:
             deadline = time.monotonic() + 1
             for w, process in enumerate(self._processes):
                 process.wait(max(0.0, deadline - time.monotonic()))
-                if process.poll() == CLOSE_FAILED and failure is None:
+                if process.poll() == CLOSE_FAILED and control is not None and failure is None:
                     message = self._outbox.get(self.arena.num_rows + w)
-                    failure = read_error(self._messages, message)
+                    if message[:1] == CLOSING:  # or an environment has ended its process
+                        failure = read_error(self._messages, message)
             if control is not None:
                 while not control.release() and time.monotonic() < deadline:
                     time.sleep(0.001)  # another thread waits, and is about to see that all are dead
                 self.arena.detach()
             for process in self._processes:
                 process.release()
-            self._starter.close()
-            os.close(self._memory_fd)
-            os.close(self._outbox_fd)
-        if failure is not None:
-            raise failure
+            if self._starter is not None:
+                self._starter.close()
+            while self._fds:
+                os.close(self._fds.pop())
+        return failure
 
     release = close
+
+    def _close_quietly(self) -> None:
+        """Close after an error, which says more than what closing raises."""
+        try:
+            self.close()
+        except Exception:
+            pass
 
 
 def send_creators(creators: Sequence[Callable[[], Any]], python: str | None) -> Any:

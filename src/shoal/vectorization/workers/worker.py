@@ -41,6 +41,7 @@ from shoal.vectorization.workers.group import EnvGroup
 
 __all__ = [
     "CLOSE_FAILED",
+    "CLOSING",
     "Outbox",
     "THREAD_LIMITS",
     "flush_streams",
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 CLOSE_FAILED = 3  # exit code of a worker whose environments raised when they were closed
+CLOSING = b"\2"  # begins its last message, because environments may end their process with any code
 
 # One core for each worker: libraries that would use all of them are told so before they load.
 THREAD_LIMITS = dict.fromkeys(
@@ -205,7 +207,8 @@ def run_worker(
     try:
         group.close()
     except Exception as error:
-        outbox.put(region, error_message(messages, error, f"while worker {worker} closed"))
+        said = error_message(messages, error, f"while worker {worker} closed")
+        outbox.put(region, CLOSING + said[1:])
         return CLOSE_FAILED
     return 0
 
