@@ -21,6 +21,5 @@ def collect(
     log: EpisodeLog,
     observations: Any,
     infos: Any,
-    ended: bool,
     counted: list[tuple[dict[str, Any], np.ndarray]],
 ) -> tuple: ...

@@ -84,7 +84,10 @@ cdef class EpisodeLog:
         cdef const int64_t* lengths = <const int64_t*>data(block, "episode_lengths")
         cdef Py_ssize_t n = num_envs * self.agents_per_env
         cdef Py_ssize_t agent, row = next_set(terminated, truncated, 0, n)
-        cdef double now = time.perf_counter()
+        cdef double now
+        if row == n:
+            return 0
+        now = time.perf_counter()
         while row < n:
             if masks[row]:
                 agent = env_ids[row // self.agents_per_env] * self.agents_per_env
@@ -185,7 +188,7 @@ cdef const uint8_t* data(dict block, str name):
 
 
 def collect(
-    dict block, cnp.ndarray env_ids, EpisodeLog log, observations, infos, bint ended, list counted
+    dict block, cnp.ndarray env_ids, EpisodeLog log, observations, infos, list counted
 ):
     """Count a batch, and return what the caller of `recv` gets: copies of the small arrays.
 
@@ -194,7 +197,6 @@ def collect(
         env_ids: contiguous int64.
         log: counts the batch and its episodes.
         observations, infos: of the batch, to be returned.
-        ended: whether an episode has ended in any row.
         counted: (infos, rows) of the episodes that have ended, see `EpisodeLog.add_infos`.
 
     Returns:
@@ -208,10 +210,9 @@ def collect(
         infos,
         cnp.PyArray_NewCopy(block["masks"], cnp.NPY_CORDER),
     )
-    if ended:
-        log.add(block, <const int64_t*>cnp.PyArray_DATA(env_ids), len(env_ids))
-        for each, rows in counted:
-            log.add_infos(each, rows)
+    log.add(block, <const int64_t*>cnp.PyArray_DATA(env_ids), len(env_ids))
+    for each, rows in counted:
+        log.add_infos(each, rows)
     log.last = result
     log.num_batches += 1
     return result

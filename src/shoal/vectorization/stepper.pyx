@@ -48,7 +48,7 @@ cdef extern from *:
     static volatile shoal_handler shoal_answer;  /* what answers a second one at once */
 
     static void shoal_note(int number) {
-        if (++shoal_noted > 1)
+        if (++shoal_noted > 1 && shoal_answer)
             shoal_answer(number);
     }
     """
@@ -115,27 +115,33 @@ cdef class Deferral:
         sigemptyset(&ours.sa_mask)
         ours.sa_handler = shoal_note
         self.outer_caught, self.outer_next = shoal_noted, shoal_answer
-        if sigaction(SIGINT, NULL, &self.theirs) != 0 or self.theirs.sa_flags & SA_SIGINFO:
-            return
-        if self.theirs.sa_handler == SIG_DFL or self.theirs.sa_handler == SIG_IGN:
-            return
         global shoal_noted, shoal_answer
-        shoal_noted, shoal_answer = 0, self.theirs.sa_handler
-        self.active = sigaction(SIGINT, &ours, NULL) == 0
+        shoal_noted, shoal_answer = 0, NULL
+        if sigaction(SIGINT, &ours, &self.theirs) != 0:
+            return
+        self.active = True
+        shoal_answer = self.theirs.sa_handler
+        if (self.theirs.sa_flags & SA_SIGINFO or shoal_answer == SIG_DFL
+                or shoal_answer == SIG_IGN):  # nothing in Python answers
+            self.restore()
 
     cdef bint caught(self) noexcept nogil:
         return self.active and shoal_noted != 0
 
+    cdef void restore(self) noexcept:
+        """Answer signals as before, and first the one that was noted."""
+        global shoal_noted, shoal_answer
+        sigaction(SIGINT, &self.theirs, NULL)
+        cdef bint noted = self.caught()  # only now can't there be more
+        self.active = False
+        shoal_noted, shoal_answer = self.outer_caught, self.outer_next
+        if noted:
+            c_raise(SIGINT)
+
     cdef int leave(self) except -1:
         """Answer signals as before; raises what the handler of a noted one raises."""
-        global shoal_noted, shoal_answer
-        cdef bint noted = self.caught()
         if self.active:
-            self.active = False
-            sigaction(SIGINT, &self.theirs, NULL)
-            shoal_noted, shoal_answer = self.outer_caught, self.outer_next
-            if noted:
-                c_raise(SIGINT)
+            self.restore()
         PyErr_CheckSignals()
         return 0
 
@@ -236,7 +242,7 @@ cdef class Stepper:
             EmulationError: an environment was interrupted in the middle of a step before.
         """
         cdef Py_ssize_t env, end = self.first + len(self.seeds)
-        cdef int each, op = -1 if isinstance(ops, np.ndarray) else ops
+        cdef int each, op = -1 if isinstance(ops, cnp.ndarray) else ops
         if self.inside:
             raise EmulationError(
                 f"environment {self.at} was interrupted in the middle of a step, so what it holds "

@@ -122,6 +122,8 @@ class Vector(VectorEnv):
         self._steps_freely = (
             self.batch_size == self.num_envs and autoreset is not AutoresetMode.DISABLED
         )
+        self._notes_ends = autoreset in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+        self._lends = backend.lends_actions and self.batch_size == self.num_envs
         self._actions: Any = backend.arena.arrays["actions"]
         self._blocks = backend.arena.blocks
         self._counters = backend.arena.arrays["counters"]
@@ -199,12 +201,10 @@ class Vector(VectorEnv):
         """
         num_returned = self._num_returned()
         try:
-            if (
-                self._may_step
-                and self._backend.lends_actions
-                and put_actions(self._actions, actions, self._bounds, copy=False)
+            if self._may_step and put_actions(
+                self._actions, actions, self._bounds, copy=not self._lends
             ):
-                self._post("step", STEP, None, None, actions)
+                self._post("step", STEP, None, None, actions if self._lends else None)
             else:
                 self._whole("step")
                 self.send(actions)
@@ -367,7 +367,7 @@ class Vector(VectorEnv):
             return kept
         backend, log, size = self._backend, self._log, self.batch_size
         turn = log.num_batches
-        if self._ended is not None or backend.num_posted - turn * size < size:
+        if self._ended is not None or backend.num_posted < (turn + 1) * size:
             self._usable()
             raise PendingCallError(
                 f"recv: {backend.num_posted - turn * size} environments are on their way, and a "
@@ -384,20 +384,18 @@ class Vector(VectorEnv):
             arrays = self._arrays = self._blocks[block]
             if size != self.num_envs:
                 self.env_ids = backend.env_ids(block)
-            ended = any_ended(arrays)
-            self._begun = True
+            counted: list = []
             if self._pending == "reset":
-                self._seed = None
-            if self.autoreset is AutoresetMode.DISABLED and (ended or self._pending == "reset"):
-                acting = arrays["acting"].reshape(size, -1)  # agents may end one by one
-                self._needs_reset[self.env_ids] = ~acting.any(axis=1)
-            counted = []
-            if ended and (infos or self.autoreset is AutoresetMode.SAME_STEP):
-                counted = self._last_infos(arrays, infos)
+                self._begun, self._seed = True, None
+                self._note_over(arrays)
+            if (infos or self._notes_ends) and any_ended(arrays):
+                self._note_over(arrays)
+                if infos or self.autoreset is AutoresetMode.SAME_STEP:
+                    counted = self._last_infos(arrays, infos)
             observations = arrays["observations"]
             if self.copy:
                 observations = observations.copy()
-            result = collect(arrays, self.env_ids, log, observations, infos, ended, counted)
+            result = collect(arrays, self.env_ids, log, observations, infos, counted)
             if size != self.num_envs:
                 self._in_flight[self.env_ids] = False
             self._may_step = self._steps_freely
@@ -660,14 +658,19 @@ class Vector(VectorEnv):
         self._actions[rows] = action_rows(self.action_layout, actions, count)
 
     def _post(
-        self, name: str, ops: Any, envs: np.ndarray | None, requests: Any, *lent: np.ndarray
+        self,
+        name: str,
+        ops: Any,
+        envs: np.ndarray | None,
+        requests: Any,
+        lent: np.ndarray | None = None,
     ) -> None:
         """Give environments an operation. An interrupt leaves all of them posted, or none."""
         self._may_step = False
         self._pending = name
         try:
             if self.batch_size == self.num_envs:
-                self._backend.post(ops, envs, requests, *lent)
+                self._backend.post(ops, envs, requests, lent)
                 return
             before = self._backend.num_posted
             try:
@@ -680,6 +683,12 @@ class Vector(VectorEnv):
         except Exception:
             self._usable()  # has another thread closed it?
             raise
+
+    def _note_over(self, arrays: dict) -> None:
+        """Note which environments of a batch must be reset, where they do not do it themselves."""
+        if self.autoreset is AutoresetMode.DISABLED:
+            acting = arrays["acting"].reshape(self.batch_size, -1)  # agents may end one by one
+            self._needs_reset[self.env_ids] = ~acting.any(axis=1)
 
     def _last_infos(self, arrays: dict, infos: Any) -> list[tuple[dict[str, Any], np.ndarray]]:
         """Return the infos of episodes that have ended, each dict with its rows (bool).

@@ -52,7 +52,8 @@ class SerialBackend:
         self._stepper: Stepper | None = Stepper(  # None once closed
             group, self.arena, 0, options.on_error == "restart", options.profile
         )
-        self._work: tuple[int, Any, Any] = (0, None, None)  # posts so far, the last one's arguments
+        self.num_posted = 0
+        self._work: tuple[Any, Any] = (None, None)  # arguments of the last post
         self._all = np.arange(self.num_envs)
         self._inside = threading.RLock()  # held while environments run
 
@@ -68,19 +69,16 @@ class SerialBackend:
             raise ClosedError("this vector is closed")
         return stepper
 
-    @property
-    def num_posted(self) -> int:
-        return self._work[0] * self.num_envs
-
     def post(
         self, ops: Any, env_ids: Any, requests: dict[int, Any] | None, actions: Any = None
     ) -> None:
         """Give every environment its next operation: one for all, or one each."""
-        self._work = self._work[0] + 1, ops, requests
+        self._work = ops, requests
+        self.num_posted += self.num_envs  # an interrupt before this: nothing was posted
 
     def wait(self, turn: int, timeout: float | None) -> None:
         """Run what was posted. Nothing here can time out."""
-        _, ops, requests = self._work
+        ops, requests = self._work
         with self._inside:
             stepper = self.stepper
             stepper.run_all(ops, requests, turn % NUM_BLOCKS * self.num_envs, turn)
