@@ -23,7 +23,7 @@ OPTIONS: dict[str, list[str]] = {  # all that is not a default
     "pong": [],
     "breakout": [],
     "snake": [],
-    "memory": ["--recurrent"],
+    "memory": ["--memory", "lstm"],
     "password": [],
 }
 EPISODES = 100

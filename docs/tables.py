@@ -15,7 +15,7 @@ DOCS = Path(__file__).parent
 OPTIONS = """\
 # Every option
 
-All of them are options of `shoal train` (`--learning-rate 1e-3`, `--recurrent`,
+All of them are options of `shoal train` (`--learning-rate 1e-3`, `--memory lstm`,
 `--no-tensorboard`), keys of a TOML file that `--config` names (`learning_rate = 1e-3`), and fields
 of `shoal.trainers.config.Config`. What is on the command line goes before the file. Whole numbers
 may be written in any way, such as `1e8` or `1_000_000`. `shoal config RUN` prints the file that

@@ -46,7 +46,7 @@ def runs_resume_across_devices():
     """A checkpoint of the GPU goes on on the CPU and the reverse, with finite metrics."""
     for start, end in (("cuda", "cpu"), ("cpu", "cuda")):
         saved = []
-        config = replace(BREAKOUT, device=start, recurrent=True)
+        config = replace(BREAKOUT, device=start, memory="lstm")
         ppo.train(config, save=lambda state, metrics, saved=saved: saved.append(state))
         file = io.BytesIO()
         torch.save(saved[-1], file)

@@ -230,6 +230,19 @@ def kernel(out, *rest):
         advantage.cpu_advantages(advantage._array(strip(out)), *arrays)
 
 
+def recurrence(name):
+    """A function of MinGRU's CUDA module, by the loop of the CPU."""
+
+    def run(*tensors):
+        from shoal.trainers.policies import mingru
+
+        assert all(isinstance(tensor, OnDevice) for tensor in tensors)
+        with torch._C.DisableTorchFunctionSubclass():
+            return wrap(getattr(mingru, name)(*strip(tensors)))
+
+    return run
+
+
 @contextlib.contextmanager
 def pretended_cuda():
     """torch with the device, until the context ends; (mismatches, waits) so far."""
@@ -237,13 +250,16 @@ def pretended_cuda():
     waits.clear()
     triton = types.ModuleType("shoal.trainers.advantage_cuda")
     triton.advantages = kernel
+    mingru = types.ModuleType("shoal.trainers.policies.mingru_cuda")
+    mingru.forward, mingru.backward = recurrence("forward"), recurrence("backward")
+    modules = {triton.__name__: triton, mingru.__name__: mingru}
     with (
         mock.patch.object(torch, "Generator", new_generator),
         mock.patch.object(torch.nn.Module, "to", module_to),
         mock.patch.object(torch.cuda, "is_available", lambda: True),
         mock.patch.object(torch.cuda, "current_device", lambda: 0),
         mock.patch.object(torch.cuda, "set_device", lambda device: None),
-        mock.patch.dict(sys.modules, {"shoal.trainers.advantage_cuda": triton}),
+        mock.patch.dict(sys.modules, modules),
         Mode(),
     ):
         yield mismatches, waits

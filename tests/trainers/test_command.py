@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_options_in_any_order_and_every_spelling():
     text = (
-        "--total-steps 1e8 --no-tensorboard --num-workers 2 CartPole-v1 --recurrent "
+        "--total-steps 1e8 --no-tensorboard --num-workers 2 CartPole-v1 --memory lstm "
         "--gamma 1 --seed 1_000 --env-kwargs a=1 b=text c=[1,2] --target_kl 0.1"
     )
     asked = parse_train(text.split())
@@ -54,7 +54,7 @@ def test_options_in_any_order_and_every_spelling():
         total_steps=10**8,
         tensorboard=False,
         num_workers=2,
-        recurrent=True,
+        memory="lstm",
         gamma=1.0,
         seed=1000,
         env_kwargs={"a": 1, "b": "text", "c": [1, 2]},
@@ -226,7 +226,7 @@ def test_what_never_begins_leaves_nothing_behind(folder, capsys):
     assert not any((folder / "runs").glob("*"))
 
 
-@pytest.mark.parametrize("options", [[], ["--recurrent"]], ids=["feed-forward", "lstm"])
+@pytest.mark.parametrize("options", [[], ["--memory", "lstm"]], ids=["feed-forward", "lstm"])
 def test_a_killed_run_goes_on_as_if_it_had_never_stopped(options, folder):
     train = ["train", "CartPole-v1", *TINY, *options, "--total-steps", "3200"]
     train += ["--checkpoint-interval", "5", "--normalize-rewards", "--normalize-observations"]

@@ -21,7 +21,8 @@ BREAKOUT = Config(
     "breakout", num_envs=8, num_workers=1, horizon=8, total_steps=128, hidden_size=16, device="cuda"
 )
 CONFIGS = {
-    "recurrent": replace(BREAKOUT, recurrent=True, accumulate=2),
+    "LSTM": replace(BREAKOUT, memory="lstm", accumulate=2),
+    "MinGRU": replace(BREAKOUT, memory="mingru"),
     "normalised, V-trace and Muon": replace(
         BREAKOUT,
         normalize_observations=True,

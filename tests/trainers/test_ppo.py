@@ -94,15 +94,15 @@ def observations_of(rollout, collector):
 # -- collecting --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
 @pytest.mark.parametrize(
     "options",
     [{}, {"backend": "pool", "batch_size": 2, "num_workers": 2}],
     ids=["serial", "pool"],
 )
-def test_a_rollout_holds_what_happened(options, recurrent):
+def test_a_rollout_holds_what_happened(options, memory):
     """Each slot's reward and flags are those that follow from its own observation."""
-    cfg = config(recurrent=recurrent, horizon=10)
+    cfg = config(memory=memory, horizon=10)
     rollouts, collector, _ = collect(Counter, cfg, rollouts=3, **options)
     lengths = Counter().lengths
     for rollout in rollouts:
@@ -177,11 +177,11 @@ def test_illegal_moves_are_never_played():
 # -- the first ratio ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
 @pytest.mark.parametrize("env", ["CartPole-v1", Counter, Dying, "pettingzoo.classic.tictactoe_v3"])
-def test_the_first_ratio_is_one(env, recurrent):
+def test_the_first_ratio_is_one(env, memory):
     """Learning recomputes exactly what collecting computed, recurrent state included."""
-    cfg = config(recurrent=recurrent, num_minibatches=1, update_epochs=2, learning_rate=1e-2)
+    cfg = config(memory=memory, num_minibatches=1, update_epochs=2, learning_rate=1e-2)
     vector = shoal.vectorize(env, cfg.num_envs, backend="serial")
     with_errors, _ = run(dataclasses.replace(cfg, total_steps=1000), vector=vector)
     vector.close()
@@ -192,7 +192,7 @@ def test_the_first_ratio_is_one(env, recurrent):
 
 def test_a_state_that_is_not_reset_would_show():
     """The test above can fail: without the resets, the ratios of a recurrent policy are off."""
-    cfg = config(recurrent=True, num_minibatches=1, update_epochs=1, horizon=12)
+    cfg = config(memory="lstm", num_minibatches=1, update_epochs=1, horizon=12)
     rollouts, collector, policy = collect(Counter, cfg, rollouts=2)
     learner = ppo.Learner(
         policy, collector.distribution, collector.layout, cfg, torch.device("cpu")
@@ -256,10 +256,10 @@ def gradients(cfg, rollout, collector, policy):
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.numel()}
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-def test_accumulating_gives_the_same_gradient(recurrent):
+@pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
+def test_accumulating_gives_the_same_gradient(memory):
     cfg = config(
-        recurrent=recurrent, num_minibatches=1, update_epochs=1, max_gradient_norm=1e9, num_envs=5
+        memory=memory, num_minibatches=1, update_epochs=1, max_gradient_norm=1e9, num_envs=5
     )
     (rollout,), collector, policy = collect(Counter, cfg)
     whole = gradients(cfg, rollout, collector, policy)
@@ -269,10 +269,10 @@ def test_accumulating_gives_the_same_gradient(recurrent):
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-def test_invalid_slots_have_no_influence(recurrent):
+@pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
+def test_invalid_slots_have_no_influence(memory):
     """Whatever stands in them: the gradient is the same."""
-    cfg = config(recurrent=recurrent, num_minibatches=1, update_epochs=1, vtrace_rho=1, vtrace_c=1)
+    cfg = config(memory=memory, num_minibatches=1, update_epochs=1, vtrace_rho=1, vtrace_c=1)
     (rollout,), collector, policy = collect(Counter, cfg)
     clean = gradients(cfg, rollout, collector, policy)
     invalid = ~rollout.valid
@@ -374,7 +374,7 @@ def test_the_learning_rate_falls_as_it_should(anneal):
 
 
 def test_muon_gets_hidden_matrices_only():
-    cfg = config(optimizer="muon", recurrent=True)
+    cfg = config(optimizer="muon", memory="lstm")
     _, _, policy = collect("FrozenLake-v1", cfg)
     muon, adam = ppo.make_optimizers(policy, cfg)
     names = {id(p): name for name, p in policy.named_parameters()}
@@ -382,10 +382,8 @@ def test_muon_gets_hidden_matrices_only():
     rest = {names[id(p)] for group in adam.param_groups for p in group["params"]}
     assert matrices == {
         "policy.first.weight",
-        "policy.actor.weight",
-        "policy.critic.weight",
-        "lstm.weight_ih_l0",
-        "lstm.weight_hh_l0",
+        "memory.inputs.weight",
+        "memory.hidden.weight",
     }
     assert matrices | rest == set(names.values())
     reported, _ = run(cfg)
@@ -398,10 +396,10 @@ def test_muon_says_which_torch_it_needs(monkeypatch):
         run(config(optimizer="muon"))
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-def test_a_minibatch_of_one_step_is_not_normalised(recurrent):
+@pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
+def test_a_minibatch_of_one_step_is_not_normalised(memory):
     """Its advantage has no deviation; it counts as it is, and moves the policy."""
-    cfg = config(recurrent=recurrent, num_envs=1, horizon=4, num_minibatches=1, update_epochs=1)
+    cfg = config(memory=memory, num_envs=1, horizon=4, num_minibatches=1, update_epochs=1)
     (rollout,), collector, policy = collect("CartPole-v1", cfg)
     rollout.valid[:, 1:] = False
     rollout.rewards[:, 0] = 3.0
@@ -429,10 +427,10 @@ def test_metrics_that_are_not_defined_are_absent():
 
 def test_a_policy_that_is_given_gets_the_memory_that_is_asked_for():
     plain = collect("CartPole-v1", config())[2]
-    _, result = run(config(recurrent=True, total_steps=64), policy=plain)
+    _, result = run(config(memory="lstm", total_steps=64), policy=plain)
     assert isinstance(result.policy, Recurrent) and result.policy.policy is plain
-    with pytest.raises(ConfigError, match="recurrent: the policy has an LSTM"):
-        run(config(), policy=Recurrent(plain))
+    with pytest.raises(ConfigError, match="memory: the policy has lstm, got none"):
+        run(config(), policy=Recurrent(plain, "lstm"))
     with pytest.raises(ConfigError, match="Linear has no encode"):
         run(config(), policy=torch.nn.Linear(4, 2))
 
@@ -544,7 +542,7 @@ def test_weights_that_are_not_finite_are_named():
     "changes",
     [
         {},
-        {"recurrent": True, "normalize_rewards": True, "normalize_observations": True},
+        {"memory": "lstm", "normalize_rewards": True, "normalize_observations": True},
         {"optimizer": "muon", "env": "FrozenLake-v1"},
         {"env": "Pendulum-v1", "squash": True, "anneal": "cosine"},
     ],
@@ -573,7 +571,7 @@ def test_a_checkpoint_of_other_spaces_is_refused():
 
 def test_a_loaded_policy_acts_as_it_did():
     states = []
-    cfg = config(recurrent=True, env="CartPole-v1")
+    cfg = config(memory="lstm", env="CartPole-v1")
     _, result = run(cfg, save=lambda state, metrics: states.append(state))
     loaded = ppo.load_policy(states[-1])
     rng = np.random.default_rng(0)
@@ -637,7 +635,7 @@ os._exit(0)  # all is checked and saved: threads of gloo may abort the interpret
 SHARED = config(
     num_minibatches=1,
     update_epochs=2,
-    recurrent=True,
+    memory="lstm",
     normalize_observations=True,
     normalize_rewards=True,
     checkpoint_interval=2,
@@ -704,7 +702,7 @@ from tests.trainers import test_ppo
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-cfg = test_ppo.config(checkpoint_interval=2, total_steps=384, num_minibatches=2, recurrent=True,
+cfg = test_ppo.config(checkpoint_interval=2, total_steps=384, num_minibatches=2, memory="lstm",
                       normalize_rewards=True, normalize_observations=True)
 states = []
 whole, result = test_ppo.run(cfg, save=lambda state, metrics: states.append(state))
@@ -766,22 +764,6 @@ def test_a_policy_of_ones_own_must_be_one(tmp_path):
     )
     with pytest.raises(ConfigError, match="has no num_features"):
         run(config(policy=f"{file}:Policy"))
-
-
-def test_recurrent_chunks_equal_single_steps():
-    torch.manual_seed(0)
-    policy = Recurrent(collect("CartPole-v1", config())[2])
-    features = torch.randn(3, 20, policy.num_features)
-    starts = torch.rand(3, 20) < 0.15
-    state = torch.randn(2, 3, policy.num_features)
-    with torch.no_grad():
-        whole, last = policy.recur(features, state, starts)
-        for t in range(20):
-            state = state * ~starts[:, t, None]
-            out, (h, c) = policy.lstm(features[:, t : t + 1], (state[:1], state[1:]))
-            state = torch.cat([h, c])
-            torch.testing.assert_close(whole[:, t : t + 1], out)
-    torch.testing.assert_close(last, state)
 
 
 @pytest.mark.parametrize("num_envs, horizon", [(8, 128), (128, 128), (512, 32), (4096, 8)])

@@ -135,7 +135,7 @@ def test_two_actions(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_memory(seed):
-    policy, _ = learn(probes.Memory, seed, updates=40, recurrent=True)
+    policy, _ = learn(probes.Memory, seed, updates=40, memory="lstm")
     assert play(policy, probes.Memory, 60)[1] >= 0.9
 
 
@@ -164,9 +164,9 @@ def test_action_mask(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("recurrent", [False, True])
-def test_agents_learn_their_own_part(recurrent, seed):
-    policy, _ = learn(probes.Identity, seed, updates=10, num_envs=8, recurrent=recurrent)
+@pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
+def test_agents_learn_their_own_part(memory, seed):
+    policy, _ = learn(probes.Identity, seed, updates=10, num_envs=8, memory=memory)
     assert play(policy, probes.Identity, 40)[0] >= 0.95
 
 

@@ -456,7 +456,7 @@ def test_reading_a_checkpoint_runs_no_code(tmp_path):
     "changes",
     [
         {"env": "breakout"},
-        {"env": "CartPole-v1", "recurrent": True, "normalize_rewards": True},
+        {"env": "CartPole-v1", "memory": "lstm", "normalize_rewards": True},
         {"env": "Pendulum-v1", "optimizer": "muon", "normalize_observations": True},
         {"env": "pettingzoo.classic.tictactoe_v3"},
     ],

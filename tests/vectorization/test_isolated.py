@@ -234,8 +234,16 @@ def test_an_interpreter_that_greets(tmp_path):
     [
         ({"env": lambda: None}, InterpreterError, "env must be a name.*got function"),
         ({"env": ["CartPole-v1", object()]}, InterpreterError, "env must be a name.*got object"),
-        ({"env": "CartPole-v1", "backend": "serial"}, ConfigError, r'"multiprocess" or "pool" with python=.*got \'serial\''),
-        ({"env": "CartPole-v1", "start_method": "fork"}, ConfigError, r'must be "spawn" with python=.*got \'fork\''),
+        (
+            {"env": "CartPole-v1", "backend": "serial"},
+            ConfigError,
+            r'"multiprocess" or "pool" with python=.*got \'serial\'',
+        ),
+        (
+            {"env": "CartPole-v1", "start_method": "fork"},
+            ConfigError,
+            r'must be "spawn" with python=.*got \'fork\'',
+        ),
         ({"env": "CartPole-v1", "debug": True}, ConfigError, "debug must be False with python="),
         ({"env": "CartPole-v1", "env_kwargs": {"a": object()}}, TypeError, "can't be sent"),
         ({"env": "NoSuchThing-v3"}, UnknownEnvError, "there is no environment 'NoSuchThing-v3'"),

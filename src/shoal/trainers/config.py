@@ -113,8 +113,8 @@ class Config:
     """"default", or file.py:Class or module:Class of your own torch module."""
     hidden_size: int = 128
     """Width of the default policy."""
-    recurrent: bool = False
-    """Put an LSTM between encoder and heads."""
+    memory: Literal["none", "lstm", "mingru"] = "none"
+    """What the policy remembers observations with: an LSTM, or a MinGRU, which is faster."""
     squash: bool = False
     """Continuous actions through tanh instead of clipped."""
 
@@ -192,7 +192,7 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"num_workers: expected at most num_envs ({config.num_envs}), got {config.num_workers}"
         )
-    for name in ("anneal", "optimizer", "precision", "display"):
+    for name in ("anneal", "optimizer", "memory", "precision", "display"):
         allowed, value = get_args(get_type_hints(Config)[name]), getattr(config, name)
         if value not in allowed:
             raise ConfigError(

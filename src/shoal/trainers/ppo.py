@@ -51,7 +51,7 @@ from shoal.trainers.checks import agent_name, check_categories, check_outputs, c
 from shoal.trainers.config import Config, from_dict, kept
 from shoal.trainers.distributions import Actions, Distribution
 from shoal.trainers.plain import arrays, plain
-from shoal.trainers.policies import DefaultPolicy, Recurrent, typed
+from shoal.trainers.policies import DefaultPolicy, Recurrent, initial_state, typed
 from shoal.trainers.processes import (
     all_sum,
     any_of,
@@ -96,8 +96,8 @@ def train(
     Args:
         config: see `Config`. Under torchrun it is the same in every process, and says what all of
             them do together.
-        policy: a module to train instead of the one that the config names; ``recurrent`` puts the
-            LSTM around it.
+        policy: a module to train instead of the one that the config names; ``memory`` puts an LSTM
+            or a MinGRU around it.
         vector: environments to train on instead of those that the config names (NEXT_STEP
             autoreset); the caller closes it.
         checkpoint: what an earlier run gave to `save`: goes on from there. On the same kind of
@@ -396,7 +396,7 @@ class Rollout:
     masks: Tensor  # bool: which choices were legal
     log_probabilities: Tensor  # float32: of the action, by the policy that took it
     values: Tensor  # float32: of the observation, by that policy
-    states: Tensor  # float32 (2, segments, features): recurrent state before the first step
+    states: Tensor  # float32 (-, segments, features): memory before the first step
 
     rewards: Any  # float32
     terminated: Any  # bool
@@ -439,7 +439,7 @@ def new_rollout(
     horizon: int,
     row_bytes: int,
     distribution: Distribution,
-    num_state: int,
+    policy: Any,
     device: torch.device,
 ) -> Rollout:
     """Return room for a rollout, of zeros, so that what is never filled is at least finite."""
@@ -455,7 +455,7 @@ def new_rollout(
         masks=zeros(torch.bool, distribution.layout.num_masked),
         log_probabilities=zeros(torch.float32),
         values=zeros(torch.float32),
-        states=torch.zeros(2, segments, num_state, device=device),
+        states=initial_state(policy, segments, device),
         rewards=np.zeros(shape, np.float32),
         terminated=np.zeros(shape, bool),
         truncated=np.zeros(shape, bool),
@@ -505,16 +505,15 @@ class Collector:
         self.capacity = n * horizon
         self.whole = vector.batch_size == vector.num_envs
         self.even = self.whole and vector.agents_per_env == 1  # all rows are at the same step
-        num_state = policy.num_features if isinstance(policy, Recurrent) else 0
         # Rows that run ahead of others take more than one segment, and each may leave one unfilled.
         segments = n if self.even else 2 * n
         nbytes = self.layout.nbytes
-        self.rollout = new_rollout(segments, horizon, nbytes, distribution, num_state, device)
+        self.rollout = new_rollout(segments, horizon, nbytes, distribution, policy, device)
         self.owners = np.zeros(segments, np.int64)  # the row of each segment
         self.segment = np.full(n, -1)  # that each row is filling; -1: none
         self.position = np.zeros(n, np.int64)  # of its open step
         self.filled = 0  # steps of this rollout that have been closed
-        self.states = torch.zeros(2, n, num_state, device=device)
+        self.states = initial_state(policy, n, device)
         self.pending: Batch | None = None  # has been received, not answered
         self.begun = np.zeros(n, bool)  # rows that have been received at all
         self.rewards = RewardScale(n, config, device)
@@ -747,7 +746,7 @@ def default_horizon(num_rows: int) -> int:
 
 
 def make_policy(config: Config, observation_layout: Layout, action_layout: ActionLayout) -> Any:
-    """Return the policy that a config asks for: the default one or the user's, recurrent or not.
+    """Return the policy that a config asks for: the default one or the user's, with its memory.
 
     Raises:
         ConfigError: it lacks what a policy must have.
@@ -763,8 +762,8 @@ def checked_policy(policy: Any, config: Config) -> Any:
         ConfigError: the policy lacks what one must have, or has memory that the config doesn't.
     """
     if isinstance(policy, Recurrent):
-        if not config.recurrent:
-            raise ConfigError("recurrent: the policy has an LSTM, but the config says False")
+        if policy.kind != config.memory:
+            raise ConfigError(f"memory: the policy has {policy.kind}, got {config.memory}")
         return policy
     named = type(policy).__name__ if config.policy == "default" else config.policy
     for name in ("encode", "decode", "num_features"):
@@ -772,16 +771,16 @@ def checked_policy(policy: Any, config: Config) -> Any:
             raise ConfigError(f"policy: {named} has no {name}; see shoal.trainers.policies")
     if config.normalize_observations and getattr(policy, "normalizer", None) is None:
         raise ConfigError(f"normalize_observations: {named} has no attribute normalizer")
-    return Recurrent(policy) if config.recurrent else policy
+    return policy if config.memory == "none" else Recurrent(policy, config.memory)
 
 
 def forward_step(policy: Any, observations: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return parameters ``(n, p)``, values ``(n,)`` and the state after one step of every row."""
     features = policy.encode(observations)
     if isinstance(policy, Recurrent):
-        begun = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
-        features, state = policy.recur(features[:, None], state, begun)
-        features = features[:, 0]
+        begun = torch.zeros(1, len(features), dtype=torch.bool, device=features.device)
+        features, state = policy.recur(features[None], state, begun)
+        features = features[0]
     parameters, values = policy.decode(features)
     return parameters.float(), values.float(), state.float()
 
@@ -793,10 +792,10 @@ def forward_segments(
     flat = rollout.observations[segments, :steps].flatten(0, 1)
     features = policy.encode(typed(flat, layout))
     if isinstance(policy, Recurrent):
-        features = features.reshape(len(segments), steps, -1)
-        state = rollout.states[:, segments].contiguous()
-        features, _ = policy.recur(features, state, rollout.starts[segments, :steps])
-        features = features.flatten(0, 1)
+        features = features.reshape(len(segments), steps, -1).transpose(0, 1).contiguous()
+        starts = rollout.starts[segments, :steps].T
+        features, _ = policy.recur(features, rollout.states[:, segments], starts)
+        features = features.transpose(0, 1).flatten(0, 1)
     parameters, values = policy.decode(features)
     shape = (len(segments), steps)
     return parameters.float().reshape(*shape, -1), values.float().reshape(shape)
@@ -856,8 +855,7 @@ def act(
     device = next(policy.parameters()).device
     n = len(observations)
     if state is None:
-        size = policy.num_features if isinstance(policy, Recurrent) else 0
-        state = torch.zeros(2, n, size, device=device)
+        state = initial_state(policy, n, device)
     if starts is not None:
         state = state * ~torch.from_numpy(starts).to(device)[:, None]
     rows = torch.from_numpy(np.ascontiguousarray(observations).reshape(n, -1).view(np.uint8))

@@ -9,7 +9,7 @@ config)`` and has
 - ``decode(features) -> (parameters, values)``: ``(n, Distribution.num_parameters)`` and ``(n,)``;
   `ActionHead` makes the parameters.
 
-`Recurrent` puts an LSTM between the two.
+`Recurrent` puts an LSTM or a MinGRU between the two.
 
 Initial weights, as in the reference implementation of PPO (Huang et al. 2022, "The 37
 implementation details of PPO", detail 2): orthogonal, with gain sqrt(2) in hidden layers, 0.01 for
@@ -24,13 +24,14 @@ from shoal.trainers.policies.default import (
     linear,
     typed,
 )
-from shoal.trainers.policies.recurrent import Recurrent
+from shoal.trainers.policies.memory import Recurrent, initial_state
 
 __all__ = [
     "ActionHead",
     "DefaultPolicy",
     "Normalizer",
     "Recurrent",
+    "initial_state",
     "initialize",
     "linear",
     "typed",

@@ -104,7 +104,8 @@ class DefaultPolicy(nn.Module):
       bounds are wide.
 
     All of them together go through one hidden layer. Actor and critic have a second one each, and
-    where there are no convolutions and no recurrence, a first one each too.
+    if there are no convolutions, a first one each too. With memory they have none of their own:
+    the memory is the second layer.
     """
 
     def __init__(self, observation_layout: Layout, action_layout: ActionLayout, config: Config):
@@ -127,12 +128,14 @@ class DefaultPolicy(nn.Module):
             else:
                 num_numbers += leaf.size if observation_layout.form == "float32" else leaf.count
         self.normalizer = Normalizer(num_numbers) if config.normalize_observations else None
-        simple = not len(self.encoders) and not config.recurrent
-        self.split = 2 if simple else 1
+        alone = config.memory == "none"
+        self.split = 2 if alone and not len(self.encoders) else 1
         self.num_features = hidden * self.split
         self.first = linear(num_numbers + num_seen, self.num_features)
-        self.actor = linear(hidden, hidden)
-        self.critic = linear(hidden, hidden)
+        self.actor, self.critic = (
+            nn.Sequential(linear(hidden, hidden), nn.Tanh()) if alone else nn.Identity()
+            for _ in range(2)
+        )
         self.head = ActionHead(hidden, action_layout)
         self.value = linear(hidden, 1, gain=1)
 
@@ -163,8 +166,7 @@ class DefaultPolicy(nn.Module):
 
     def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
         actor, critic = features.chunk(2, 1) if self.split == 2 else (features, features)
-        parameters = self.head(torch.tanh(self.actor(actor)))
-        return parameters, self.value(torch.tanh(self.critic(critic))).squeeze(1)
+        return self.head(self.actor(actor)), self.value(self.critic(critic)).squeeze(1)
 
 
 def leaf_kind(leaf: Leaf, form: str) -> str:

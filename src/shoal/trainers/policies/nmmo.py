@@ -39,7 +39,7 @@ POINTERS = {
 
 
 class Policy(nn.Module):
-    """For the spaces of Neural MMO 2.1 with all its systems; not recurrent.
+    """For the spaces of Neural MMO 2.1 with all its systems; without memory.
 
     A policy's features are here the hidden layer, and behind it the logits of the choices that
     point at something seen. ``Task`` and ``Communication`` are not read: where each agent has the
