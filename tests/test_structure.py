@@ -311,7 +311,7 @@ NO_VERB = re.compile(
     "That|The|Their|These|They|This|Those|Two|What|When|Where|Whether|Which|Who|Whose|Why"
 )
 # To be rewritten: shoal.trainers.
-NOT_YET = {"command", "config", "dashboard", "diagnose", "evaluate", "ppo", "runs"}
+NOT_YET = {"config", "ppo"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from shoal.cli import main
 from shoal.errors import EnvModuleError, UnknownEnvError
 from shoal.registry.creators import find_source, foreign_code
 from shoal.registry.names import absolute, split
+from shoal.registry.recipe import find
 from shoal.trainers.command import parse_train
 
 BATCHED = f"{Path(__file__).parents[1]}/vectorization/batched_environments.py:guess"
@@ -31,6 +32,15 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "ordinary.toml").write_text(recipe.format("file_env.py:make"))
     (tmp_path / "batched.toml").write_text(recipe.format(BATCHED))
     (tmp_path / "native.toml").write_text(recipe.format("squared"))
+    # One with an interpreter of its own, as `shoal env install` would leave it.
+    isolated = tmp_path / "isolated.toml"
+    isolated.write_text('python = ["3.11"]\n' + recipe.format("file_env.py:make"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    python = find(str(isolated)).interpreter
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (find(str(isolated)).folder / "installed").touch()
     return tmp_path
 
 
@@ -50,8 +60,14 @@ NAMES = {
     "squared": ("native", "NativeEnv"),
     "native.toml": ("native", "NativeEnv"),
     "shoal/Squared-v0": ("ordinary", "NativeEnv"),
+    "isolated.toml": ("isolated", "CartPoleEnv"),
 }
-BACKENDS = {"ordinary": "serial", "batched": "batched", "native": "native"}
+BACKENDS = {
+    "ordinary": "serial",
+    "batched": "batched",
+    "native": "native",
+    "isolated": "multiprocess",
+}
 
 
 @pytest.mark.parametrize(("name", "kind", "made"), [(name, *each) for name, each in NAMES.items()])
@@ -75,7 +91,8 @@ def test_every_command_understands_a_name_alike(folder, name, kind, made, capfd,
         assert main([command[0], name, *command[1:], *more]) == 0
         found[command[0]] = capfd.readouterr().out
     assert f"{size:,} bytes" in found["describe"] and f"{size:,} bytes" in found["run"]
-    assert ("1 thread" if kind == "native" else BACKENDS[kind]) + ", 2 env" in found["run"]
+    said = {"native": "1 thread", "isolated": "workers"}.get(kind, BACKENDS[kind])
+    assert said + ", 2 env" in found["run"]
     asked = []
     monkeypatch.setattr("shoal.cli.measure", lambda args, options: asked.append(options) or 1.0)
     assert main(["bench", name, "--num-envs", "2"]) == 0
@@ -121,11 +138,16 @@ def test_every_command_says_the_same_of_an_unknown_name(folder, name, error, sai
 def test_what_is_not_a_name_is_understood_too(folder):
     one = functools.partial(gymnasium.make, "CartPole-v1")
     emulated = shoal.emulate(one())
-    assert [find_source(each, 2).kind for each in (one, emulated)] == ["ordinary"] * 2
+    for env in (one, emulated, [one, "CartPole-v1"]):
+        assert find_source(env, 2).kind == "ordinary"
+        with contextlib.closing(shoal.vectorize(env, 2, backend="serial")) as vector:
+            assert (vector.num_envs, vector.observation_layout.nbytes) == (2, 16)
     mixed = find_source([one, "CartPole-v1", "squared"])
     assert mixed.kind == "ordinary" and len(mixed.creators) == 3
     with pytest.raises(ValueError, match=r"env\[0\].*is a batched environment, which can't be"):
         find_source(["batched.toml"])
+    with pytest.raises(ValueError, match=r"env\[1\].*is an interpreter of its own, which can't be"):
+        find_source([one, "isolated.toml"])
     with pytest.raises(ValueError, match="num_envs must be an integer of at least 1, got True"):
         find_source(one, True)
     for env in (3, None, one()):

@@ -53,6 +53,13 @@ class Strange(Scored):
         return 0, 0.0, False, False, WRONG[self.name]() if self.number == 2 else {}
 
 
+class Ending(Strange):
+    """Its episode ends there, so that SAME_STEP keeps the info beside that of the reset."""
+
+    def step(self, action):
+        return 0, 0.0, True, False, super().step(action)[4]
+
+
 class Refusing(UserDict):
     def items(self):
         raise OSError("disk on fire")
@@ -70,10 +77,17 @@ def deep():
     return info
 
 
+def cyclic():
+    info = {}
+    info["self"] = info
+    return info
+
+
 WRONG = {
     "a list": (lambda: [1, 2], "info: expected a dict, got list"),
     "text": (lambda: "fine", "info: expected a dict, got str"),
     "too deep": (deep, "info: dicts may be nested 64 deep"),
+    "cyclic": (cyclic, "info: dicts may be nested 64 deep"),
     "refusing": (Refusing, "Refusing, whose items can't be read .OSError: disk on fire"),
     "inside": (lambda: {"a": {"b": RefusingDict(c=1)}}, "RefusingDict, whose items can't be read"),
 }

@@ -15,9 +15,10 @@ from gymnasium.vector import VectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.emulation.loop import MAX_DICTS, checked_info
 from shoal.errors import EmulationError, ShoalError
 from shoal.vectorization.info_slots import InfoReader, InfoWriter
-from shoal.vectorization.infos import MAX_DEPTH, add_info, checked_info
+from shoal.vectorization.infos import add_info
 
 
 def gymnasium_infos(infos, num_rows):
@@ -585,7 +586,7 @@ def test_a_dict_beside_a_number_is_kept():
 def test_an_info_that_contains_itself_is_refused_before_it_is_written():
     info = {"a": 1}
     info["self"] = info
-    with pytest.raises(EmulationError, match=f"{MAX_DEPTH} deep"):
+    with pytest.raises(EmulationError, match=f"{MAX_DICTS} deep"):
         checked_info(info)
 
 

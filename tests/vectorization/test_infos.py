@@ -97,6 +97,20 @@ def test_a_wrong_info_is_one_clear_error_that_names_the_environment(name, backen
     vector.close()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["too deep", "cyclic", "text"])
+def test_a_wrong_info_at_the_end_of_an_episode_is_the_same_error(name, backend):
+    """Before it is copied, which by the stable ABI has no limit of its own."""
+    if backend not in ("serial", "old") and name != "cyclic":
+        return
+    vector = vectorize(backend, "Ending", name, autoreset="same_step")
+    vector.reset(seed=0)
+    with pytest.raises(EmulationError, match=SAID[name]) as caught:
+        vector.step(np.zeros(4, np.int64))
+    assert "raised by environment 2 (seed 2, step 1" in "\n".join(caught.value.__notes__)
+    vector.close()
+
+
 @pytest.mark.parametrize("backend", ["serial", "multiprocess"])
 def test_a_wrong_info_restarts_its_environment_alone(backend):
     vector = vectorize(backend, "Strange", "too deep", on_error="restart")

@@ -94,7 +94,7 @@ def one_cycle(backend, **kwargs):
     ],
 )
 def test_create_step_close_leaves_everything_where_it_began(backend, method, count):
-    # In a process of its own: what other tests leave in this one's heap moves its size by megabytes.
+    # In another process: what other tests leave in this one's heap moves its size by megabytes.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         pool.submit(create_step_close, backend, method, count).result()
 

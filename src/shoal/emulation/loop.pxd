@@ -3,6 +3,7 @@ from libc.stdint cimport uint8_t
 from shoal.rows.rows cimport Rows
 
 
+cpdef dict checked_info(object info)
 cpdef object copy_value(value)
 cdef double as_number(value) except? -1
 
@@ -39,5 +40,6 @@ cdef class EnvLoop:
     cdef int advance(self, Py_ssize_t i, const Rows* source, Py_ssize_t row) except -1
     cdef int give(self, Py_ssize_t i, action) except -1
     cdef int deliver(self, Py_ssize_t i, Rows* to, Py_ssize_t row) except -1
+    cdef object _last_info(self, info)
     cdef int _keep_info(self, Py_ssize_t i, info) except -1
     cdef int begin(self, Py_ssize_t i, seed, options) except -1

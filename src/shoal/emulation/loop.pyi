@@ -4,8 +4,20 @@ from shoal.rows.actions import ActionLayout
 from shoal.rows.buffers import Buffers
 from shoal.rows.layout import Layout
 
-__all__ = ["Driver", "EnvLoop", "SingleDriver", "copy_value"]
+__all__ = [
+    "MAX_DICTS",
+    "Driver",
+    "EnvLoop",
+    "SingleDriver",
+    "checked_info",
+    "copy_value",
+    "items_of",
+]
 
+MAX_DICTS: int
+
+def checked_info(info: Any) -> dict[Any, Any]: ...
+def items_of(info: Any) -> Any: ...
 def copy_value(value: Any) -> Any: ...
 
 class Driver:

@@ -12,7 +12,7 @@ Invariants:
   environments reuse their buffers.
 """
 
-from cpython.dict cimport PyDict_Check
+from cpython.dict cimport PyDict_Check, PyDict_CheckExact
 from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact
 from cpython.object cimport PyObject, PyObject_IsTrue
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -22,6 +22,13 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
+from shoal.rows.borrowed cimport (
+    PyArray_TYPE,
+    PyDict_GET_SIZE,
+    PyDict_Next,
+    PyFloat_AS_DOUBLE,
+    PyObject_CallMethodOneArg,
+)
 from shoal.rows.buffers cimport Buffers
 from shoal.rows.codec cimport Decoder, MaskWriter, find
 from shoal.rows.pack cimport Packer
@@ -36,14 +43,15 @@ from shoal.errors import EmulationError
 
 cnp.import_array()
 
-__all__ = ["Driver", "EnvLoop", "SingleDriver", "copy_value"]
-
-cdef extern from "Python.h":
-    Py_ssize_t PyDict_GET_SIZE(PyObject* mapping)
-    int Py_EnterRecursiveCall(const char* where) except *  # CPython 3.11 returns 1, others -1
-    void Py_LeaveRecursiveCall()
-    object PyObject_CallMethodOneArg(object target, object name, object argument)
-    double PyFloat_AS_DOUBLE(PyObject* value)
+__all__ = [
+    "MAX_DICTS",
+    "Driver",
+    "EnvLoop",
+    "SingleDriver",
+    "checked_info",
+    "copy_value",
+    "items_of",
+]
 
 cdef enum:
     REPLACED = 2  # pending, and not by the end of an episode
@@ -52,6 +60,9 @@ cdef enum:
 cdef object UNCHANGING = frozenset(
     [bool, int, float, str, bytes, type(None), np.bool_, np.int64, np.float32, np.float64]
 )
+
+MAX_DICTS = 64  # of an info, one in the other
+cdef int DEEPEST = MAX_DICTS
 
 cdef object STEP = "step"
 cdef object ACTION_MASK = "action_mask"
@@ -224,10 +235,57 @@ cdef double as_number(value) except? -1:
         ) from None
 
 
+cpdef dict checked_info(object info):
+    """Return an info as a dict: itself, if it is one.
+
+    Raises:
+        EmulationError: `info` is not a dict (and has no `items` that gives one), or dicts in it are
+            nested deeper than `MAX_DICTS`.
+    """
+    cdef dict checked = <dict>info if PyDict_CheckExact(info) else dict_of(info)
+    check_dicts(checked, 1)
+    return checked
+
+
+cdef int check_dicts(dict info, int depth) except -1:
+    cdef Py_ssize_t position = 0
+    cdef PyObject* key
+    cdef PyObject* value
+    if depth > DEEPEST:
+        raise EmulationError(f"info: dicts may be nested {MAX_DICTS} deep, this one goes deeper")
+    while PyDict_Next(<PyObject*>info, &position, &key, &value):
+        if PyDict_CheckExact(<object>value):
+            check_dicts(<dict><object>value, depth + 1)
+        elif PyDict_Check(<object>value):
+            check_dicts(dict_of(<object>value), depth + 1)
+    return 0
+
+
+cdef dict dict_of(info):
+    try:
+        return dict(items_of(info))
+    except EmulationError:
+        raise
+    except Exception as error:
+        raise EmulationError(
+            f"info: expected a dict, got {type(info).__name__}, whose items can't be read "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def items_of(info):
+    """Return ``info.items()``; raise EmulationError if `info` has none."""
+    try:
+        return info.items()
+    except AttributeError:
+        raise EmulationError(f"info: expected a dict, got {type(info).__name__}") from None
+
+
 cpdef object copy_value(value):
     """Return a copy of `value` that stays as it is when an environment writes into `value` again.
 
-    An object that can't be copied becomes its repr, with a warning, as in infos from workers.
+    An object that can't be copied becomes its repr, with a warning, as in infos from workers. Dicts
+    must not be nested deeper than `checked_info` allows.
     """
     kind = type(value)
     if kind in UNCHANGING:
@@ -235,11 +293,7 @@ cpdef object copy_value(value):
     if kind is cnp.ndarray and cnp.PyArray_TYPE(value) != cnp.NPY_OBJECT:
         return value.copy()
     if isinstance(value, dict):
-        Py_EnterRecursiveCall(" in an info")
-        try:
-            return {key: copy_value(item) for key, item in value.items()}
-        finally:
-            Py_LeaveRecursiveCall()
+        return {key: copy_value(item) for key, item in value.items()}
     try:
         return copy.deepcopy(value)
     except Exception as error:
@@ -354,7 +408,7 @@ cdef class EnvLoop:
                 if self.mode == SHOAL_SAME_STEP:
                     driver.write_observations(self.finals)
                     self.finished[i] = True
-                    self.final_infos[i] = copy_value(driver.info)
+                    self.final_infos[i] = self._last_info(driver.info)
                     self.any_final = True
                     driver.reset(None, self.options[i], False)
                 elif self.mode != SHOAL_OWN:
@@ -377,6 +431,12 @@ cdef class EnvLoop:
             self.finished[i] = False
             driver.clear(True)  # a new episode: its statistics start at zero
         return 0
+
+    cdef object _last_info(self, info):
+        """Return a copy of the info that ended an episode: the reset may write into it."""
+        if self.agents_per_env == 1 and info is not None:
+            return copy_value(checked_info(info))
+        return {slot: copy_value(checked_info(one)) for slot, one in (info or {}).items()}
 
     cdef int _keep_info(self, Py_ssize_t i, info) except -1:
         if info is not None and (not PyDict_Check(info) or PyDict_GET_SIZE(<PyObject*>info)):

@@ -26,6 +26,12 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from shoal.emulation.loop cimport Driver, as_number
+from shoal.rows.borrowed cimport (
+    PyDict_GET_SIZE,
+    PyDict_GetItemWithError,
+    PyFloat_AS_DOUBLE,
+    PyObject_CallMethodOneArg,
+)
 from shoal.rows.buffers cimport Buffers
 from shoal.rows.codec cimport Decoder, MaskWriter, find
 from shoal.rows.pack cimport Packer
@@ -40,12 +46,6 @@ from shoal.errors import ActionError, EmulationError, LayoutError
 cnp.import_array()
 
 __all__ = ["MultiDriver"]
-
-cdef extern from "Python.h":
-    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
-    Py_ssize_t PyDict_GET_SIZE(PyObject* mapping)
-    object PyObject_CallMethodOneArg(object target, object name, object argument)
-    double PyFloat_AS_DOUBLE(PyObject* value)
 
 cdef object STEP = "step"
 cdef object ACTION_MASK = "action_mask"

@@ -70,18 +70,12 @@ cdef bint within(const Range* leaf, const char* at) noexcept:
 cdef bint all_inside(
     const uint64_t* at, uint64_t low, uint64_t high, Py_ssize_t count
 ) noexcept:
-    """Return whether all rows of one int64 are within bounds.
+    """Return whether all rows of one int64 are within bounds that are less than 2**62 apart.
 
-    For ranges of less than 2**62 without a branch: for a value out of bounds, one of the two
-    differences is negative.
+    Without a branch: for a value out of bounds, one of the two differences is negative.
     """
     cdef Py_ssize_t i
     cdef uint64_t signs = 0
-    if high - low >= <uint64_t>1 << 62:
-        for i in range(count):
-            if not (<int64_t>low <= <int64_t>at[i] <= <int64_t>high):
-                return False
-        return True
     for i in range(count):
         signs |= (at[i] - low) | (high - at[i])
     return signs >> 63 == 0
@@ -135,6 +129,7 @@ cdef class Bounds:
                 float16, not contiguous, or misaligned.
         """
         cdef Py_ssize_t i, row, num_rows, batch_dims
+        cdef uint64_t low, high
         cdef const char* at
         if type(array) is not cnp.ndarray or array.dtype is not self.dtype:
             return False
@@ -151,10 +146,10 @@ cdef class Bounds:
         if self.num_ranges == 1 and self.row_nbytes == 8 and (
             self.ranges[0].type_num == cnp.NPY_INT64
         ):
-            return all_inside(
-                <const uint64_t*>at, (<uint64_t*>self.ranges[0].low)[0],
-                (<uint64_t*>self.ranges[0].high)[0], num_rows,
-            )
+            low = (<uint64_t*>self.ranges[0].low)[0]
+            high = (<uint64_t*>self.ranges[0].high)[0]
+            if high - low < <uint64_t>1 << 62:
+                return all_inside(<const uint64_t*>at, low, high, num_rows)
         for row in range(num_rows):
             for i in range(self.num_ranges):
                 if not within(&self.ranges[i], at + self.ranges[i].offset):

@@ -2,11 +2,8 @@ from cpython.dict cimport PyDict_Check
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t
 
+from shoal.rows.borrowed cimport PyDict_GET_SIZE, PyDict_GetItemWithError
 from shoal.rows.pack cimport Packer
-
-cdef extern from "Python.h":
-    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
-    Py_ssize_t PyDict_GET_SIZE(PyObject* mapping)
 
 
 cdef inline PyObject* find(mapping, key) except? NULL:

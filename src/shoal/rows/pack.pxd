@@ -1,8 +1,6 @@
 from cpython.ref cimport PyObject
 
-cdef extern from "Python.h":
-    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
-    bint PyDict_Next(PyObject* mapping, Py_ssize_t* pos, PyObject** key, PyObject** value)
+from shoal.rows.borrowed cimport PyDict_GetItemWithError, PyDict_Next
 
 
 cdef inline PyObject* lookup(PyObject* mapping, PyObject* key, Py_ssize_t* hint) except? NULL:

@@ -24,6 +24,19 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
+from shoal.rows.borrowed cimport (
+    NumpyScalar,
+    PyArrayObject,
+    PyArray_BYTES,
+    PyArray_CheckExact,
+    PyArray_DIMS,
+    PyArray_ISNOTSWAPPED,
+    PyArray_IS_C_CONTIGUOUS,
+    PyArray_NDIM,
+    PyArray_TYPE,
+    PyLong_AsLongLongAndOverflow,
+)
+
 import math
 import sys
 
@@ -36,28 +49,8 @@ cnp.import_array()
 
 __all__ = ["Packer"]
 
-cdef extern from "Python.h":
-    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
-    long long PyLong_AsLongLongAndOverflow(PyObject* value, int* overflow)
-
 cdef extern from "numpy/arrayobject.h":
-    # Declared again for borrowed pointers: with objects, each use would count references.
-    ctypedef struct PyArrayObject:
-        pass
-    bint PyArray_CheckExact(PyObject* value)
-    int PyArray_TYPE(PyArrayObject* array)
-    int PyArray_NDIM(PyArrayObject* array)
-    cnp.npy_intp* PyArray_DIMS(PyArrayObject* array)
-    char* PyArray_BYTES(PyArrayObject* array)
-    bint PyArray_IS_C_CONTIGUOUS(PyArrayObject* array)
-    bint PyArray_ISNOTSWAPPED(PyArrayObject* array)
     int PyArray_CopyInto(cnp.ndarray into, cnp.ndarray source) except -1
-
-cdef extern from "numpy/arrayscalars.h":
-    # NumPy's scalars all have their value right behind the head that all objects share, so this
-    # one stands for every type that a leaf may have: bool, integers and floats of up to 8 bytes.
-    ctypedef struct NumpyScalar "PyDoubleScalarObject":
-        double obval
 
 cdef extern from *:
     """

@@ -44,7 +44,7 @@ __all__ = ["config", "eval_", "parse_train", "resume", "runs", "train"]
 
 
 def whole(info: Any) -> Any:
-    """How tyro reads integers: in any spelling, such as 1e8 or 1_000_000."""
+    """Let tyro read integers in any spelling, such as 1e8 or 1_000_000."""
     if info.type is not int:
         return None
 
@@ -67,7 +67,7 @@ def whole(info: Any) -> Any:
 
 
 def read_pairs(texts: list[str]) -> dict[str, Any]:
-    """``name=value`` texts; a value is a Python literal, or else a string."""
+    """Read ``name=value`` texts; a value is a Python literal, or else a string."""
     made: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -106,11 +106,11 @@ class Options(Config):
     """TOML file with options."""
 
     def __post_init__(self) -> None:
-        """Nothing is checked before file and command line are one."""
+        """Check nothing before file and command line are one."""
 
 
 def parse_train(arguments: Sequence[str]) -> Config:
-    """The config that the arguments of `shoal train` ask for.
+    """Return the config that the arguments of `shoal train` ask for.
 
     Raises:
         ConfigError: an option that doesn't exist, or a value that can't be meant.
@@ -132,7 +132,7 @@ def parse_train(arguments: Sequence[str]) -> Config:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The options in a TOML file."""
+    """Return the options in a TOML file."""
     try:
         values = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -340,7 +340,7 @@ def with_environments(state: dict[str, Any], reset: bool) -> dict[str, Any]:
 
 
 def find_checkpoint(folder: Path, name: str) -> Path:
-    """A checkpoint by its path, or by its name within a run."""
+    """Return a checkpoint by its path, or by its name within a run."""
     return Path(name).absolute() if Path(name).is_file() else folder / "checkpoints" / name
 
 
@@ -407,7 +407,7 @@ def run_training(
 
 
 def reporter(run: Any, watch: Any, display: Any) -> Callable[[dict[str, float]], None]:
-    """What is done with the metrics of each update: keep them, judge them, show them."""
+    """Return what keeps, judges and shows the metrics of each update."""
     from shoal.trainers.diagnose import diagnose
 
     def report(metrics: dict[str, float]) -> None:
@@ -421,7 +421,7 @@ def reporter(run: Any, watch: Any, display: Any) -> Callable[[dict[str, float]],
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C has been pressed; a second one interrupts as usual."""
+    """Yield a function that says whether Ctrl-C was pressed; a second one interrupts as usual."""
     pressed = False
 
     def note(number: int, frame: Any) -> None:
@@ -546,7 +546,7 @@ def eval_(arguments: Sequence[str]) -> int:
 
 
 def find_target(options: EvalOptions) -> Path | None:
-    """The checkpoint that is meant, or None if it is an environment."""
+    """Return the checkpoint that is meant, or None if it is an environment."""
     from shoal.trainers import runs
 
     target = Path(options.target)
@@ -580,7 +580,7 @@ def candidates(options: EvalOptions) -> tuple[Path, Path]:
 
 
 def given(arguments: Sequence[str], option: str) -> bool:
-    """Whether an option stands among arguments."""
+    """Return whether an option stands among arguments."""
     return any(text.partition("=")[0] == option for text in arguments)
 
 
@@ -682,7 +682,7 @@ def rank_of(run: dict[str, Any]) -> tuple[bool, float]:
 
 
 def summaries(runs_dir: Path, env: str | None = None) -> list[dict[str, Any]]:
-    """What came of each run in a folder, the oldest first. One that can't be read is left out."""
+    """Return what came of each run in a folder, the oldest first; skip what can't be read."""
     from shoal.registry.names import absolute
     from shoal.trainers.runs import read_config, read_metrics
 
@@ -709,7 +709,7 @@ def summaries(runs_dir: Path, env: str | None = None) -> list[dict[str, Any]]:
 
 
 def late(history: list[dict[str, float]], name: str) -> float | None:
-    """The mean of a metric over the last tenth of a run; None if it has none there."""
+    """Return the mean of a metric over the last tenth of a run; None if it has none there."""
     values = [
         metrics[name]
         for metrics in history[-max(1, len(history) // 10) :]
@@ -734,7 +734,7 @@ COMPARED = (
 
 
 def comparison(one: Path, other: Path) -> str:
-    """Two runs side by side: where their configs differ, and what came of them."""
+    """Return two runs side by side: where their configs differ, and what came of them."""
     from shoal.trainers.runs import read_config, read_metrics
 
     configs = [to_dict(read_config(folder)) for folder in (one, other)]

@@ -22,7 +22,7 @@ SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def open_display(config: Config, folder: Path | None) -> Dashboard | Lines | None:
-    """What `config.display` asks for; None for nothing. Close it at the end.
+    """Open what `config.display` asks for; None for nothing. Close it at the end.
 
     Args:
         config: of the run.
@@ -248,14 +248,14 @@ class Beside:
 
 
 def bar(share: float, width: int = 6) -> str:
-    """A share of 1 as blocks and per cent."""
+    """Return a share of 1 as blocks and per cent."""
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     blocks = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
     return f"{blocks} {share:>4.0%}"
 
 
 def sparkline(history: Sequence[Mapping[str, float]], name: str, width: int) -> str:
-    """A metric over the whole run, in one line of at most `width` characters."""
+    """Draw a metric over the whole run, in one line of at most `width` characters."""
     values = [metrics[name] for metrics in history if name in metrics]
     if len(values) < 2:
         return ""
@@ -269,7 +269,7 @@ def sparkline(history: Sequence[Mapping[str, float]], name: str, width: int) -> 
 
 
 def newest(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The last metrics, with those of episodes from the last update in which one ended."""
+    """Return the last metrics, with those of episodes from the last update in which one ended."""
     episode = next((m for m in reversed(history) if "episode/return" in m), {})
     return {**{k: v for k, v in episode.items() if k.startswith("episode/")}, **history[-1]}
 
@@ -279,7 +279,7 @@ def share_done(metrics: Mapping[str, float], config: Config) -> float:
 
 
 def seconds_left(metrics: Mapping[str, float], config: Config) -> float:
-    """At the mean speed of the run."""
+    """Return the seconds left at the mean speed of the run."""
     left = max(0.0, config.total_steps - metrics["steps"])
     return left * metrics["seconds"] / max(metrics["steps"], 1)
 
@@ -300,12 +300,12 @@ def memory_rows() -> list[tuple[str, str]]:
 
 
 def number(metrics: Mapping[str, float], name: str) -> str:
-    """A metric in at most nine characters; a dash if it isn't there."""
+    """Format a metric in at most nine characters; a dash if it isn't there."""
     return f"{metrics[name]:.4g}" if name in metrics else "–"
 
 
 def short(value: float) -> str:
-    """A count in at most six characters: 950, 12.3k, 1.50M."""
+    """Format a count in at most six characters: 950, 12.3k, 1.50M."""
     for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             digits = 2 if value < 10 * unit else 1 if value < 100 * unit else 0
@@ -314,7 +314,7 @@ def short(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time as 42 s, 3:05 or 2:03:05."""
+    """Format a time as 42 s, 3:05 or 2:03:05."""
     if not seconds < 1e8:
         return "–"
     minutes, rest = divmod(int(seconds), 60)

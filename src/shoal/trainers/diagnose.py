@@ -159,7 +159,7 @@ class ObservationWatch:
                 self._largest[i] = max(self._largest[i], largest)
 
     def warnings(self) -> list[str]:
-        """What looks wrong, once enough samples have been seen."""
+        """Return what looks wrong, once enough samples have been seen."""
         if self.samples < ENOUGH:
             return []
         found = []
@@ -181,19 +181,19 @@ class ObservationWatch:
 
 
 def _values(layout: Layout, flat: np.ndarray, leaf: Leaf) -> np.ndarray:
-    """What flat rows hold of one leaf, shape ``(n, elements)``."""
+    """Return what flat rows hold of one leaf, shape ``(n, elements)``."""
     if layout.form == "float32":
         return flat[:, leaf.start : leaf.start + leaf.size]
     return flat.view(np.uint8)[:, leaf.offset : leaf.offset + leaf.nbytes].view(leaf.dtype)
 
 
 def _has_scale(leaf: Leaf) -> bool:
-    """Whether a policy gets a leaf's numbers as they are; integers it scales, or embeds."""
+    """Return whether a policy gets a leaf's numbers as they are; it scales or embeds integers."""
     return leaf.kind == "box" and leaf.dtype.startswith("float")
 
 
 def _names(paths: list[str]) -> str:
-    """Some paths, but not too many of them."""
+    """Name some paths, but not too many of them."""
     if paths == [""]:
         return "The observation"
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""

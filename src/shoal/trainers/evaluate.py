@@ -122,7 +122,7 @@ def make_vector(
     emulation: Mapping[str, Any] | None,
     seed: int,
 ) -> Any:
-    """The vector to play on, whose environments are reset when they are told to."""
+    """Make the vector to play on, whose environments are reset when they are told to."""
     return vectorize(
         functools.partial(env, **kwargs) if callable(env) else env,
         num_envs,
@@ -135,7 +135,7 @@ def make_vector(
 
 
 def nothing() -> None:
-    """What is shown of episodes that nobody watches."""
+    """Show nothing, of episodes that nobody watches."""
 
 
 def play(
@@ -268,7 +268,7 @@ def check_spaces(state: Mapping[str, Any], observation: Layout, action: Layout) 
 def render_mode(
     env: Any, kwargs: Mapping[str, Any], emulation: Mapping[str, Any] | None, film: bool
 ) -> str | None:
-    """The way of rendering that suits, of those that the environment has.
+    """Return the way of rendering that suits, of those that the environment has.
 
     Returns:
         What to make the environment with; None if it renders pictures without being told, as many
@@ -298,7 +298,7 @@ def render_mode(
 
 
 def picture(vector: Any) -> np.ndarray:
-    """What environment 0 shows: uint8, (height, width, 3).
+    """Return what environment 0 shows: uint8, (height, width, 3).
 
     Raises:
         ConfigError: that is no picture, neither in colours nor in greys.
@@ -316,7 +316,7 @@ def picture(vector: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def film(vector: Any, path: Path) -> Iterator[Callable[[], None]]:
-    """A function that adds what environment 0 shows to a video file."""
+    """Return a function that adds what environment 0 shows to a video file."""
     import imageio
 
     if path.suffix not in (".mp4", ".gif"):
@@ -340,7 +340,7 @@ def film(vector: Any, path: Path) -> Iterator[Callable[[], None]]:
 
 
 def text_screen(vector: Any) -> Callable[[], None]:
-    """A function that shows environment 0, which renders text, in place."""
+    """Return a function that shows environment 0, which renders text, in place."""
 
     def show() -> None:
         sys.stdout.write(f"\033[H\033[J{vector.render(0)}\n")
@@ -352,7 +352,7 @@ def text_screen(vector: Any) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def window(vector: Any, title: str) -> Iterator[Callable[[], None]]:
-    """A function that shows environment 0, which renders pictures, in a window of our own.
+    """Return a function that shows environment 0, which renders pictures, in a window.
 
     It interrupts, as Ctrl-C does, when the window has been closed.
     """

@@ -330,7 +330,7 @@ def resume(
 
 
 def find_run(name: str, runs_dir: str = "runs") -> Path:
-    """The folder of a run, given as a path or by its name.
+    """Return the folder of a run, given as a path or by its name.
 
     Raises:
         RunError: there is no such run; the message names one that is near.
@@ -343,7 +343,7 @@ def find_run(name: str, runs_dir: str = "runs") -> Path:
 
 
 def read_config(folder: Path) -> Config:
-    """What a run was asked to do; RunError if that can't be read."""
+    """Return what a run was asked to do; RunError if that can't be read."""
     path = folder / "config.toml"
     try:
         return from_dict(tomllib.loads(path.read_text()))
@@ -352,12 +352,12 @@ def read_config(folder: Path) -> Config:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The metrics of each update of a run; RunError if they can't be read."""
+    """Return the metrics of each update of a run; RunError if they can't be read."""
     return [metrics for metrics, _ in _lines(folder / "metrics.jsonl")]
 
 
 def _lines(path: Path) -> Iterator[tuple[dict[str, float], int]]:
-    """Each line of metrics with the offset of its end, as far as they are whole."""
+    """Yield each line of metrics with the offset of its end, as far as they are whole."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -392,7 +392,7 @@ def _is_metrics(value: Any) -> bool:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, the oldest first; without the best one."""
+    """Return the checkpoints of a run, the oldest first; without the best one."""
     found = (folder / "checkpoints").glob("*.pt")
     return sorted((path for path in found if path.stem.isdecimal()), key=_update_of)
 
@@ -402,7 +402,7 @@ def _update_of(path: Path) -> int:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The last checkpoint of a run; CheckpointError if there is none."""
+    """Return the last checkpoint of a run; CheckpointError if there is none."""
     found = checkpoints(folder)
     if not found:
         raise CheckpointError(f"run {folder} has no checkpoint yet")
@@ -418,7 +418,7 @@ def _serialise(state: Mapping[str, Any]) -> bytes:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint, on the CPU, after its checksums have been verified.
+    """Return the state in a checkpoint, on the CPU, after its checksums have been verified.
 
     Nothing in it is run: a checkpoint holds tensors, numbers, text and bytes, and one that holds
     anything else is refused. (The bytes of an environment's state are unpickled only by a run that
@@ -505,7 +505,7 @@ def _copy_whole(source: Path, path: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What happened, in a few words."""
+    """Say what happened, in a few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())
@@ -569,7 +569,7 @@ def _note_start(folder: Path) -> None:
 
 
 def system() -> dict[str, Any]:
-    """This machine and what is installed on it, as plain values."""
+    """Return this machine and what is installed on it, as plain values."""
     from shoal.vectorization.sync import usable_cores
 
     packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}

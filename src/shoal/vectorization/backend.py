@@ -312,9 +312,10 @@ class Backend(Protocol):
             ready first.
         description: what the environments are.
         arena: the rows, attached, with at least three blocks: environment ``env_ids(block)[s]`` has
-            rows ``s * agents_per_env`` and on of a block. The vector writes ``arena.arrays["actions"]`` (the rows of
-            environments that are not in flight) before `post`, and only reads the rest. The backend
-            writes the rows of a block before `wait` returns, and ``arrays["counters"]``.
+            rows ``s * agents_per_env`` and on of a block. The vector writes
+            ``arena.arrays["actions"]`` (the rows of environments that are not in flight) before
+            `post`, and only reads the rest. The backend writes the rows of a block before `wait`
+            returns, and ``arrays["counters"]``.
         num_posted: environments posted so far, counting each time.
         lends_actions: whether `post` takes the caller's own array of actions, and reads it until
             the next `wait` has returned.

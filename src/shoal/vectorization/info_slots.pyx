@@ -41,6 +41,29 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
+from shoal.rows.borrowed cimport (
+    NumpyScalar,
+    PyArrayObject,
+    PyArray_BYTES,
+    PyArray_CheckExact,
+    PyArray_DIMS,
+    PyArray_ISCARRAY,
+    PyArray_ISNOTSWAPPED,
+    PyArray_IS_C_CONTIGUOUS,
+    PyArray_NDIM,
+    PyArray_ScalarAsCtype,
+    PyArray_TYPE,
+    PyDict_GET_SIZE,
+    PyDict_GetItemWithError,
+    PyDict_Next,
+    PyFloat_AS_DOUBLE,
+    PyLong_AsLongLongAndOverflow,
+    PyUnicode_AsUTF8AndSize,
+    PyUnicode_CheckExact,
+    PyUnicode_Compare,
+)
+from shoal.vectorization.infos cimport add_info
+
 import io
 import math
 import pickle
@@ -49,43 +72,15 @@ from enum import Enum
 
 import numpy as np
 
+from shoal.emulation.loop import items_of
 from shoal.errors import ShoalError
-from shoal.vectorization.infos cimport add_info
-
-from shoal.vectorization.infos import items_of
 
 cnp.import_array()
 
 __all__ = ["InfoReader", "InfoWriter"]
 
-cdef extern from "Python.h":
-    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
-    Py_ssize_t PyDict_GET_SIZE(PyObject* mapping)
-    bint PyDict_Next(PyObject* mapping, Py_ssize_t* at, PyObject** key, PyObject** value)
-    double PyFloat_AS_DOUBLE(PyObject* value)
-    long long PyLong_AsLongLongAndOverflow(PyObject* value, int* overflow) except? -1
-    bint PyUnicode_CheckExact(PyObject* value)
-    int PyUnicode_Compare(PyObject* left, PyObject* right)
-    const char* PyUnicode_AsUTF8AndSize(PyObject* value, Py_ssize_t* size)
-
 cdef extern from "numpy/arrayobject.h":
-    # Declared again for borrowed pointers: with objects, each use would count references.
-    ctypedef struct PyArrayObject:
-        pass
-    bint PyArray_CheckExact(PyObject* value)
-    int PyArray_TYPE(PyArrayObject* array)
-    int PyArray_NDIM(PyArrayObject* array)
-    cnp.npy_intp* PyArray_DIMS(PyArrayObject* array)
-    char* PyArray_BYTES(PyArrayObject* array)
-    bint PyArray_ISCARRAY(PyArrayObject* array)
-    bint PyArray_IS_C_CONTIGUOUS(PyArrayObject* array)
-    bint PyArray_ISNOTSWAPPED(PyArrayObject* array)
-    void PyArray_ScalarAsCtype(PyObject* scalar, void* out)
     object PyArray_Scalar(void* data, cnp.dtype dtype, object base)
-
-cdef extern from "numpy/arrayscalars.h":
-    ctypedef struct PyDoubleScalarObject:
-        double obval
 
 cdef enum:
     # What a value is; with the type and shape, that is a field of a signature.
@@ -268,7 +263,7 @@ cdef class InfoWriter:
                 (<double*>to)[0] = PyFloat_AS_DOUBLE(value)
             elif field.kind == NUMBER:
                 if field.nbytes <= 8:  # where it lies does not depend on the type
-                    memcpy(to, &(<PyDoubleScalarObject*>value).obval, field.nbytes)
+                    memcpy(to, &(<NumpyScalar*>value).obval, field.nbytes)
                 else:
                     PyArray_ScalarAsCtype(value, to)
             elif field.kind == INT:

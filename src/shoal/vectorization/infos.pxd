@@ -1,2 +1,1 @@
 cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows) except -1
-cpdef dict checked_info(object info)

@@ -9,87 +9,35 @@ of the first one (0.5 becomes 0 after an integer); here the array is replaced by
 - all else: dtype object, with None in the rows that lack the key.
 """
 
-from cpython.dict cimport PyDict_Check, PyDict_CheckExact
+from cpython.dict cimport PyDict_CheckExact
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 cimport numpy as cnp
 
+from shoal.rows.borrowed cimport (
+    PyArrayObject,
+    PyArray_BYTES,
+    PyArray_CheckExact,
+    PyArray_DIMS,
+    PyArray_ISCARRAY,
+    PyArray_NDIM,
+    PyArray_TYPE,
+    PyDict_GetItemWithError,
+    PyFloat_AS_DOUBLE,
+    PyLong_AsLongLongAndOverflow,
+)
+
 import numpy as np
 
-from shoal.errors import EmulationError
+from shoal.emulation.loop import items_of
 
 cnp.import_array()
 
-__all__ = ["MAX_DEPTH", "add_info", "checked_info", "items_of", "split_infos"]
+__all__ = ["add_info", "split_infos"]
 
-cdef extern from "Python.h":
-    PyObject* PyDict_GetItemWithError(PyObject* mapping, PyObject* key) except? NULL
-    bint PyDict_Next(PyObject* mapping, Py_ssize_t* at, PyObject** key, PyObject** value)
-    double PyFloat_AS_DOUBLE(PyObject* value)
-    long long PyLong_AsLongLongAndOverflow(PyObject* value, int* overflow) except? -1
-
-cdef extern from "numpy/arrayobject.h":
-    # Declared again for borrowed pointers: with objects, each use would count references.
-    ctypedef struct PyArrayObject:
-        pass
-    bint PyArray_CheckExact(PyObject* value)
-    int PyArray_TYPE(PyArrayObject* array)
-    int PyArray_NDIM(PyArrayObject* array)
-    cnp.npy_intp* PyArray_DIMS(PyArrayObject* array)
-    char* PyArray_BYTES(PyArrayObject* array)
-    bint PyArray_ISCARRAY(PyArrayObject* array)
-
-MAX_DEPTH = 64  # of dicts in an info
-cdef int DEEPEST = MAX_DEPTH
 cdef object DOUBLE = np.float64
 cdef object FINAL_OBS = "final_obs"
-
-
-cpdef dict checked_info(object info):
-    """Return an info as a dict: itself, if it is one.
-
-    Raises:
-        EmulationError: `info` is not a dict (and has no `items` that gives one), or dicts in it are
-            nested deeper than `MAX_DEPTH`.
-    """
-    cdef dict checked = <dict>info if PyDict_CheckExact(info) else dict_of(info)
-    check_dicts(checked, 1)
-    return checked
-
-
-cdef int check_dicts(dict info, int depth) except -1:
-    cdef Py_ssize_t position = 0
-    cdef PyObject* key
-    cdef PyObject* value
-    if depth > DEEPEST:
-        raise EmulationError(f"info: dicts may be nested {MAX_DEPTH} deep, this one goes deeper")
-    while PyDict_Next(<PyObject*>info, &position, &key, &value):
-        if PyDict_CheckExact(<object>value):
-            check_dicts(<dict><object>value, depth + 1)
-        elif PyDict_Check(<object>value):
-            check_dicts(dict_of(<object>value), depth + 1)
-    return 0
-
-
-cdef dict dict_of(info):
-    try:
-        return dict(items_of(info))
-    except EmulationError:
-        raise
-    except Exception as error:
-        raise EmulationError(
-            f"info: expected a dict, got {type(info).__name__}, whose items can't be read "
-            f"({type(error).__name__}: {error})"
-        ) from error
-
-
-def items_of(info):
-    """Return ``info.items()``; raise EmulationError if `info` has none."""
-    try:
-        return info.items()
-    except AttributeError:
-        raise EmulationError(f"info: expected a dict, got {type(info).__name__}") from None
 
 
 cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows) except -1:

@@ -23,11 +23,11 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cimport numpy as cnp
 
-from shoal.emulation.loop cimport EnvLoop, copy_value
+from shoal.emulation.loop cimport EnvLoop, checked_info, copy_value
 from shoal.rows.buffers cimport Buffers
 from shoal.rows.rows cimport SHOAL_GIVEN, SHOAL_KEEP, SHOAL_RESET, SHOAL_STEP, Rows
 from shoal.vectorization.info_slots cimport InfoWriter
-from shoal.vectorization.infos cimport add_info, checked_info
+from shoal.vectorization.infos cimport add_info
 from shoal.vectorization.sync cimport Worker
 
 from shoal.vectorization.sync import COMMAND, INTERRUPTED, OK
@@ -340,13 +340,13 @@ cdef class Stepper:
         if self.agents == 1:
             info = None if info is None else checked_info(info)
             if final is not None:
-                info = {"final_info": checked_info(final), **(info or {})}
+                info = {"final_info": final, **(info or {})}
             self.infos.append((place, info))
             return 0
         # Multi-agent environments have an info for each slot that has one.
         each = {slot: checked_info(one) for slot, one in (info or {}).items()}
         for slot, one in (final or {}).items():
-            each[slot] = {"final_info": checked_info(one), **each.get(slot, {})}
+            each[slot] = {"final_info": one, **each.get(slot, {})}
         for slot, one in each.items():
             self.infos.append((place * self.agents + slot, one))
         return 0

@@ -42,7 +42,7 @@ __all__ = [
     "loads_any",
 ]
 
-MAX_DEPTH = 200  # of values in values
+MAX_NESTED = 200  # of values in values
 DTYPE = re.compile(r"[<>|=][?biufcSU]\d+|[<>|=]?[?bB]")
 
 
@@ -92,9 +92,9 @@ def encode(value: Any, any_kind: bool, depth: int = 0) -> Any:
     if value is None or kind in (bool, int, float, str):
         return value
     depth += 1
-    if depth > MAX_DEPTH:
+    if depth > MAX_NESTED:
         if not any_kind:
-            raise TypeError(f"values nested deeper than {MAX_DEPTH} can't be sent to a worker")
+            raise TypeError(f"values nested deeper than {MAX_NESTED} can't be sent to a worker")
         return {"$foreign": f"{kind.__module__}.{kind.__qualname__}(nested too deep)"}
     if kind is dict:
         if all(type(key) is str for key in value) and not any(key[:1] == "$" for key in value):
