@@ -186,10 +186,16 @@ class Mode(TorchFunctionMode):
         if any(isinstance(t, OnDevice) for t in tensors([args, kwargs])):
             return call(func, args, kwargs)
         name = getattr(func, "__name__", str(func))
+        if name == "pin_memory":
+            pinned = args[0].clone()
+            pinned.is_pretended_pinned = True
+            return pinned
         if name == "to":
             device, rest, named = target(args[1:], kwargs)
             if is_cuda(device):
-                note(waits, "copy from the host")
+                pinned = hasattr(args[0], "is_pretended_pinned")
+                if not (pinned and kwargs.get("non_blocking")):
+                    note(waits, "copy from the host")
                 with torch._C.DisableTorchFunctionSubclass():
                     return wrap(args[0].to(*rest, **named).clone())
         if is_cuda(kwargs.get("device")):

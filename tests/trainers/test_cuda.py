@@ -1,5 +1,6 @@
 """The trainer on a pretended CUDA device: every tensor is where it must be."""
 
+import collections
 import contextlib
 import json
 import os
@@ -46,6 +47,28 @@ def test_no_operation_mixes_devices(config):
     assert mismatches == {}
     assert result.metrics["updates"] >= 2
     assert all(isinstance(p, OnDevice) for p in result.policy.parameters())
+
+
+@pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
+@pytest.mark.parametrize("env", ["breakout", "connect4"])
+def test_the_host_waits_for_actions_and_twice_an_update(env, memory):
+    config = replace(BREAKOUT, env=env, memory=memory, update_epochs=2, num_minibatches=2)
+    counts = []
+    with pretended_cuda() as (_, waits):
+
+        def report(metrics):
+            counts.append(collections.Counter())
+            for (_, functions, _), count in waits.items():
+                part = next((f for f in functions if f in ("answer", "receive", "step")), "update")
+                counts[-1][part] += count
+            waits.clear()
+
+        ppo.train(config, report=report)
+    assert len(counts) >= 2
+    for count in counts[1:]:  # what is made once has waited in the first
+        assert count["answer"] + count["receive"] == config.horizon  # a step: 1
+        assert count["step"] == 0  # a minibatch
+        assert count["update"] == 2
 
 
 @pytest.mark.parametrize("start, end", [("cuda", "cpu"), ("cpu", "cuda")])

@@ -77,7 +77,7 @@ def collect(env, cfg, rollouts=1, **kwargs):
                     **{
                         f.name: getattr(rollout, f.name).clone()
                         for f in dataclasses.fields(rollout)
-                        if f.name != "used"
+                        if f.name not in ("used", "masked", "even")
                     },
                 )
             )
@@ -109,22 +109,22 @@ def test_a_rollout_holds_what_happened(options, memory):
         seen = observations_of(rollout, collector)
         slots = rollout.valid.nonzero().numpy()
         assert len(slots) >= 4 * 10 * 0.6
-        for segment, slot in slots:
-            t, episode, mark = seen[segment, slot]
+        for slot, segment in slots:
+            t, episode, mark = seen[slot, segment]
             length, how = lengths[int(episode) % 4], int(episode) % 3
             reward = 100 * mark + episode + 0.01 * (t + 1)
             over = t + 1 >= length
-            at = segment, slot
+            at = slot, segment
             assert float(rollout.rewards[at]) == pytest.approx(reward, rel=1e-6)
             assert bool(rollout.terminated[at]) == (over and how != 1)
             assert bool(rollout.truncated[at]) == (over and how != 0)
             assert bool(rollout.starts[at]) == (t == 0)
             # The next slot holds what followed, the final observation included.
-            np.testing.assert_array_equal(seen[segment, slot + 1], [t + 1, episode, mark])
+            np.testing.assert_array_equal(seen[slot + 1, segment], [t + 1, episode, mark])
         # Each transition is in a rollout once at most.
-        keys = [tuple(seen[segment, slot]) for segment, slot in slots]
+        keys = [tuple(seen[slot, segment]) for slot, segment in slots]
         assert len(set(keys)) == len(keys)
-        assert not rollout.valid[:, -1].any()
+        assert not rollout.valid[-1].any()
 
 
 def test_consecutive_rollouts_leave_nothing_out():
@@ -148,14 +148,14 @@ def test_agents_that_die_take_no_slots_and_others_lose_none(options):
     for rollout in rollouts:
         seen = observations_of(rollout, collector)
         counts = dict.fromkeys(range(4), 0)
-        for segment, slot in rollout.valid.nonzero().numpy():
-            agent, t = seen[segment, slot]
+        for slot, segment in rollout.valid.nonzero().numpy():
+            agent, t = seen[slot, segment]
             counts[int(agent)] += 1
-            assert float(rollout.rewards[segment, slot]) == 10 * agent + t + 1
+            assert float(rollout.rewards[slot, segment]) == 10 * agent + t + 1
             over = t + 1 >= 2 * agent + 2
-            assert bool(rollout.terminated[segment, slot]) == (over and agent % 2 == 0)
-            assert bool(rollout.truncated[segment, slot]) == (over and agent % 2 == 1)
-            np.testing.assert_array_equal(seen[segment, slot + 1], [agent, t + 1])
+            assert bool(rollout.terminated[slot, segment]) == (over and agent % 2 == 0)
+            assert bool(rollout.truncated[slot, segment]) == (over and agent % 2 == 1)
+            np.testing.assert_array_equal(seen[slot + 1, segment], [agent, t + 1])
         # An episode of 8 steps gives 2, 4, 6 and 8 slots to the four.
         assert counts[0] < counts[1] < counts[2] < counts[3]
 
@@ -172,6 +172,41 @@ def test_illegal_moves_are_never_played():
     legal = rollout.masks[at].gather(1, rollout.discrete[at])
     assert legal.all()
     assert not rollout.masks[at].all()  # some column was full
+
+
+@pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
+@pytest.mark.parametrize("env", ["CartPole-v1", Counter, "connect4"])
+def test_slices_equal_index_arrays(env, memory, monkeypatch):
+    """20 updates of even rollouts, and of the same rows through segments and index arrays.
+
+    With one minibatch a pass both learn from the same steps; only the sums' order differs.
+    """
+    cfg = config(memory=memory, num_minibatches=1, update_epochs=2, total_steps=10**6)
+    make, results = ppo.Collector.__init__, []
+
+    def uneven(collector, *args):
+        make(collector, *args)
+        collector.become_uneven()
+
+    for _ in range(2):
+        with contextlib.closing(shoal.vectorize(env, 4, seed=1)) as vector:
+            answers = iter([False] * 20 + [True])
+            results.append(run(cfg, vector=vector, stop=functools.partial(next, answers)))
+        monkeypatch.setattr(ppo.Collector, "__init__", uneven)
+    (even, one), (segments, two) = results
+    assert len(even) == 20
+    for a, b in zip(even, segments, strict=True):
+        assert without_times(a) == pytest.approx(without_times(b), rel=1e-3, abs=1e-4)
+    for a, b in zip(one.policy.parameters(), two.policy.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_the_first_absent_row_makes_a_rollout_uneven():
+    """What was collected until then stays, in the middle of a rollout."""
+    (rollout,), collector, _ = collect(Dying, config(horizon=12), backend="serial")
+    assert not rollout.even and not collector.even
+    (rollout,), collector, _ = collect(Counter, config(), backend="serial")
+    assert rollout.even and collector.even
 
 
 # -- the first ratio ---------------------------------------------------------------------------
@@ -201,11 +236,11 @@ def test_a_state_that_is_not_reset_would_show():
     wrong.starts = torch.zeros_like(wrong.starts)
     segments = torch.arange(right.used)
     for rollout, exact in ((right, True), (wrong, False)):
-        parameters, _ = ppo.forward_segments(policy, rollout, collector.layout, segments, 12)
-        at = rollout.valid[:, :12]
-        actions = ppo.Actions(rollout.discrete[:, :12][at], rollout.continuous[:, :12][at])
-        logs, _ = learner.distribution.evaluate(parameters[at], actions, rollout.masks[:, :12][at])
-        error = (logs - rollout.log_probabilities[:, :12][at]).abs().max()
+        parameters, _ = ppo.forward_part(policy, rollout, collector.layout, slice(12), segments)
+        at = rollout.valid[:12]
+        actions = ppo.Actions(rollout.discrete[:12][at], rollout.continuous[:12][at])
+        logs, _ = learner.distribution.evaluate(parameters[at], actions, rollout.masks[:12][at])
+        error = (logs - rollout.log_probabilities[:12][at]).abs().max()
         assert (error < 1e-6) == exact
 
 
@@ -225,11 +260,22 @@ def test_losses_equal_a_plain_loop():
     actions = ppo.Actions(torch.randint(3, (n, 1), generator=generator), torch.zeros(n, 0))
     masks = torch.ones(n, 3, dtype=torch.bool)
     old = -1.1 + 0.3 * random(n)
+    weights = (random(n) > -0.5).float()
     got = ppo.losses(
-        parameters, values, actions, masks, old, old_values, advantage, returns, distribution, cfg
+        parameters,
+        values,
+        actions,
+        masks,
+        old,
+        old_values,
+        advantage,
+        returns,
+        weights,
+        distribution,
+        cfg,
     )
     policy = value = entropy = clipped = 0.0
-    for i in range(n):
+    for i in np.flatnonzero(weights):
         p = np.exp(parameters[i].double().numpy())
         p /= p.sum()
         ratio = p[actions.discrete[i, 0]] / math.exp(old[i])
@@ -276,7 +322,7 @@ def test_invalid_slots_have_no_influence(memory):
     (rollout,), collector, policy = collect(Counter, cfg)
     clean = gradients(cfg, rollout, collector, policy)
     invalid = ~rollout.valid
-    assert invalid[:, :-1].any()
+    assert invalid[:-1].any()
     rollout.rewards[invalid] = 1e6
     rollout.log_probabilities[invalid] = -50
     rollout.terminated[invalid] = True
@@ -337,9 +383,9 @@ def test_the_first_normalised_rewards_are_bounded():
         torch.device("cpu"),
     )
     rollout = collector.collect(policy)
-    collector.rewards.apply(rollout.rewards)
+    scaled = collector.rewards.scaled(rollout.rewards)
     vector.close()
-    assert 0.01 < float(rollout.rewards.abs().max()) <= 10
+    assert 0.01 < float(scaled.abs().max()) <= 10
 
 
 def test_rewards_are_clipped_last():
@@ -401,8 +447,8 @@ def test_a_minibatch_of_one_step_is_not_normalised(memory):
     """Its advantage has no deviation; it counts as it is, and moves the policy."""
     cfg = config(memory=memory, num_envs=1, horizon=4, num_minibatches=1, update_epochs=1)
     (rollout,), collector, policy = collect("CartPole-v1", cfg)
-    rollout.valid[:, 1:] = False
-    rollout.rewards[:, 0] = 3.0
+    rollout.valid[1:] = False
+    rollout.rewards[0] = 3.0
     alone = gradients(dataclasses.replace(cfg, max_gradient_norm=1e9), rollout, collector, policy)
     plain = dataclasses.replace(cfg, max_gradient_norm=1e9, normalize_advantages=False)
     expected = gradients(plain, rollout, collector, policy)
@@ -416,7 +462,7 @@ def test_metrics_that_are_not_defined_are_absent():
     """Explained variance of returns that do not vary."""
     cfg = config(num_envs=1, horizon=4)
     (rollout,), collector, policy = collect("CartPole-v1", cfg)
-    rollout.valid[:, 1:] = False
+    rollout.valid[1:] = False
     learner = ppo.Learner(
         policy, collector.distribution, collector.layout, cfg, torch.device("cpu")
     )
@@ -521,8 +567,8 @@ def test_a_reward_that_is_not_finite_is_named():
 def test_a_gradient_that_is_not_finite_is_named():
     cfg = config()
     (rollout,), collector, policy = collect("CartPole-v1", cfg)
-    policy.critic.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(NotFiniteError, match=r"gradient of critic\.weight"):
+    policy.critic[0].weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NotFiniteError, match=r"gradient of critic\.0\.weight"):
         gradients(cfg, rollout, collector, policy)
 
 
@@ -530,8 +576,8 @@ def test_weights_that_are_not_finite_are_named():
     cfg = config()
     policy = collect("CartPole-v1", cfg)[2]
     with torch.no_grad():
-        policy.actor.weight[0, 0] = math.nan
-    with pytest.raises(NotFiniteError, match=r"parameter actor\.weight"):
+        policy.actor[0].weight[0, 0] = math.nan
+    with pytest.raises(NotFiniteError, match=r"parameter actor\.0\.weight"):
         ppo.train(cfg, policy=policy)
 
 
@@ -618,7 +664,7 @@ own = ppo.shared_config(cfg, size)
 mine = slice(rank * own.num_envs, (rank + 1) * own.num_envs)
 for name in ("observations discrete continuous masks log_probabilities values rewards terminated "
              "truncated valid starts").split():
-    setattr(rollout, name, getattr(rollout, name)[mine])
+    setattr(rollout, name, getattr(rollout, name)[:, mine])
 rollout.states, rollout.used = rollout.states[:, mine], own.num_envs
 torch.save(test_ppo.gradients(own, rollout, collector, policy), f"{folder}/{rank}.pt")
 
@@ -770,4 +816,4 @@ def test_a_policy_of_ones_own_must_be_one(tmp_path):
 def test_the_default_horizon_falls_with_the_number_of_agents(num_envs, horizon):
     (rollout,), _, _ = collect("cartpole", config(num_envs=num_envs, horizon=None), backend="auto")
     assert rollout.horizon == horizon
-    assert rollout.rewards.shape == (num_envs, horizon + 1)
+    assert rollout.rewards.shape == (horizon + 1, num_envs)

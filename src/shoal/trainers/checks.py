@@ -15,31 +15,45 @@ from shoal.rows.layout import Layout
 from shoal.rows.spec import Leaf, where
 from shoal.trainers.policies import typed
 
-__all__ = ["agent_name", "check_categories", "check_outputs", "check_rollout"]
+__all__ = ["agent_name", "check_categories", "check_rollout", "check_step", "outside_sum"]
 
 
-def check_outputs(
-    parameters: Tensor,
-    values: Tensor,
-    policy: Any,
-    observations: Tensor,
-    agents: np.ndarray,
-    vector: Any,
+def check_step(
+    parameters: Tensor | None, values: Tensor | None, policy: Any, batch: Any, vector: Any
 ) -> None:
-    """Raise NotFiniteError, before anything is done with them, if the policy's numbers are none.
+    """Name what was wrong with a batch, after an error in acting on it.
 
     Args:
-        parameters, values: what the policy has put out.
-        observations: uint8, the rows of bytes that the policy has seen.
+        parameters, values: what the policy has put out; None if that is where the error was.
+        batch: the rows that it has seen.
+
+    Raises:
+        NotFiniteError: an observation, a parameter or an output is NaN or infinite.
+        EmulationError: an observation is outside its Discrete space.
+    """
+    rows = torch.from_numpy(batch.observations)
+    check_observations(rows, batch.rows, vector)
+    check_categories(
+        rows, vector.observation_layout, lambda row: agent_name(int(batch.rows[row]), vector)
+    )
+    if parameters is not None and values is not None:
+        check_policy(parameters, values, policy, batch.rows, vector)
+
+
+def check_policy(
+    parameters: Tensor, values: Tensor, policy: Any, agents: np.ndarray, vector: Any
+) -> None:
+    """Raise NotFiniteError if the policy's weights or its outputs are not finite.
+
+    Args:
+        parameters: what it has put out, ``(n, ...)``, and `values` ``(n,)``.
         agents: the row of the vector that each of them is of.
     """
-    if math.isfinite(float(parameters.sum() + values.sum())):
-        return
-    check_observations(observations, agents, vector)
     for name, parameter in policy.named_parameters():
         if not torch.isfinite(parameter).all():
             raise NotFiniteError(f"the policy's parameter {name} is not finite")
-    bad = (~torch.isfinite(parameters).all(1) | ~torch.isfinite(values)).nonzero()
+    finite = torch.isfinite(parameters).reshape(len(values), -1).all(1) & torch.isfinite(values)
+    bad = (~finite).nonzero()
     if len(bad):
         raise NotFiniteError(
             "the policy put out a number that is not finite for "
@@ -48,32 +62,33 @@ def check_outputs(
         )
 
 
-def check_rollout(rollout: Any, owners: np.ndarray, vector: Any) -> None:
-    """Raise an error for a reward or an observation that can't be learnt from.
+def check_rollout(rollout: Any, owners: np.ndarray, policy: Any, vector: Any) -> None:
+    """Name what can't be learnt from in a rollout, after a number was not finite.
 
     Args:
+        rollout: with rewards as the environments gave them.
         owners: the row of the vector that each segment is of.
 
     Raises:
-        NotFiniteError: one is NaN or infinite.
+        NotFiniteError: a reward, an observation, or what the policy put out is NaN or infinite.
         EmulationError: an observation is outside its Discrete space.
     """
-    if not math.isfinite(float(rollout.rewards.sum())):
-        bad = (rollout.valid & ~torch.isfinite(rollout.rewards)).nonzero()
-        if len(bad):
-            segment, step = bad[0].tolist()
-            agent = agent_name(int(owners[segment]), vector)
-            raise NotFiniteError(f"a reward of {agent} is {float(rollout.rewards[segment, step])}")
-    agents = np.repeat(owners[: rollout.used], rollout.values.shape[1])
-    rows = rollout.observations.flatten(0, 1)
+    valid = rollout.valid.cpu()
+    rewards = rollout.rewards.cpu()
+    for step, segment in (valid & ~torch.isfinite(rewards)).nonzero().tolist():
+        agent = agent_name(int(owners[segment]), vector)
+        raise NotFiniteError(f"a reward of {agent} is {float(rewards[step, segment])}")
+    rows = rollout.observations.flatten(0, 1).cpu()
+    agents = np.tile(owners, len(valid))
     check_observations(rows, agents, vector)
-    if any_outside(rows, vector.observation_layout):  # perhaps only what was never filled
-        valid = rollout.valid.flatten()
-        check_categories(
-            rows[valid].cpu(),
-            vector.observation_layout,
-            lambda row: agent_name(int(agents[valid.cpu().numpy()][row]), vector),
-        )
+    filled = agents[valid.flatten().numpy()]
+    check_categories(
+        rows[valid.flatten()],
+        vector.observation_layout,
+        lambda row: agent_name(int(filled[row]), vector),
+    )
+    log_probabilities, values = rollout.log_probabilities.flatten(), rollout.values.flatten()
+    check_policy(log_probabilities, values, policy, agents, vector)
 
 
 def check_observations(rows: Tensor, agents: np.ndarray, vector: Any) -> None:
@@ -94,12 +109,12 @@ def check_observations(rows: Tensor, agents: np.ndarray, vector: Any) -> None:
             )
 
 
-def any_outside(rows: Tensor, layout: Layout) -> bool:
-    """Return whether any category in rows of bytes is outside its space."""
+def outside_sum(rollout: Any, layout: Layout) -> Tensor:
+    """Return 0, or NaN if a category in a valid step is outside its space, left on the device."""
+    rows, bad = rollout.observations.flatten(0, 1), torch.zeros_like(rollout.valid.flatten())
     for _, values, low, high in categories(rows, layout):
-        if bool(((values.amin(0) < low) | (values.amax(0) > high)).any()):
-            return True
-    return False
+        bad = bad | (values < low).any(1) | (values > high).any(1)
+    return torch.where((bad & rollout.valid.flatten()).any(), math.nan, 0.0)
 
 
 def check_categories(rows: Tensor, layout: Layout, name: Any = "row {}".format) -> None:

@@ -82,11 +82,18 @@ class Distribution:
         # Elements of one size are computed together: padding all to the widest costs Neural MMO,
         # whose 13 choices have 3 to 385 categories, five times the work.
         ends = np.cumsum(sizes)
-        self.groups: list[tuple[np.ndarray, Tensor]] = []  # elements, and the columns of each
+        self.groups: list[tuple[Tensor, Tensor]] = []  # elements, and the columns of each
         for size in np.unique(sizes):
             elements = np.flatnonzero(sizes == size)
             columns = (ends[elements] - size)[:, None] + np.arange(size)
-            self.groups.append((elements, torch.from_numpy(columns)))
+            self.groups.append((torch.from_numpy(elements), torch.from_numpy(columns)))
+        self.moved = {torch.device("cpu"): self.groups}
+
+    def groups_on(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Return the groups as tensors of a device, which are copied there once."""
+        if device not in self.moved:
+            self.moved[device] = [(e.to(device), c.to(device)) for e, c in self.groups]
+        return self.moved[device]
 
     # -- parts of the parameters -----------------------------------------------------------------
 
@@ -97,7 +104,7 @@ class Distribution:
         choice, all of its choices are legal.
         """
         made = []
-        for _, columns in self.groups:
+        for _, columns in self.groups_on(parameters.device):
             logits = take(parameters[:, : self.num_logits].float(), columns)
             if masks is not None and masks.shape[1]:
                 legal = take(masks, columns)
@@ -131,17 +138,23 @@ class Distribution:
             (actions, their joint log-probability, float32 ``(n,)``).
         """
         n, device = len(parameters), parameters.device
-        discrete = torch.zeros(n, self.num_discrete, dtype=torch.int64, device=device)
         continuous = torch.zeros(n, self.num_continuous, device=device)
         log_probability = torch.zeros(n, device=device)
-        for (elements, _), logs in zip(self.groups, self.log_probabilities(parameters, masks)):
+        drawn = []
+        for logs in self.log_probabilities(parameters, masks):
             scores = logs
             if not greedy:  # Gumbel's trick: the largest log p - log(-log u) is a draw from p
                 noise = torch.empty_like(logs).exponential_(generator=generator)
                 scores = logs - noise.clamp_min(1e-38).log()
             chosen = scores.argmax(-1)
-            discrete[:, elements] = chosen
+            drawn.append(chosen)
             log_probability = log_probability + logs.gather(-1, chosen[..., None]).sum((1, 2))
+        if len(drawn) == 1:
+            discrete = drawn[0]
+        else:
+            discrete = torch.zeros(n, self.num_discrete, dtype=torch.int64, device=device)
+            for (elements, _), chosen in zip(self.groups_on(device), drawn):
+                discrete.index_copy_(1, elements, chosen)
         if self.num_continuous:
             mean, log_std = self.gaussian(parameters)
             continuous = mean
@@ -164,9 +177,12 @@ class Distribution:
         """
         log_probability = torch.zeros(len(parameters), device=parameters.device)
         entropy = torch.zeros_like(log_probability)
-        for (elements, _), logs in zip(self.groups, self.log_probabilities(parameters, masks)):
-            taken = actions.discrete[:, elements, None]
-            log_probability = log_probability + logs.gather(-1, taken).sum((1, 2))
+        groups = self.groups_on(parameters.device)
+        for (elements, _), logs in zip(groups, self.log_probabilities(parameters, masks)):
+            taken = actions.discrete
+            if len(groups) > 1:
+                taken = taken.index_select(1, elements)
+            log_probability = log_probability + logs.gather(-1, taken[..., None]).sum((1, 2))
             entropy = entropy - (logs.exp() * logs).sum((1, 2))
         if self.num_continuous:
             mean, log_std = self.gaussian(parameters)
@@ -211,7 +227,7 @@ def take(flat: Tensor, columns: Tensor) -> Tensor:
     """Return these columns of flat rows: ``(n, *columns.shape)``."""
     if columns.numel() == flat.shape[1]:  # all of them, which are in order
         return flat.reshape(len(flat), *columns.shape)
-    return flat[:, columns.to(flat.device)]
+    return flat.index_select(1, columns.flatten()).reshape(len(flat), *columns.shape)
 
 
 def log_slope_of_tanh(x: Tensor) -> Tensor:

@@ -5,23 +5,9 @@
     learn:   some passes over the rollout; each computes advantages from fresh values, and steps
              the optimiser once for every minibatch
 
-How a rollout lies in memory. A rollout has segments of `horizon` steps, and a row of the vector (an
-agent) fills one segment after the other. A step holds what the policy saw, what it did, and what
-came of it: the reward and the flags that arrive with the row's next observation, which is the next
-step's. The observation after a segment's last step is kept too, at position `horizon`, so the value
-of what follows is at hand everywhere. These are the invariants:
-
-- Vectors reset in NEXT_STEP mode, so the final observation of an episode is an ordinary step. The
-  step is invalid, because its action does nothing; its value is what a truncated episode is worth
-  from there.
-- ``valid`` is False for such a step, for what a restarted environment lost, and for whatever was
-  not filled. Invalid steps are in no loss, no statistic, no normalisation and no return.
-- ``starts`` says that a step's observation begins an episode, which empties the recurrent state.
-- Rows without an agent, and agents that wait for their turn, take no step at all. If a batch is
-  all environments and each has one agent, every row takes one step in every batch, so that segment
-  i is row i.
-- Everything in a rollout was done by the policy that learns from it. Actions still under way when
-  the rollout is full (pools) are not learnt from.
+rollout.py says how a rollout lies in memory and what always holds for it. The host waits for the
+device three times only: for the actions of every batch, for what was collected (`summarize`), and
+for what was learnt (`Learner.report`).
 """
 
 from __future__ import annotations
@@ -34,12 +20,12 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shoal.errors import CheckpointError, ConfigError, NotFiniteError
 from shoal.registry.creators import find_source
@@ -47,9 +33,10 @@ from shoal.registry.names import load_named
 from shoal.rows.actions import ActionLayout
 from shoal.rows.layout import Layout
 from shoal.trainers.advantage import advantages
-from shoal.trainers.checks import agent_name, check_categories, check_outputs, check_rollout
+from shoal.trainers.checks import check_categories, check_rollout, check_step, outside_sum
 from shoal.trainers.config import Config, from_dict, kept
 from shoal.trainers.distributions import Actions, Distribution
+from shoal.trainers.optimizers import make_optimizers
 from shoal.trainers.plain import arrays, plain
 from shoal.trainers.policies import DefaultPolicy, Recurrent, initial_state, typed
 from shoal.trainers.processes import (
@@ -63,6 +50,7 @@ from shoal.trainers.processes import (
     world_size,
 )
 from shoal.trainers.rewards import RewardScale
+from shoal.trainers.rollout import Rollout, new_rollout, on_device
 from shoal.trainers.seeds import TRAINING, environment_seed, generator_seed
 from shoal.vectorization import vectorize
 from shoal.wrappers.base import load_state_dicts, state_dicts
@@ -190,20 +178,19 @@ class Trainer:
         learner.set_learning_rate(learning_rate)
         collector.shares = dict.fromkeys(collector.shares, 0.0)
         rollout = collector.collect(self.policy)
-        check_rollout(rollout, collector.owners, self.vector)
-        collector.rewards.apply(rollout.rewards)
         collected = time.perf_counter()
-        learnt = learner.learn(rollout)
+        metrics = self.checked(rollout, summarize, rollout, collector)
+        checked = time.perf_counter()
+        learnt = self.checked(rollout, learner.learn, rollout)
         ended = time.perf_counter()
         if watch is not None:
             watch(sample_of(rollout, self.layout))
-        metrics = {**summarize(rollout, self.vector, collector), **learnt}
         taken = int(metrics.pop("taken"))
         spent = ended - begun
-        shares = {**collector.shares, "learn": ended - collected}
+        shares = {**collector.shares, "checks": checked - collected, "learn": ended - checked}
         self.steps, self.updates = self.steps + taken, self.updates + 1
         self.seconds += spent
-        self.metrics = metrics | {
+        self.metrics = {**metrics, **learnt} | {
             "learning_rate": learning_rate,
             "steps": self.steps,
             "updates": self.updates,
@@ -211,6 +198,15 @@ class Trainer:
             "steps_per_second": taken / spent,
             **{f"time/{name}": share / spent for name, share in shares.items()},
         }
+
+    def checked(self, rollout: Rollout, function: Callable[..., Metrics], *args: Any) -> Metrics:
+        """Call a function; if a number was not finite, name the first one in the rollout."""
+        try:
+            return function(*args)
+        except NotFiniteError:
+            raw = replace(rollout, rewards=self.collector.raw_rewards)
+            check_rollout(raw, self.collector.owners, self.policy, self.vector)
+            raise
 
     def save(self, save: Callable[[dict[str, Any], Metrics], None] | None) -> None:
         """Give the state of everything to `save`, in the first process; all have to call this."""
@@ -262,17 +258,30 @@ class Trainer:
         self.seconds, self.metrics = state["seconds"], dict(state["metrics"])
 
 
-def summarize(rollout: Rollout, vector: Any, collector: Collector) -> Metrics:
-    """Return what happened in a rollout, over all processes: rewards and episodes."""
-    rewards = rollout.rewards[rollout.valid].double()
+def summarize(rollout: Rollout, collector: Collector) -> Metrics:
+    """Scale the rollout's rewards, and return what happened in it, over all processes.
+
+    Reads from the device once.
+
+    Raises:
+        NotFiniteError: a reward, a value or a log-probability is not finite, or an observation is
+            outside its space.
+    """
+    vector, device = collector.vector, collector.device
+    sound = rollout.rewards.sum() + rollout.values.sum() + rollout.log_probabilities.sum()
+    sound = sound + outside_sum(rollout, vector.observation_layout)
+    rollout.rewards = collector.rewards.scaled(rollout.rewards)
+    weighed = rollout.rewards * rollout.valid
     statistics = vector.statistics()
     episodes = float(statistics.pop("episodes"))
     statistics.pop("time", None)
-    numbers = [float(len(rewards)), float(rewards.sum()), float((rewards != 0).sum()), episodes]
     names = sorted(statistics) if world_size() == 1 else ["length", "return"]
-    numbers += [episodes * statistics.get(name, 0.0) for name in names]
-    summed = all_sum(torch.tensor(numbers, dtype=torch.float64, device=collector.device))
-    taken, total, nonzero, episodes, *sums = summed.tolist()
+    ended = [episodes, *(episodes * statistics.get(name, 0.0) for name in names)]
+    seen = torch.stack([sound, rollout.valid.sum(), weighed.sum(), (weighed != 0).sum()]).double()
+    numbers = all_sum(torch.cat([seen, on_device(np.array(ended), device)]))
+    finite, taken, total, nonzero, episodes, *sums = numbers.tolist()
+    if not math.isfinite(finite):
+        raise NotFiniteError("a reward, a value or a log-probability is not finite")
     collector.episodes += int(episodes)
     metrics = {
         "taken": taken,
@@ -287,9 +296,12 @@ def summarize(rollout: Rollout, vector: Any, collector: Collector) -> Metrics:
 
 def sample_of(rollout: Rollout, layout: Layout, most: int = 256) -> np.ndarray:
     """Return up to `most` observations of a rollout's valid steps: ``(n, *layout.shape)``."""
-    segment, step = rollout.valid.nonzero(as_tuple=True)
-    rows = rollout.observations[segment[:most], step[:most]]
-    return typed(rows.cpu(), layout).numpy()
+    for step in range(rollout.horizon):
+        valid = rollout.valid[step]
+        if valid.any():  # the first step, but for a rollout of nothing else
+            rows = rollout.observations[step][valid][:most]
+            return typed(rows.cpu(), layout).numpy()
+    return np.zeros((0, *layout.shape), layout.dtype)
 
 
 def annealed(config: Config, steps: int) -> float:
@@ -381,89 +393,6 @@ def torch_settings(config: Config) -> Iterator[None]:
 # -- the rollout -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Rollout:
-    """Segments of experience; see the head of this file.
-
-    All have shape ``(segments, horizon + 1, ...)`` but `states`. Only the first `used` segments of
-    the last rollout hold anything. The first group lies on the policy's device, the second is NumPy
-    (written row by row) until `to_device`.
-    """
-
-    observations: Tensor  # uint8: the bytes of each row
-    discrete: Tensor  # int64: see Actions
-    continuous: Tensor  # float32
-    masks: Tensor  # bool: which choices were legal
-    log_probabilities: Tensor  # float32: of the action, by the policy that took it
-    values: Tensor  # float32: of the observation, by that policy
-    states: Tensor  # float32 (-, segments, features): memory before the first step
-
-    rewards: Any  # float32
-    terminated: Any  # bool
-    truncated: Any  # bool
-    valid: Any  # bool
-    starts: Any  # bool
-    used: int = 0
-
-    @property
-    def horizon(self) -> int:
-        """Steps of a segment that are learnt from."""
-        return self.values.shape[1] - 1
-
-    def to_device(self) -> Rollout:
-        """Return the `used` segments, with the second group as tensors on the device."""
-        n, device = self.used, self.values.device
-
-        def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array[:n]).to(device)
-
-        return Rollout(
-            observations=self.observations[:n],
-            discrete=self.discrete[:n],
-            continuous=self.continuous[:n],
-            masks=self.masks[:n],
-            log_probabilities=self.log_probabilities[:n],
-            values=self.values[:n],
-            states=self.states[:, :n],
-            rewards=tensor(self.rewards),
-            terminated=tensor(self.terminated),
-            truncated=tensor(self.truncated),
-            valid=tensor(self.valid),
-            starts=tensor(self.starts),
-            used=n,
-        )
-
-
-def new_rollout(
-    segments: int,
-    horizon: int,
-    row_bytes: int,
-    distribution: Distribution,
-    policy: Any,
-    device: torch.device,
-) -> Rollout:
-    """Return room for a rollout, of zeros, so that what is never filled is at least finite."""
-    shape = (segments, horizon + 1)
-
-    def zeros(dtype: torch.dtype, *columns: int) -> Tensor:
-        return torch.zeros(*shape, *columns, dtype=dtype, device=device)
-
-    return Rollout(
-        observations=zeros(torch.uint8, row_bytes),
-        discrete=zeros(torch.int64, distribution.num_discrete),
-        continuous=zeros(torch.float32, distribution.num_continuous),
-        masks=zeros(torch.bool, distribution.layout.num_masked),
-        log_probabilities=zeros(torch.float32),
-        values=zeros(torch.float32),
-        states=initial_state(policy, segments, device),
-        rewards=np.zeros(shape, np.float32),
-        terminated=np.zeros(shape, bool),
-        truncated=np.zeros(shape, bool),
-        valid=np.zeros(shape, bool),
-        starts=np.zeros(shape, bool),
-    )
-
-
 class Batch(NamedTuple):
     """What the policy needs to know of one batch from the vector; row i is agent ``rows[i]``.
 
@@ -472,10 +401,10 @@ class Batch(NamedTuple):
 
     rows: np.ndarray  # int64
     env_ids: np.ndarray | None  # whom to answer: None for all
-    places: np.ndarray  # int64: where the rows stand among all rows of those environments
+    places: np.ndarray | None  # int64: where the rows stand among all rows of those environments
     num_rows: int  # of those environments, those left out included
     observations: np.ndarray  # uint8 (n, bytes of a row); a view of shared memory
-    masks: np.ndarray  # bool (n, num_masked): legal choices
+    masks: np.ndarray | None  # bool (n, num_masked): legal choices; None for all
     starts: np.ndarray  # bool: the observation begins an episode
 
 
@@ -501,15 +430,16 @@ class Collector:
         self.device = device
         n = vector.num_rows
         self.layout: Layout = vector.observation_layout
-        horizon = config.horizon or default_horizon(n * world_size())
-        self.capacity = n * horizon
+        self.horizon = config.horizon or default_horizon(n * world_size())
+        self.capacity = n * self.horizon
         self.whole = vector.batch_size == vector.num_envs
-        self.even = self.whole and vector.agents_per_env == 1  # all rows are at the same step
-        # Rows that run ahead of others take more than one segment, and each may leave one unfilled.
-        segments = n if self.even else 2 * n
-        nbytes = self.layout.nbytes
-        self.rollout = new_rollout(segments, horizon, nbytes, distribution, policy, device)
-        self.owners = np.zeros(segments, np.int64)  # the row of each segment
+        self.even = self.whole  # until a row is absent for the first time
+        self.recurrent = isinstance(policy, Recurrent)
+        self.rollout = new_rollout(
+            n, self.horizon, self.layout.nbytes, distribution, policy, device
+        )
+        self.flat = self.rollout.flat()
+        self.owners = np.zeros(n, np.int64)  # the row of each segment
         self.segment = np.full(n, -1)  # that each row is filling; -1: none
         self.position = np.zeros(n, np.int64)  # of its open step
         self.filled = 0  # steps of this rollout that have been closed
@@ -521,7 +451,18 @@ class Collector:
         self.generator.manual_seed(generator_seed(config.seed, "actions", rank()))
         self.shares = dict.fromkeys(("environment", "copy", "policy"), 0.0)
         self.episodes = 0
+        if not self.even:
+            self.become_uneven()
         self.progress: Callable[[int], None] = lambda steps: None  # see `train`
+
+    def become_uneven(self) -> None:
+        """Go on with index arrays: the first row is absent.
+
+        Rows that run ahead of others take more than one segment, and each may leave one unfilled.
+        """
+        self.even, self.rollout = False, self.rollout.doubled()
+        self.flat = self.rollout.flat()
+        self.owners = np.concatenate([self.owners, self.owners])
 
     def collect(self, policy: Any) -> Rollout:
         """Fill the rollout, and return it with the rewards as the environments gave them."""
@@ -529,6 +470,9 @@ class Collector:
         self.filled = self.rollout.used = 0
         for array in (self.rollout.valid, self.rollout.starts):
             array[:] = False
+        if self.rollout.masked:
+            self.rollout.masks.fill_(True)
+            self.rollout.masked = False
         if self.pending is None:  # at the very first, or where environments could not be saved
             later = [self.episodes] if self.episodes else []
             seed = environment_seed(self.config.seed, TRAINING, *later)
@@ -545,6 +489,11 @@ class Collector:
         self.pending = batch
         return self.rollout.to_device()
 
+    @property
+    def raw_rewards(self) -> Tensor:
+        """The last rollout's rewards as the environments gave them, on the CPU."""
+        return torch.from_numpy(self.rollout.rewards)
+
     # -- from the vector ---------------------------------------------------------------------------
 
     def receive(self) -> Batch:
@@ -554,48 +503,58 @@ class Collector:
         batch = vector.recv()
         received = time.perf_counter()
         self.shares["environment"] += received - begun
-        masks = batch.masks
-        # A row that a restart has lost is neither acting nor a transition; it keeps step.
-        here = np.ones(len(masks), bool) if self.even else vector.acting | masks
-        places = np.flatnonzero(here)
-        select: Any = slice(None) if len(places) == len(here) else places
+        masks, places = batch.masks, None
+        if vector.agents_per_env > 1 or not self.whole:
+            # A row that a restart has lost is neither acting nor a transition; with one agent an
+            # environment it keeps step.
+            here = vector.acting | masks
+            if not here.all():
+                places = np.flatnonzero(here)
+                if self.even:
+                    self.become_uneven()
+        select: Any = slice(None) if places is None else places
         rows = batch.agent_ids[select]
-        masks = masks[select] & self.begun[rows]  # what a reset returns ends no action
-        self.begun[rows] = True
+        every: Any = slice(None) if self.even else rows
+        masks = masks[select] & self.begun[every]  # what a reset returns ends no action
+        self.begun[every] = True
 
-        opened = self.segment[rows] >= 0
-        closing: Any = slice(None) if opened.all() else opened
-        closed = rows[closing]
-        if len(closed):
-            at, into, done = self.index(closed), self.rollout, masks[closing]
+        opened = self.segment[every] >= 0
+        if opened.any():
+            closing: Any = slice(None) if opened.all() else opened
+            closed: Any = slice(None) if self.even else rows[closing]
+            at, into, done = self.index(closed), self.flat, masks[closing]
             rewards = batch.rewards[select][closing] * done
             terminated = batch.terminations[select][closing] & done
             into.rewards[at] = rewards
             into.terminated[at] = terminated
             into.truncated[at] = batch.truncations[select][closing] & done
             into.valid[at] = done
-            self.rewards.note(closed[done], rewards[done], terminated[done])
+            self.rewards.note(rows[closing][done], rewards[done], terminated[done])
             self.position[closed] += 1
-            self.filled += len(closed)
+            self.filled += len(done)
 
-        observations = np.ascontiguousarray(batch.observations).reshape(len(here), -1)
+        observations = np.ascontiguousarray(batch.observations)
+        observations = observations.reshape(len(batch.masks), -1).view(np.uint8)
+        legal = vector.action_masks[select]
         made = Batch(
             rows=rows,
             env_ids=None if self.whole else vector.env_ids,
             places=places,
-            num_rows=len(here),
-            observations=observations.view(np.uint8)[select],
-            masks=vector.action_masks[select],
+            num_rows=len(batch.masks),
+            observations=observations[select],
+            masks=None if legal.all() else legal,
             starts=~masks,
         )
         self.shares["copy"] += time.perf_counter() - received
         return made
 
-    def index(self, rows: np.ndarray) -> tuple[Any, Any]:
-        """Return where the open steps of these rows lie: segments and positions."""
-        if self.even and len(rows):
-            return slice(0, len(rows)), int(self.position[0])
-        return self.segment[rows], self.position[rows]
+    def index(self, rows: Any) -> Any:
+        """Return where the open steps of these rows lie in the flat rollout."""
+        segments = len(self.owners)
+        if self.even:
+            first = int(self.position[0]) * segments
+            return slice(first, first + segments)
+        return self.position[rows] * segments + self.segment[rows]
 
     # -- to the vector -----------------------------------------------------------------------------
 
@@ -607,68 +566,80 @@ class Collector:
             last: the rollout is full: only note what the observations are worth.
         """
         begun = time.perf_counter()
-        rows, into, device = batch.rows, self.rollout, self.device
-        if not len(rows):
+        if not len(batch.rows):
             if not last:
                 self.send(batch, self.nothing(0))
             return
-        observations = torch.from_numpy(batch.observations).to(device)
-        masks = torch.from_numpy(batch.masks).to(device)
+        into, device = self.flat, self.device
+        every: Any = slice(None) if self.even else batch.rows
+        observations = on_device(batch.observations, device)
+        masks = None if batch.masks is None else on_device(batch.masks, device)
         # An observation stands once, but for one that ends a segment: it begins the next one, too.
-        ends = (self.segment[rows] >= 0) & (last | (self.position[rows] == self.rollout.horizon))
-        ending: Any = slice(None) if ends.all() else np.flatnonzero(ends)
-        after = self.index(rows[ending])
+        ends = (self.segment[every] >= 0) & (last | (self.position[every] == self.horizon))
+        ending = after = at = None
         if ends.any():
+            ending = slice(None) if ends.all() else np.flatnonzero(ends)
+            after = self.to_index(self.index(batch.rows[ending]))
+            ending = self.to_index(ending)
             into.observations[after] = observations[ending]
+        fresh: Any = ()
         if not last:
-            self.open_steps(rows)
-            at = self.index(rows)
+            self.open_steps(every)
+            at = self.index(every)
             into.starts[at] = batch.starts
+            at = self.to_index(at)
             into.observations[at] = observations
-            into.masks[at] = masks
+            if masks is not None:
+                into.masks[at] = masks
+                self.rollout.masked = True
+            fresh = np.flatnonzero(self.position[every] == 0)
         copied = time.perf_counter()
 
-        starts = torch.from_numpy(batch.starts).to(device)
-        every: Any = slice(None) if self.even else rows
-        state = self.states[:, every] * ~starts[:, None]
-        fresh = np.flatnonzero(self.position[rows] == 0)
-        if not last and len(fresh):
-            into.states[:, self.segment[rows[fresh]]] = state[:, fresh]
-        parameters, values, state = self.act(policy, observations, state, batch)
-        if ends.any():
-            into.values[after] = values[ending]
-        if not last:
-            sampled = self.distribution.sample(parameters, masks, self.generator)
-            actions, into.log_probabilities[at] = sampled
-            self.states[:, every] = state
+        state = self.states
+        if self.recurrent:
+            row = self.to_index(every)
+            state = self.states[:, row] * ~on_device(batch.starts, device)[:, None]
+            if len(fresh):
+                segment = self.to_index(self.segment[batch.rows[fresh]])
+                self.rollout.states[:, segment] = state[:, self.to_index(fresh)]
+        parameters = values = None
+        try:
+            with autocast(self.config, device):
+                seen = typed(observations, self.layout)
+                parameters, values, state = forward_step(policy, seen, state)
+            if after is not None:
+                into.values[after] = values[ending]
+            if last:
+                self.shares["copy"] += copied - begun
+                self.shares["policy"] += time.perf_counter() - copied
+                return
+            actions, log_probabilities = self.distribution.sample(parameters, masks, self.generator)
+            into.log_probabilities[at] = log_probabilities
             into.values[at] = values
             into.discrete[at] = actions.discrete
             into.continuous[at] = actions.continuous
-        acted = time.perf_counter()
+            if self.recurrent:
+                self.states[:, row] = state
+            sent = self.distribution.to_env(actions)
+            acted = time.perf_counter()
+            self.send(batch, sent)
+        except Exception:  # of an embedding, say, or of an action that is NaN
+            check_step(parameters, values, policy, batch, self.vector)
+            raise
         self.shares["copy"] += copied - begun
         self.shares["policy"] += acted - copied
-        if not last:
-            self.send(batch, self.distribution.to_env(actions))
-            self.shares["environment"] += time.perf_counter() - acted
+        self.shares["environment"] += time.perf_counter() - acted
 
-    def act(
-        self, policy: Any, observations: Tensor, state: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `forward_step` does, after a check that names what went wrong."""
-        seen, rows = typed(observations, self.layout), torch.from_numpy(batch.observations)
-        try:
-            with autocast(self.config, self.device):
-                parameters, values, state = forward_step(policy, seen, state)
-        except (IndexError, RuntimeError):  # of an embedding, say
-            vector = self.vector
-            check_categories(rows, self.layout, lambda i: agent_name(int(batch.rows[i]), vector))
-            raise
-        check_outputs(parameters, values, policy, rows, batch.rows, self.vector)
-        return parameters, values, state
+    def to_index(self, where: Any) -> Any:
+        """Return what indexes tensors of the device like these numbers, or the slice that it is."""
+        return where if isinstance(where, slice) else on_device(where, self.device)
 
-    def open_steps(self, rows: np.ndarray) -> None:
-        """Give each of these rows a step to write to."""
-        needy = rows[(self.segment[rows] < 0) | (self.position[rows] == self.rollout.horizon)]
+    def open_steps(self, rows: Any) -> None:
+        """Give each of these rows a step to write to: an index array, or a slice of all."""
+        needs = (self.segment[rows] < 0) | (self.position[rows] == self.horizon)
+        if not needs.any():
+            return
+        needy = np.arange(len(self.segment))[rows][needs]
         self.segment[needy] = self.rollout.used + np.arange(len(needy))
         self.owners[self.segment[needy]] = needy
         self.position[needy] = 0
@@ -676,7 +647,7 @@ class Collector:
 
     def send(self, batch: Batch, actions: Any) -> None:
         """Send the actions of a batch's rows; rows that were left out do nothing."""
-        if len(batch.rows) < batch.num_rows:
+        if batch.places is not None:
             every = self.nothing(batch.num_rows)
             if isinstance(every, dict):
                 for key, part in actions.items():
@@ -710,6 +681,7 @@ class Collector:
             "environments": environments,
             "pending": {} if self.pending is None else plain(self.pending._asdict()),
             "states": plain(self.states),
+            "even": self.even,
             "wrappers": plain(state_dicts(self.vector)),
             "rewards": plain(self.rewards.state_dict()),
             "generator": self.generator.get_state(),
@@ -724,6 +696,8 @@ class Collector:
             self.vector.set_state(arrays(state["environments"]))
             self.begun[:] = True
             self.states = state["states"].to(self.device)
+            if self.even and not state["even"]:
+                self.become_uneven()
             self.pending = Batch(**arrays(state["pending"]))
 
     def load_shared(self, state: dict[str, Any]) -> None:
@@ -785,19 +759,26 @@ def forward_step(policy: Any, observations: Tensor, state: Tensor) -> tuple[Tens
     return parameters.float(), values.float(), state.float()
 
 
-def forward_segments(
-    policy: Any, rollout: Rollout, layout: Layout, segments: Tensor, steps: int
+def forward_part(
+    policy: Any, rollout: Rollout, layout: Layout, steps: slice, segments: Any
 ) -> tuple[Tensor, Tensor]:
-    """Return parameters ``(n, steps, p)`` and values of the first steps of whole segments."""
-    flat = rollout.observations[segments, :steps].flatten(0, 1)
-    features = policy.encode(typed(flat, layout))
+    """Return parameters ``(steps, n, p)`` and values ``(steps, n)`` of some steps of some segments.
+
+    Args:
+        steps: of a recurrent policy, from 0 on.
+        segments: a slice, or a tensor of indices.
+    """
+    seen = rollout.observations[steps, segments]
+    shape = seen.shape[:2]
+    features = policy.encode(typed(seen.flatten(0, 1), layout))
     if isinstance(policy, Recurrent):
-        features = features.reshape(len(segments), steps, -1).transpose(0, 1).contiguous()
-        starts = rollout.starts[segments, :steps].T
-        features, _ = policy.recur(features, rollout.states[:, segments], starts)
-        features = features.transpose(0, 1).flatten(0, 1)
+        features, _ = policy.recur(
+            features.reshape(*shape, -1),
+            rollout.states[:, segments],
+            rollout.starts[steps, segments],
+        )
+        features = features.flatten(0, 1)
     parameters, values = policy.decode(features)
-    shape = (len(segments), steps)
     return parameters.float().reshape(*shape, -1), values.float().reshape(shape)
 
 
@@ -869,6 +850,8 @@ def act(
 
 # -- learning --------------------------------------------------------------------------------------
 
+TERMS = ("policy", "value", "entropy", "kl", "clipped", "ratio")  # see `losses`
+
 
 class Learner:
     """The optimisers of a policy, and the passes over a rollout."""
@@ -879,6 +862,7 @@ class Learner:
         self.policy, self.distribution, self.layout = policy, distribution, layout
         self.config, self.device = config, device
         self.optimizers = make_optimizers(policy, config)
+        self.parameters = [(n, p) for n, p in policy.named_parameters() if p.requires_grad]
         self.shuffler = torch.Generator()  # on the CPU: the same minibatches on every device
         self.shuffler.manual_seed(generator_seed(config.seed, "minibatches", rank()))
         self.generator = torch.Generator(device)
@@ -895,207 +879,230 @@ class Learner:
         Returns:
             The metrics of losses, gradients and advantages: means over minibatches, but for
             ``ratio/first_error`` (first minibatch) and ``explained_variance`` (before learning).
+
+        Raises:
+            NotFiniteError: a loss or a gradient is not finite.
         """
-        config, policy = self.config, self.policy
-        horizon = rollout.horizon
-        valid = rollout.valid[:, :horizon]
-        totals: dict[str, float] = {}
-        num_minibatches = 0
-        first: Metrics = {}
+        config, horizon = self.config, rollout.horizon
+        valid = rollout.valid[:horizon]
+        steps: list[Tensor] = []
         ratios = None
         for epoch in range(config.update_epochs):
+            values = rollout.values
             if epoch:
                 values, ratios = self.refresh(rollout)
-            else:
-                values = rollout.values
-                if config.vtrace_rho is not None:
-                    ratios = torch.ones_like(rollout.rewards[:, :horizon])
-            advantage = advantages(
-                rollout.rewards[:, :horizon],
-                values,
-                rollout.terminated[:, :horizon],
-                rollout.truncated[:, :horizon],
-                valid,
+            elif config.vtrace_rho is not None:
+                ratios = torch.ones_like(rollout.rewards[:horizon])
+            advantage = advantages(  # whose kernels want segments first
+                rollout.rewards[:horizon].T,
+                values.T,
+                rollout.terminated[:horizon].T,
+                rollout.truncated[:horizon].T,
+                valid.T,
                 gamma=config.gamma,
                 gae_lambda=config.gae_lambda,
-                ratios=ratios,
+                ratios=None if ratios is None else ratios.T,
                 rho=config.vtrace_rho,
                 c=config.vtrace_c,
-            )
-            returns = advantage + values[:, :horizon]
+            ).T.contiguous()
+            returns = advantage + values[:horizon]
             if not epoch:
-                first = self.describe(advantage[valid], returns[valid], values[:, :horizon][valid])
-                first["ratio/first_error"] = 0.0  # where nothing is valid
-            kl = 0.0
-            for minibatch in self.minibatches(valid):
-                step, ratio_error = self.step(rollout, minibatch, advantage, returns)
-                if not num_minibatches:
-                    first["ratio/first_error"] = float(ratio_error)
-                for name, number in step.items():
-                    totals[name] = totals.get(name, 0.0) + number
-                num_minibatches += 1
-                kl = step["kl"]
-            if config.target_kl is not None and kl > config.target_kl:
+                first = self.describe(advantage, returns, values[:horizon], valid)
+            for minibatch in self.minibatches(rollout):
+                steps.append(self.step(rollout, minibatch, advantage, returns))
+            if config.target_kl is None or not steps:
+                continue
+            if float(steps[-1][TERMS.index("kl")]) > config.target_kl:
                 break
         if config.normalize_observations:
+            policy = self.policy
             inner = policy.policy if isinstance(policy, Recurrent) else policy
-            seen = typed(rollout.observations[:, :horizon][valid], self.layout)
-            inner.normalizer.update(inner.numbers(seen))
-        means = {name: total / max(1, num_minibatches) for name, total in totals.items()}
-        return {**means, **first}
+            seen = typed(rollout.observations[:horizon].flatten(0, 1), self.layout)
+            inner.normalizer.update(inner.numbers(seen), valid.flatten())
+            first = torch.cat([first, inner.normalizer.mean.sum()[None]])
+        return self.report(first, steps)
 
-    def describe(self, advantage: Tensor, returns: Tensor, values: Tensor) -> Metrics:
-        """How well the values foresaw the returns, and how large the advantages are."""
-        columns = torch.stack([returns, returns - values, values, advantage], 1)
-        mean, variance, _ = moments(columns)
-        spread, left, _, deviation = variance.tolist()
-        metrics = {"value/mean": float(mean[2]), "advantage/std": math.sqrt(deviation)}
+    def report(self, first: Tensor, steps: list[Tensor]) -> Metrics:
+        """Return the metrics out of what `describe` and every `step` returned: one read.
+
+        Raises:
+            NotFiniteError: a loss, a gradient or an observation's mean is not finite.
+        """
+        numbers = torch.cat([first, *(step.double() for step in steps)]).tolist()
+        (spread, left, value, deviation), rest = numbers[:4], numbers[4 : len(first)]
+        rows = np.array(numbers[len(first) :]).reshape(len(steps), -1)
+        for row in rows[~np.isfinite(rows).all(1)]:
+            for name, number in zip(TERMS, row):
+                if not math.isfinite(number):
+                    raise NotFiniteError(f"the {name} loss is {number}")
+            names = [name for name, p in self.parameters if p.grad is not None]
+            for name, number in zip(names, row[len(TERMS) + 1 :]):
+                if not math.isfinite(number):
+                    raise NotFiniteError(f"the gradient of {name} is not finite")
+            raise NotFiniteError(f"the gradient's norm is {row[len(TERMS)]}")
+        if not all(map(math.isfinite, rest)):
+            raise NotFiniteError("the mean of an observation is not finite")
+        metrics = {"value/mean": value, "advantage/std": math.sqrt(deviation)}
         if spread > 1e-12:  # else there is nothing to explain
             metrics["explained_variance"] = 1 - left / spread
-        return metrics
+        metrics["ratio/first_error"] = rows[0, TERMS.index("ratio")] if steps else 0.0
+        if steps:
+            policy_loss, value_loss, entropy, kl, clipped, _, norm = rows.mean(0)[: len(TERMS) + 1]
+            metrics |= {
+                "loss/policy": policy_loss,
+                "loss/value": value_loss,
+                "loss/entropy": entropy,
+                "loss/total": policy_loss
+                + self.config.value_coefficient * value_loss
+                - self.config.entropy_coefficient * entropy,
+                "kl": kl,
+                "clip_fraction": clipped,
+                "gradient_norm": norm,
+            }
+        return {name: float(number) for name, number in metrics.items()}
 
-    def minibatches(self, valid: Tensor) -> Iterator[Tensor]:
-        """A random partition: of segments for recurrent policies, else of single valid steps."""
-        if isinstance(self.policy, Recurrent):
-            items = valid.any(1).nonzero().flatten()
-        else:
-            items = valid.flatten().nonzero().flatten()
-        order = torch.randperm(len(items), generator=self.shuffler).to(items.device)
-        for part in torch.tensor_split(items[order], self.config.num_minibatches):
+    def describe(self, advantage: Tensor, returns: Tensor, values: Tensor, valid: Tensor) -> Tensor:
+        """Return how well the values foresaw the returns, and how large the advantages are.
+
+        Returns:
+            The variances of the returns and of the values' errors, the mean value, and the variance
+            of the advantages, over valid steps.
+        """
+        columns = torch.stack([returns, returns - values, values, advantage], -1).flatten(0, 1)
+        mean, variance, _ = moments(columns, valid.flatten())
+        return torch.stack([variance[0], variance[1], mean[2], variance[3]])
+
+    def minibatches(self, rollout: Rollout) -> Iterator[Tensor]:
+        """A random partition: of segments for recurrent policies, else of single steps, flat."""
+        valid = rollout.valid[: rollout.horizon]
+        items = valid.any(0) if isinstance(self.policy, Recurrent) else valid.flatten()
+        order = torch.randperm(len(items), generator=self.shuffler)
+        order = on_device(order.numpy(), self.device)
+        if not rollout.even:
+            order = order[items[order]]
+        for part in torch.tensor_split(order, self.config.num_minibatches):
             if len(part) or world_size() > 1:  # every process takes part in every step
                 yield part
 
     @torch.no_grad()
     def refresh(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
         """Values of all steps and ratios of their actions, by the policy as it is now."""
-        config, horizon = self.config, rollout.horizon
+        config, horizon, used = self.config, rollout.horizon, rollout.used
         values = torch.zeros_like(rollout.values)
-        ratios = torch.ones_like(rollout.values[:, :horizon])
-        chunk = max(1, 8192 // (horizon + 1))
-        for part in torch.arange(rollout.used, device=self.device).split(chunk):
+        ratios = torch.ones_like(rollout.values[:horizon])
+        whole = slice(0, horizon + 1), slice(0, used)
+        if isinstance(self.policy, Recurrent):  # some segments at a time, else some steps
+            size = max(1, 8192 // (horizon + 1))
+            parts = [(whole[0], slice(i, i + size)) for i in range(0, used, size)]
+        else:
+            size = max(1, 8192 // max(1, used))
+            parts = [(slice(i, i + size), whole[1]) for i in range(0, horizon + 1, size)]
+        for at in parts:
             with autocast(config, self.device):
-                parameters, fresh = forward_segments(
-                    self.policy, rollout, self.layout, part, horizon + 1
-                )
-            values[part] = fresh
+                parameters, values[at] = forward_part(self.policy, rollout, self.layout, *at)
             if config.vtrace_rho is not None:
+                old = rollout.log_probabilities[:horizon][at]
                 log_probabilities, _ = self.distribution.evaluate(
-                    parameters[:, :horizon].flatten(0, 1),
+                    parameters[: len(old)].flatten(0, 1),
                     Actions(
-                        rollout.discrete[part, :horizon].flatten(0, 1),
-                        rollout.continuous[part, :horizon].flatten(0, 1),
+                        rollout.discrete[:horizon][at].flatten(0, 1),
+                        rollout.continuous[:horizon][at].flatten(0, 1),
                     ),
-                    rollout.masks[part, :horizon].flatten(0, 1),
+                    rollout.masks[:horizon][at].flatten(0, 1) if rollout.masked else None,
                     self.generator,
                 )
-                old = rollout.log_probabilities[part, :horizon]
-                ratios[part] = (log_probabilities.reshape(old.shape) - old).exp()
+                ratios[at] = (log_probabilities.reshape(old.shape) - old).exp()
         return values, ratios if config.vtrace_rho is not None else None
 
     def step(
         self, rollout: Rollout, minibatch: Tensor, advantage: Tensor, returns: Tensor
-    ) -> tuple[dict[str, float], Tensor]:
-        """One step of the optimiser on one minibatch: segments, or steps (flat, horizon wide).
+    ) -> Tensor:
+        """One step of the optimiser on one minibatch: segments, or steps of the flat rollout.
 
         Returns:
-            Its metrics, and the greatest distance of a ratio from 1 (left on the device).
+            What `TERMS` names, the norm of the gradient, and that of each parameter's gradient;
+            left on the device.
         """
         config, horizon = self.config, rollout.horizon
         recurrent = isinstance(self.policy, Recurrent)
-        valid = rollout.valid[:, :horizon]
-        chosen = (
-            advantage[minibatch][valid[minibatch]] if recurrent else advantage.flatten()[minibatch]
-        )
-        count = all_sum(torch.tensor(float(len(chosen)), device=self.device))
-        center = torch.zeros((), device=self.device)
-        scale = torch.ones_like(center)
-        if config.normalize_advantages and count > 1:  # one alone has no deviation
-            mean = all_sum(chosen.sum()) / count
-            variance = all_sum(((chosen - mean) ** 2).sum()) / (count - 1)
-            center, scale = mean, 1 / (variance.sqrt() + 1e-8)
+
+        def take(array: Tensor, part: Tensor) -> Tensor:
+            """Return the minibatch's steps of an array, flat."""
+            if recurrent:
+                return array[:horizon].index_select(1, part).flatten(0, 1)
+            return array[:horizon].flatten(0, 1).index_select(0, part)
+
+        weights = take(rollout.valid, minibatch).float()
+        count = all_sum(weights.sum())
+        least = count.clamp_min(1)
+        center, scale = torch.zeros_like(count), torch.ones_like(count)
+        if config.normalize_advantages:
+            chosen = take(advantage, minibatch)
+            mean = all_sum((chosen * weights).sum()) / least
+            variance = all_sum(((chosen - mean) ** 2 * weights).sum()) / (count - 1).clamp_min(1)
+            several = count > 1  # one alone has no deviation
+            center = torch.where(several, mean, center)
+            scale = torch.where(several, 1 / (variance.sqrt() + 1e-8), scale)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        sums: dict[str, Tensor] = {}
-        ratio_error = torch.zeros((), device=self.device)
+        sums = torch.zeros(len(TERMS), device=self.device)
         for part in torch.tensor_split(minibatch, config.accumulate):
             if not len(part):
                 continue
             with autocast(config, self.device):
                 if recurrent:
-                    parameters, values = forward_segments(
-                        self.policy, rollout, self.layout, part, horizon
+                    parameters, values = forward_part(
+                        self.policy, rollout, self.layout, slice(horizon), part
                     )
-                    inside = valid[part]
-                    parameters, values = parameters[inside], values[inside]
-                    segment, step = inside.nonzero(as_tuple=True)
-                    segment = part[segment]
+                    parameters, values = parameters.flatten(0, 1), values.flatten()
                 else:
-                    segment, step = part // horizon, part % horizon
-                    seen = typed(rollout.observations[segment, step], self.layout)
+                    seen = typed(take(rollout.observations, part), self.layout)
                     parameters, values = self.policy.decode(self.policy.encode(seen))
-            at = segment, step
             terms = losses(
                 parameters.float(),
                 values.float(),
-                Actions(rollout.discrete[at], rollout.continuous[at]),
-                rollout.masks[at],
-                rollout.log_probabilities[at],
-                rollout.values[at],
-                (advantage[at] - center) * scale,
-                returns[at],
+                Actions(take(rollout.discrete, part), take(rollout.continuous, part)),
+                take(rollout.masks, part) if rollout.masked else None,
+                take(rollout.log_probabilities, part),
+                take(rollout.values, part),
+                (take(advantage, part) - center) * scale,
+                take(returns, part),
+                take(rollout.valid, part).float(),
                 self.distribution,
                 config,
                 self.generator,
             )
-            ratio_error = torch.maximum(ratio_error, (terms.pop("ratio") - 1).abs().max())
             loss = (
                 terms["policy"]
                 + config.value_coefficient * terms["value"]
                 - config.entropy_coefficient * terms["entropy"]
-            ) / count
-            if not torch.isfinite(loss):
-                name = next(k for k, term in terms.items() if not torch.isfinite(term))
-                raise NotFiniteError(f"the {name} loss is {float(terms[name])}")
+            ) / least
             loss.backward()
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0) + term.detach()
-        norm = self.clip_gradients()
+            found = torch.stack([terms[name].detach() for name in TERMS])
+            sums = torch.cat([sums[:-1] + found[:-1], torch.maximum(sums[-1:], found[-1:])])
+        norms = self.clip_gradients()
         for optimizer in self.optimizers:
             optimizer.step()
-        names = ("policy", "value", "entropy", "kl", "clipped")
-        means = all_sum(
-            torch.stack(
-                [torch.as_tensor(sums.get(n, 0.0), device=self.device).double() for n in names]
-            )
-        )
-        policy_loss, value_loss, entropy, kl, clipped = (means / count).tolist()
-        return {
-            "loss/policy": policy_loss,
-            "loss/value": value_loss,
-            "loss/entropy": entropy,
-            "loss/total": policy_loss
-            + config.value_coefficient * value_loss
-            - config.entropy_coefficient * entropy,
-            "kl": kl,
-            "clip_fraction": clipped,
-            "gradient_norm": norm,
-        }, ratio_error
+        means = all_sum(sums[:-1].double()) / least
+        return torch.cat([means, sums[-1:], norms])
 
-    def clip_gradients(self) -> float:
-        """Add up the gradients of all processes, and scale them to the greatest norm allowed."""
-        parameters = [p for p in self.policy.parameters() if p.requires_grad]
+    def clip_gradients(self) -> Tensor:
+        """Add up the gradients of all processes, and scale them to the greatest norm allowed.
+
+        Returns:
+            Their norm before that, and the norm of each parameter's.
+        """
         if world_size() > 1:
-            for parameter in parameters:
+            for _, parameter in self.parameters:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 all_sum(parameter.grad)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm))
-        if not math.isfinite(norm):
-            for name, parameter in self.policy.named_parameters():
-                if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                    raise NotFiniteError(f"the gradient of {name} is not finite")
-            raise NotFiniteError(f"the gradient's norm is {norm}")
-        return norm
+        gradients = [p.grad for _, p in self.parameters if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        norm = torch.linalg.vector_norm(norms)
+        scale = (self.config.max_gradient_norm / (norm + 1e-6)).clamp_max(1.0)
+        torch._foreach_mul_(gradients, scale)
+        return torch.cat([norm[None], norms])
 
     def generators(self) -> dict[str, Tensor]:
         """Return the states of this process's generators."""
@@ -1111,11 +1118,12 @@ def losses(
     parameters: Tensor,
     values: Tensor,
     actions: Actions,
-    masks: Tensor,
+    masks: Tensor | None,
     old_log_probabilities: Tensor,
     old_values: Tensor,
     advantage: Tensor,
     returns: Tensor,
+    weights: Tensor,
     distribution: Distribution,
     config: Config,
     generator: torch.Generator | None = None,
@@ -1123,28 +1131,34 @@ def losses(
     """Return the terms of PPO's objective, summed over valid steps: divide by their count.
 
     Schulman et al. 2017, equations 7 and 9; `advantage` is normalised already. All arguments are
-    flat, one entry for each valid step.
+    flat, one entry for each step.
+
+    Args:
+        weights: 1 for valid steps, 0 for others, which change nothing whatever is in them.
 
     Returns:
-        ``policy``, ``value``, ``entropy`` (a bonus, in nats), ``kl`` (estimate k3 of Schulman 2020,
-        "Approximating KL divergence"), ``clipped`` (how many), and ``ratio`` (not summed).
+        What `TERMS` names: ``policy``, ``value``, ``entropy`` (a bonus, in nats), ``kl`` (estimate
+        k3 of Schulman 2020, "Approximating KL divergence"), ``clipped`` (how many), and ``ratio``
+        (not summed: the greatest distance of a ratio from 1).
     """
     log_probabilities, entropy = distribution.evaluate(parameters, actions, masks, generator)
-    log_ratio = log_probabilities - old_log_probabilities
+    log_ratio = (log_probabilities - old_log_probabilities) * weights
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+    advantage = advantage * weights
     policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).sum()
+    off = (ratio.detach() - 1).abs()
     error = (values - returns) ** 2
     if config.value_clip is not None:
         near = old_values + (values - old_values).clamp(-config.value_clip, config.value_clip)
         error = torch.maximum(error, (near - returns) ** 2)
     return {
         "policy": policy_loss,
-        "value": 0.5 * error.sum(),
-        "entropy": entropy.sum(),
+        "value": 0.5 * (error * weights).sum(),
+        "entropy": (entropy * weights).sum(),
         "kl": ((ratio - 1) - log_ratio).detach().sum(),
-        "clipped": ((ratio - 1).abs() > config.clip).sum(),
-        "ratio": ratio.detach(),
+        "clipped": (off > config.clip).sum(),
+        "ratio": off.max(),
     }
 
 
@@ -1155,44 +1169,3 @@ def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     else:
         digest = hashlib.blake2b(state.numpy().tobytes(), digest_size=7).digest()
         generator.manual_seed(int.from_bytes(digest))
-
-
-def make_optimizers(policy: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
-    """Return Adam for everything; or Muon for the matrices of hidden layers, and Adam for the rest.
-
-    Raises:
-        ConfigError: this torch has no Muon.
-    """
-    if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-        raise ConfigError(f"optimizer: muon needs torch 2.9 or newer, got {torch.__version__}")
-    muon: list[nn.Parameter] = []
-    adam: list[nn.Parameter] = []
-    ends = {id(m.weight) for m in policy.modules() if isinstance(m, nn.Embedding)}
-    for name, parameter in policy.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        head = parameter.ndim == 2 and (min(parameter.shape) == 1 or ".head." in f".{name}")
-        hidden = parameter.ndim == 2 and not head and id(parameter) not in ends
-        (muon if config.optimizer == "muon" and hidden else adam).append(parameter)
-    made: list[torch.optim.Optimizer] = []
-    if muon:
-        # Updates as large as Adam's, so that one learning rate serves both.
-        made.append(
-            torch.optim.Muon(
-                muon,
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
-    if adam:
-        made.append(
-            torch.optim.AdamW(
-                adam,
-                lr=config.learning_rate,
-                eps=config.adam_eps,
-                weight_decay=config.weight_decay,
-                fused=True,
-            )
-        )
-    return made

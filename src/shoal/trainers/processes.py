@@ -51,21 +51,26 @@ def any_of(said: bool, device: torch.device) -> bool:
     return said if world_size() == 1 else bool(all_sum(torch.tensor(float(said), device=device)))
 
 
-def moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def moments(values: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, variance and count of the rows of all processes together.
 
     Args:
         values: ``(n, ...)``, on the device of the process group; n may be 0.
+        weights: bool ``(n,)``: which rows count; None for all.
 
     Returns:
         float64 tensors: two of shape ``(...)``, and a number. Both are 0 if there are no rows.
     """
     values = values.double()
-    count = all_sum(torch.tensor(float(len(values)), dtype=torch.float64, device=values.device))
+    if weights is None:
+        weights = torch.ones(len(values), device=values.device)
+    weights = weights.double()
+    count = all_sum(weights.sum())
     least = count.clamp_min(1)
-    mean = all_sum(values.sum(0)) / least
-    variance = all_sum(((values - mean) ** 2).sum(0)) / least
-    return mean, variance, count
+    columns = values.reshape(len(values), -1)
+    mean = all_sum(weights @ columns) / least
+    variance = all_sum(weights @ (columns - mean) ** 2) / least
+    return mean.reshape(values.shape[1:]), variance.reshape(values.shape[1:]), count
 
 
 def gather(value: Any) -> list[Any] | None:

@@ -43,20 +43,19 @@ class RewardScale:
             self.returns[rows] = self.returns[rows] * rest + rewards
             self.seen.append(self.returns[rows])
 
-    def apply(self, rewards: Tensor) -> None:
-        """Scale and clip the rewards of the rollout, in place: float32 of any shape."""
+    def scaled(self, rewards: Tensor) -> Tensor:
+        """Return the rewards of the rollout scaled and clipped: float32 of any shape."""
         limits = []
         if self.config.normalize_rewards:
             seen = torch.from_numpy(np.concatenate(self.seen or [np.zeros(0)]))
             mean, variance, count = moments(seen.to(self.device))
             self.running.merge(mean.cpu().numpy(), variance.cpu().numpy(), float(count))
             self.seen.clear()
-            rewards /= math.sqrt(float(self.running.var) + 1e-8)
+            rewards = rewards / math.sqrt(float(self.running.var) + 1e-8)
             limits.append(MOST_REWARD)
         if self.config.reward_clip is not None:
             limits.append(self.config.reward_clip)
-        if limits:
-            rewards.clamp_(-min(limits), min(limits))
+        return rewards.clamp(-min(limits), min(limits)) if limits else rewards
 
     def state_dict(self) -> dict[str, Any]:
         return {"running": self.running.state_dict(), "returns": self.returns.copy()}

@@ -78,9 +78,13 @@ class Normalizer(nn.Module):
         self.register_buffer("variance", torch.ones(size, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
-    def update(self, values: Tensor) -> None:
-        """Take in a batch ``(n, size)``, together with those of all other processes."""
-        mean, variance, n = moments(values)
+    def update(self, values: Tensor, weights: Tensor | None = None) -> None:
+        """Take in a batch ``(n, size)``, together with those of all other processes.
+
+        Args:
+            weights: bool ``(n,)``: which rows count; None for all.
+        """
+        mean, variance, n = moments(values, weights)
         total = (self.count + n).clamp_min(1)
         delta = mean - self.mean
         before = self.variance * self.count
