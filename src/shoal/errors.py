@@ -80,7 +80,7 @@ class EnvCheckError(EmulationError):
 
 
 class EnvModuleError(EmulationError):
-    """A compiled environment can't be built or loaded, or was built for another `shoal_env.h`."""
+    """A native environment can't be built or loaded, or was built for another `shoal_env.h`."""
 
 
 class ParameterError(EmulationError, ValueError):

@@ -18,7 +18,7 @@ C_SOURCE = Path(__file__).parents[2] / "src" / "shoal" / "trainers" / "c" / "adv
 
 
 def loop(rewards, values, terminated, truncated, valid, gamma, gae_lambda, ratios, rho, c):
-    """The definition, slot by slot, and the sum of all magnitudes that went into each slot."""
+    """The definition, step by step, and the sum of all magnitudes that went into each step."""
     segments, horizon = rewards.shape
     result, largest = np.zeros((segments, horizon)), np.zeros((segments, horizon))
     for s in range(segments):
@@ -42,7 +42,7 @@ def loop(rewards, values, terminated, truncated, valid, gamma, gae_lambda, ratio
 
 
 def draw(seed, segments, horizon, ends=0.2, invalid=0.2, scale=1.0):
-    """Inputs in the order of `advantages`; NaN wherever an invalid slot may hold anything."""
+    """Inputs in the order of `advantages`; NaN wherever an invalid step may hold anything."""
     rng = np.random.default_rng(seed)
     rewards = rng.normal(scale=scale, size=(segments, horizon)).astype(np.float32)
     values = rng.normal(scale=scale, size=(segments, horizon + 1)).astype(np.float32)
@@ -52,7 +52,7 @@ def draw(seed, segments, horizon, ends=0.2, invalid=0.2, scale=1.0):
     ratios = np.exp(rng.normal(size=(segments, horizon))).astype(np.float32)
     rewards[~valid] = np.nan
     ratios[~valid] = np.nan
-    # A value is needed of a valid slot, and of what followed one that did not terminate.
+    # A value is needed of a valid step, and of what followed one that did not terminate.
     needed = np.zeros((segments, horizon + 1), bool)
     needed[:, :-1] |= valid
     needed[:, 1:] |= valid & ~terminated
@@ -146,7 +146,7 @@ def test_vtrace_equals_the_definition_of_its_paper():
 
 
 @pytest.mark.parametrize("clips", [None, (1.0, 0.9)])
-def test_nothing_of_an_invalid_slot_reaches_others(clips):
+def test_nothing_of_an_invalid_step_reaches_others(clips):
     """Not even when what follows it, in another episode, is not a number."""
     arrays, ratios = draw(3, 4, 16, ends=0, invalid=0)
     arrays[4][:, 7] = False
@@ -164,7 +164,7 @@ def test_nothing_of_an_invalid_slot_reaches_others(clips):
     assert after[:, 8:].isnan().all()
 
 
-def test_a_terminated_slot_does_not_look_at_what_follows():
+def test_a_terminated_step_does_not_look_at_what_follows():
     arrays, _ = draw(4, 2, 6, ends=0, invalid=0)
     arrays[2][:, 2] = True
     before = call(arrays, gamma=0.99, gae_lambda=0.95)
@@ -235,10 +235,10 @@ def compare_kernels():
     from shoal.trainers import advantage_cuda
 
     device, horizons = "cuda", [1, 2, 7, 32, 100, 1024, 1025, 2500]
-    if not torch.cuda.is_available():  # in the interpreter 1,024 slots take seconds
+    if not torch.cuda.is_available():  # in the interpreter 1,024 steps take seconds
         device, horizons = "cpu", [1, 2, 7, 8, 9, 20]
         advantage_cuda.LARGEST_BLOCK = 8
-    # The last ones have several blocks of slots, and a part of one.
+    # The last ones have several blocks of steps, and a part of one.
     for seed, horizon in enumerate(horizons):
         for clips in (None, (1.0, 0.9), (np.inf, np.inf)):
             arrays, ratios = draw(seed, 3, horizon, ends=0.02, invalid=0.02)

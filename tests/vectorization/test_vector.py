@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import doctest
 import functools
+import importlib
 import pickle
 import subprocess
 import sys
@@ -1251,6 +1253,12 @@ def test_some_environments_step_and_others_stay(mode, workers):
     with pytest.raises(PendingCallError, match="reset is pending"):
         vector.send([0], [0], keep_others=True)
     vector.close()
+
+
+@pytest.mark.parametrize("module", ["vector", "vectorize"])
+def test_the_examples_in_the_docstrings(module):
+    found = doctest.testmod(importlib.import_module(f"shoal.vectorization.{module}"))
+    assert found.attempted >= 7 and not found.failed
 
 
 @pytest.mark.parametrize(

@@ -28,15 +28,15 @@ def advantages(
 ) -> torch.Tensor:
     """Return generalised advantage estimates, with V-trace's importance clips if ratios are given.
 
-    Slot t + 1 of a segment holds the observation that followed slot t. ::
+    Step t + 1 of a segment holds the observation that followed step t. ::
 
         delta_t = rho_t * (r_t + gamma * V_{t+1} * (1 - terminated_t) - V_t)
         A_t     = delta_t + gamma * lambda * c_t * (1 - ended_t) * A_{t+1}
 
     where ``ended = terminated or truncated``, ``rho_t = min(rho, ratio_t)`` and
-    ``c_t = min(c, ratio_t)``, and both are 1 without ratios. So a terminated slot is worth its
+    ``c_t = min(c, ratio_t)``, and both are 1 without ratios. So a terminated step is worth its
     reward alone, and a truncated one also the value of the final observation, which stands in the
-    slot after it; that slot is invalid, as it holds no transition. Nothing of an invalid slot
+    step after it; that step is invalid, as it holds no transition. Nothing of an invalid step
     reaches the others but its value, and nothing is carried across it.
 
     With ``rho = c = inf`` and ratios of 1 this is equation 16 of Schulman et al. 2016
@@ -49,14 +49,14 @@ def advantages(
             segment.
         terminated: bool (segments, horizon); wins where `truncated` is true too.
         truncated: bool (segments, horizon).
-        valid: bool (segments, horizon): the slot is a transition of a live agent. Elsewhere the
+        valid: bool (segments, horizon): the step is a transition of a live agent. Elsewhere the
             rewards, values and ratios may be anything, NaN included, but for the value of an
-            observation that followed a valid slot.
+            observation that followed a valid step.
         gamma: discount, 0 to 1.
         gae_lambda: bias (0) against variance (1).
         ratios: float32 (segments, horizon), each at least 0: probability of the action now over
             that when it was taken.
-        rho: limit of the ratio that weighs each slot's own error; None for no limit.
+        rho: limit of the ratio that weighs each step's own error; None for no limit.
         c: limit of the ratio that weighs what follows; None for no limit.
         out: where to put the result, contiguous, overlapping no input; default: a new tensor.
 

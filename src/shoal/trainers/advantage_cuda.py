@@ -1,8 +1,8 @@
 """Advantages on CUDA: the same as c/advantage.c, in Triton, compiled when it is first called.
 
-A_t = delta_t + decay_t * A_{t+1} is linear, so two neighbouring stretches of slots compose to one,
-and a parallel scan from the right gives all A. One program does one segment, a block of slots at a
-time; A of each block's first slot goes on to the block before it.
+A_t = delta_t + decay_t * A_{t+1} is linear, so two neighbouring stretches of steps compose to one,
+and a parallel scan from the right gives all A. One program does one segment, a block of steps at a
+time; A of each block's first step goes on to the block before it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 
 __all__ = ["advantages"]
 
-LARGEST_BLOCK = 1024  # slots that one step of a program works on
+LARGEST_BLOCK = 1024  # steps that a program works on at a time
 
 
 @triton.jit
@@ -43,29 +43,29 @@ def _kernel(
     BLOCK: tl.constexpr,
 ) -> None:
     segment = tl.program_id(0).to(tl.int64)
-    slots = segment * horizon
+    first = segment * horizon
     carried = 0.0
     for block in range(tl.cdiv(horizon, BLOCK) - 1, -1, -1):
         t = block * BLOCK + tl.arange(0, BLOCK)
         inside = t < horizon
-        is_valid = tl.load(valid + slots + t, mask=inside, other=0) != 0
-        ends = tl.load(terminated + slots + t, mask=inside, other=0) != 0
-        cut = ends | (tl.load(truncated + slots + t, mask=inside, other=0) != 0)
-        reward = tl.load(rewards + slots + t, mask=inside, other=0.0)
-        value = tl.load(values + slots + segment + t, mask=inside, other=0.0)
-        next_value = tl.load(values + slots + segment + t + 1, mask=inside, other=0.0)
+        is_valid = tl.load(valid + first + t, mask=inside, other=0) != 0
+        ends = tl.load(terminated + first + t, mask=inside, other=0) != 0
+        cut = ends | (tl.load(truncated + first + t, mask=inside, other=0) != 0)
+        reward = tl.load(rewards + first + t, mask=inside, other=0.0)
+        value = tl.load(values + first + segment + t, mask=inside, other=0.0)
+        next_value = tl.load(values + first + segment + t + 1, mask=inside, other=0.0)
         delta = reward + tl.where(ends, 0.0, gamma * next_value) - value
         decay = tl.full((BLOCK,), gamma * gae_lambda, tl.float32)
         if WEIGHTED:
-            ratio = tl.load(ratios + slots + t, mask=inside, other=0.0)
+            ratio = tl.load(ratios + first + t, mask=inside, other=0.0)
             delta *= tl.where(ratio > rho, rho, ratio)
             decay *= tl.where(ratio > c, c, ratio)
-        # Slots past the horizon pass on what is carried: none of the block's own comes from there.
+        # Steps past the horizon pass on what is carried: none of the block's own comes from there.
         delta = tl.where(inside & is_valid, delta, 0.0)
         decay = tl.where(inside, tl.where(is_valid & ~cut, decay, 0.0), 1.0)
         decay, delta = tl.associative_scan((decay, delta), 0, _compose, reverse=True)
         advantage = delta + tl.where(decay == 0.0, 0.0, decay * carried)
-        tl.store(out + slots + t, advantage, mask=inside)
+        tl.store(out + first + t, advantage, mask=inside)
         carried = tl.sum(tl.where(t == block * BLOCK, advantage, 0.0))
 
 

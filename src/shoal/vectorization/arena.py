@@ -19,7 +19,7 @@ import numpy as np
 
 from shoal.rows.buffers import Buffers
 from shoal.rows.fields import row_fields
-from shoal.vectorization.backend import Description
+from shoal.vectorization.description import Description
 
 __all__ = ["Arena", "INFO_NBYTES"]
 

@@ -1,8 +1,7 @@
 """The contract between a vector and the backend that steps its environments.
 
 `Vector` is what the user holds. It checks every argument, so that a backend need not, and asks a
-backend only for what `Backend` lists. `Options` is how they are stepped, and
-`Description` what a vector knows of them.
+backend only for what `Backend` lists. `Options` is how environments are stepped.
 
 A batch's life: `post` gives environments an operation, and each is in flight from then on.
 `wait` returns when the results of `batch_size` of them are in a block of the arena: batch number
@@ -19,33 +18,25 @@ One thread at a time uses a backend, except that `close` may be called from anot
 A backend for environments in Python need not write rows: `EnvGroup` (workers/group.py) makes the
 environments and has the methods that `call` names, and `Stepper` writes what they return. The tests
 have such a backend as an example, ``tests/vectorization/sixth_backend.py``.
-
-Workers under another interpreter import this (Python 3.8 or newer).
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from shoal.emulation.options import EmulationOptions
-from shoal.errors import ConfigError, EmulationError
-from shoal.rows.actions import ActionLayout
+from shoal.errors import ConfigError
 from shoal.rows.fields import MODES
-from shoal.rows.layout import Layout
-from shoal.vectorization.workers import json_messages
+from shoal.vectorization.arena import Arena
+from shoal.vectorization.description import Description
 
-if TYPE_CHECKING:
-    from shoal.vectorization.arena import Arena
-
-__all__ = ["START_METHODS", "Backend", "Description", "Options", "seeds"]
+__all__ = ["START_METHODS", "Backend", "Options", "seeds"]
 
 
 BACKENDS = ("auto", "serial", "multiprocess", "pool", "native", "batched", "ray")
@@ -188,116 +179,6 @@ def cores(affinity: Any) -> tuple[int, ...]:
     if not chosen or not set(chosen) <= set(usable):
         raise ConfigError(f"affinity must name cores among {usable}, got {affinity!r}")
     return chosen
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a vector knows of its environments, which are all alike.
-
-    Attributes:
-        observation_layout, action_layout: of one agent.
-        agents_per_env: rows of each environment.
-        agents: names of the agents in one environment, as text.
-        metadata: as Gymnasium's environments have it.
-        render_mode: the same.
-        spec: Gymnasium's `EnvSpec`, or None.
-    """
-
-    observation_layout: Layout
-    action_layout: ActionLayout
-    agents_per_env: int = 1
-    agents: Sequence[str] = ("agent",)
-    metadata: Mapping[str, Any] | None = None
-    render_mode: str | None = None
-    spec: Any = None
-
-    @classmethod
-    def of(cls, env: Any) -> Description:
-        """Return the description of an emulated environment."""
-        return cls(
-            env.observation_layout,
-            env.action_layout,
-            env.agents_per_env,
-            [str(agent) for agent in getattr(env, "possible_agents", ["agent"])],
-            dict(env.metadata),
-            getattr(env, "render_mode", None),
-            getattr(env, "spec", None),
-        )
-
-    def to_json(self) -> str:
-        """Return JSON from which `from_json` makes an equal description, for other processes.
-
-        Metadata that `json_messages` can't send becomes text.
-        """
-        fields = {**vars(self), "observation_layout": self.observation_layout.to_json()}
-        fields["action_layout"] = self.action_layout.native.to_json()
-        try:
-            fields["spec"] = self.spec and self.spec.to_json()
-        except Exception:  # a spec may hold anything, and nothing depends on it
-            fields["spec"] = None
-        fields["metadata"] = json_messages.encode(dict(self.metadata or {}), any_kind=True)
-        return json.dumps(fields)
-
-    @classmethod
-    def from_json(cls, text: str) -> Description:
-        """Return the description that `to_json` wrote."""
-        fields = json.loads(text)
-        fields["observation_layout"] = Layout.from_json(fields["observation_layout"], "obs")
-        fields["action_layout"] = ActionLayout(Layout.from_json(fields["action_layout"], "action"))
-        fields["metadata"] = json_messages.decode(fields["metadata"])
-        if fields["spec"]:
-            from gymnasium.envs.registration import EnvSpec
-
-            try:
-                fields["spec"] = EnvSpec.from_json(fields["spec"])
-            except Exception:  # of another Gymnasium, in another interpreter
-                fields["spec"] = None
-        return cls(**fields)
-
-    def require_same(self, other: Description, first: int, index: int) -> None:
-        """Raise EmulationError unless `other` has rows like these.
-
-        Args:
-            other: the description of environment `index`; this is that of environment `first`.
-        """
-        layouts = {
-            "observation space": (self.observation_layout, other.observation_layout),
-            "action space": (self.action_layout.native, other.action_layout.native),
-        }
-        for what, (expected, got) in layouts.items():
-            if expected != got:
-                raise EmulationError(
-                    f"all environments must have the same {what}, but that of environment {index} "
-                    f"differs from that of environment {first}: {difference(expected, got)}"
-                )
-        if self.agents_per_env != other.agents_per_env:
-            raise EmulationError(
-                "all environments must have the same number of agents, but environment "
-                f"{index} has {other.agents_per_env} and environment {first} has "
-                f"{self.agents_per_env}"
-            )
-
-
-def difference(expected: Layout, got: Layout) -> str:
-    """Return in words the first leaf in which two layouts differ."""
-    for one, other in itertools.zip_longest(expected.leaves, got.leaves):
-        texts = []
-        for leaf, layout in ((other, got), (one, expected)):
-            path = f"{layout.name}.{leaf.path}".rstrip(".") if leaf else "nothing"
-            text = f"{path} {leaf.dtype}{list(leaf.shape)}" if leaf else path
-            if leaf and like(one, other):
-                text += f" from {leaf.low} to {leaf.high}"
-            texts.append(text)
-        if texts[0] != texts[1]:
-            return " instead of ".join(texts)
-    return f"{got} instead of {expected}"
-
-
-def like(one: Any, other: Any) -> bool:
-    """Return whether two leaves (or None) have the same path, dtype and shape."""
-    if one is None or other is None:
-        return False
-    return bool((one.path, one.dtype, one.shape) == (other.path, other.dtype, other.shape))
 
 
 class Backend(Protocol):

@@ -49,7 +49,7 @@ class Batch(NamedTuple):
 
 
 class Vector(VectorEnv):
-    """Copies of an environment, stepped together; made by `shoal.vectorize`.
+    """Environments of one kind, stepped together; made by `shoal.vectorize`.
 
     A `gymnasium.vector.VectorEnv`, whose `reset` and `step` serve all environments at once, with
     the asynchronous `async_reset`, `send` and `recv` besides. All arrays have one row for each
@@ -84,6 +84,18 @@ class Vector(VectorEnv):
         finals: rows of the last batch whose environment was reset in the same step (bool).
         episode_returns, episode_lengths: of each row's episode so far, the last step included; at
             the end of an episode, of all of it.
+
+    Examples:
+        >>> import shoal
+        >>> vector = shoal.vectorize("squared", 4, batch_size=2, order="fixed")
+        >>> vector.async_reset(seed=0)
+        >>> batch = vector.recv()  # the first two environments; the others go on
+        >>> vector.env_ids, batch.masks
+        (array([0, 1]), array([ True,  True]))
+        >>> vector.send([1, 1])
+        >>> vector.recv().agent_ids
+        array([2, 3])
+        >>> vector.close()
     """
 
     def __init__(self, backend: Backend, options: Options, choice: str):

@@ -52,12 +52,12 @@ def vectorize(
     python: str | None = None,
     **unknown: Any,
 ) -> Vector:
-    """Make many copies of an environment and step them in parallel.
+    """Make many environments of one kind and step them together.
 
     Args:
         env: a recipe (``"nmmo"``; ``shoal env list`` shows them), an id (as for ``shoal run``:
             ``"CartPole-v1"``, ``"nle:NetHackScore-v0"``,
-            ``"mpe2.simple_spread_v3"``, ``"file.py:creator"``, or a compiled environment:
+            ``"mpe2.simple_spread_v3"``, ``"file.py:creator"``, or a native environment:
             ``"squared"``, ``"my_env.so"``), a function that creates an
             environment, a list of such functions, or an environment made by `shoal.emulate` (which
             is copied by pickling). Functions may be lambdas and may stand in ``__main__``.
@@ -67,7 +67,7 @@ def vectorize(
             environment has, or 1.
         backend: ``"serial"`` (this process), ``"multiprocess"`` (workers; a batch is all
             environments), ``"pool"`` (workers; a batch is the first `batch_size` environments that
-            are ready), ``"native"`` (compiled environments, in this process), ``"batched"`` (an
+            are ready), ``"native"`` (native environments, in this process), ``"batched"`` (an
             environment that steps all copies itself), ``"ray"`` (Ray actors), or ``"auto"``: native
             and batched for those; else it measures for about a second and takes the fastest.
             `Vector.choice` says which and why.
@@ -111,6 +111,17 @@ def vectorize(
         ValueError: arguments that don't fit together.
         InterpreterError: workers can't run under `python`, or `env` can't be sent to it.
         Exception: what creating an environment raised.
+
+    Examples:
+        >>> import shoal
+        >>> vector = shoal.vectorize("CartPole-v1", 3, backend="serial")
+        >>> observations, infos = vector.reset(seed=0)
+        >>> observations.shape, observations.dtype
+        ((3, 4), dtype('float32'))
+        >>> observations, rewards, terminations, truncations, infos = vector.step([0, 1, 0])
+        >>> rewards
+        array([1., 1., 1.])
+        >>> vector.close()
     """
     if unknown:
         name = next(iter(unknown))

@@ -42,8 +42,8 @@ from shoal.rows.spec import ARRAYS, kind_of
 from shoal.vectorization import vectorize
 from shoal.vectorization.sync import usable_cores
 from shoal.vectorization.workers import pickle_messages
+from shoal.vectorization.workers.channel import error_message, read_error
 from shoal.vectorization.workers.group import find_attribute
-from shoal.vectorization.workers.worker import error_message, read_error
 
 __all__ = ["ShoalAsyncVectorEnv", "ShoalSyncVectorEnv", "make_vec", "vector_spec"]
 

@@ -5,9 +5,9 @@ static double clipped(double ratio, double limit) {
 }
 
 /* One segment after the other, each from its end. Eight side by side were no faster (1.1 against
- * 1.2 ns a slot): the ends of episodes cut the chain of dependent sums often enough.
+ * 1.2 ns a step): the ends of episodes cut the chain of dependent sums often enough.
  *
- * What a slot must not see is left out by a choice and not by a product, for 0 * NaN is NaN. Sums
+ * What a step must not see is left out by a choice and not by a product, for 0 * NaN is NaN. Sums
  * are in double, so that long ones round once, and alike wherever this is compiled. */
 void shoal_advantages(float *advantages, const float *rewards, const float *values,
                       const uint8_t *terminated, const uint8_t *truncated, const uint8_t *valid,
@@ -16,19 +16,19 @@ void shoal_advantages(float *advantages, const float *rewards, const float *valu
     for (size_t segment = 0; segment < segments; segment++) {
         double advantage = 0.0;
         for (size_t t = horizon; t-- > 0;) {
-            size_t slot = segment * horizon + t;
+            size_t step = segment * horizon + t;
             const float *value = &values[segment * (horizon + 1) + t];
-            double next_value = terminated[slot] ? 0.0 : gamma * value[1];
-            double delta = rewards[slot] + next_value - value[0];
+            double next_value = terminated[step] ? 0.0 : gamma * value[1];
+            double delta = rewards[step] + next_value - value[0];
             double decay = gamma * gae_lambda;
             if (ratios) {
-                delta *= clipped(ratios[slot], rho);
-                decay *= clipped(ratios[slot], c);
+                delta *= clipped(ratios[step], rho);
+                decay *= clipped(ratios[step], c);
             }
-            int ended = terminated[slot] || truncated[slot];
+            int ended = terminated[step] || truncated[step];
             advantage = ended ? delta : delta + decay * advantage;
-            advantage = valid[slot] ? advantage : 0.0;
-            advantages[slot] = (float)advantage;
+            advantage = valid[step] ? advantage : 0.0;
+            advantages[step] = (float)advantage;
         }
     }
 }

@@ -46,8 +46,9 @@ from shoal.rows.fields import RESET, STEP
 from shoal.rows.layout import Layout
 from shoal.rows.spec import where
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.backend import Description, Options
+from shoal.vectorization.backend import Options
 from shoal.vectorization.backends.serial import CLOSE_SECONDS, NUM_BLOCKS
+from shoal.vectorization.description import Description
 from shoal.vectorization.infos import split_infos
 from shoal.vectorization.stepper import Deferral
 from shoal.vectorization.workers.group import seed_globals

@@ -25,7 +25,8 @@ from shoal.ocean_c.screen import METADATA, Screen
 from shoal.ocean_c.spaces import layouts
 from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.backend import Description, Options
+from shoal.vectorization.backend import Options
+from shoal.vectorization.description import Description
 from shoal.vectorization.infos import split_infos
 from shoal.vectorization.sync import num_blocks, usable_cores
 

@@ -31,7 +31,8 @@ import numpy as np
 from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
 from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.backend import Description, Options
+from shoal.vectorization.backend import Options
+from shoal.vectorization.description import Description
 from shoal.vectorization.info_slots import InfoReader
 from shoal.vectorization.memory import map_memory
 from shoal.vectorization.stepper import (
@@ -52,13 +53,9 @@ from shoal.vectorization.sync import (
     usable_cores,
 )
 from shoal.vectorization.workers import json_messages, pickle_messages
+from shoal.vectorization.workers.channel import Outbox, read_error
 from shoal.vectorization.workers.process import UNKNOWN_EXIT, Process, Starter
-from shoal.vectorization.workers.worker import (
-    CLOSE_FAILED,
-    CLOSING,
-    Outbox,
-    read_error,
-)
+from shoal.vectorization.workers.worker import CLOSE_FAILED, CLOSING
 
 __all__ = ["ProcessBackend"]
 

@@ -19,14 +19,16 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
 from shoal.rows.fields import row_fields
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.backend import Description, Options
+from shoal.vectorization.backend import Options
 from shoal.vectorization.backends.processes import CLOSE_SECONDS
 from shoal.vectorization.backends.serial import NUM_BLOCKS
+from shoal.vectorization.description import Description
 from shoal.vectorization.infos import add_info
 from shoal.vectorization.stepper import Stepper
 from shoal.vectorization.workers import pickle_messages
+from shoal.vectorization.workers.channel import error_message, read_error
 from shoal.vectorization.workers.group import EnvGroup
-from shoal.vectorization.workers.worker import answer_call, error_message, read_error
+from shoal.vectorization.workers.worker import answer_call
 
 __all__ = ["RayBackend"]
 

@@ -14,7 +14,7 @@ from shoal.emulation.interfaces import unwrapped
 from shoal.emulation.loop import EnvLoop
 from shoal.emulation.options import EmulationOptions
 from shoal.errors import EmulationError
-from shoal.vectorization.backend import Description
+from shoal.vectorization.description import Description
 
 __all__ = [
     "EnvGroup",

@@ -23,13 +23,12 @@ from typing import Any
 from shoal.errors import InterpreterError
 from shoal.vectorization.sync import above_standard
 from shoal.vectorization.workers import pickle_messages
+from shoal.vectorization.workers.channel import receive_message, send_message
 from shoal.vectorization.workers.worker import (
     THREAD_LIMITS,
     flush_streams,
-    receive_message,
     run_and_exit,
     run_worker,
-    send_message,
 )
 
 __all__ = ["UNKNOWN_EXIT", "Process", "Starter", "check_interpreter"]

@@ -33,24 +33,26 @@ from typing import Any, NoReturn
 
 from shoal.emulation.options import EmulationOptions
 from shoal.vectorization.arena import Arena
-from shoal.vectorization.backend import Description
+from shoal.vectorization.description import Description
 from shoal.vectorization.info_slots import InfoWriter
 from shoal.vectorization.stepper import Stepper, serve
 from shoal.vectorization.sync import die_with_parent
+from shoal.vectorization.workers.channel import (
+    Outbox,
+    error_message,
+    receive_message,
+    send_message,
+)
 from shoal.vectorization.workers.group import EnvGroup
 
 __all__ = [
     "CLOSE_FAILED",
     "CLOSING",
-    "Outbox",
     "THREAD_LIMITS",
     "flush_streams",
     "fork_server",
-    "read_error",
-    "receive_message",
     "run_and_exit",
     "run_worker",
-    "send_message",
 ]
 
 CLOSE_FAILED = 3  # exit code of a worker whose environments raised when they were closed
@@ -67,63 +69,6 @@ THREAD_LIMITS = dict.fromkeys(
     ],
     "1",
 )
-
-
-class Outbox:
-    """Messages of any size by region number, in a sparse file."""
-
-    def __init__(self, fd: int):
-        self.fd = fd
-
-    def put(self, region: int, message: bytes) -> None:
-        """Overwrite a region."""
-        data = memoryview(len(message).to_bytes(8, "little") + message)
-        at = region << 32
-        while data:
-            written = os.pwrite(self.fd, data, at)
-            data, at = data[written:], at + written
-
-    def get(self, region: int) -> bytes:
-        """Return what a region holds."""
-        at = (region << 32) + 8
-        length = int.from_bytes(os.pread(self.fd, 8, at - 8), "little")
-        parts = []
-        while length:
-            parts.append(os.pread(self.fd, length, at))
-            length, at = length - len(parts[-1]), at + len(parts[-1])
-        return b"".join(parts)
-
-
-def send_message(to: socket.socket, message: bytes, wait: Callable[[], None] | None = None) -> None:
-    """Send a message over a stream: its length (8 bytes, little-endian) and its bytes.
-
-    Args:
-        wait: called before each piece; for sockets that do not block.
-    """
-    for part in (len(message).to_bytes(8, "little"), message):
-        left = memoryview(part)
-        while left:
-            if wait is not None:
-                wait()
-            left = left[to.send(left) :]
-
-
-def receive_message(source: socket.socket, wait: Callable[[], None] | None = None) -> bytearray:
-    """Receive what `send_message` sent; EOFError if the other end has been closed."""
-    length, message = 8, bytearray()
-    for part in range(2):
-        message = bytearray(length)
-        left = memoryview(message)
-        while left:
-            if wait is not None:
-                wait()
-            count = source.recv_into(left)
-            if count == 0:
-                raise EOFError("the other end has been closed")
-            left = left[count:]
-        if part == 0:
-            length = int.from_bytes(message, "little")
-    return message
 
 
 def run_worker(
@@ -272,25 +217,6 @@ def answer_call(messages: Any, group: EnvGroup, call: tuple[str, dict[int, bytes
         return b"\0" + messages.dumps_any(results)
     except Exception as error:
         return error_message(messages, error, f"sending the results of {method}")
-
-
-def error_message(messages: Any, error: Exception, where: str) -> bytes:
-    """Return an exception as a message, from which `read_error` makes it again."""
-    trace = traceback.TracebackException.from_exception(error)
-    trace.__notes__ = None  # they go along as they are
-    text = "".join(trace.format()).rstrip()
-    notes = [*getattr(error, "__notes__", []), f"{where}; the traceback there:\n{text}"]
-    try:
-        said = str(error)
-    except Exception:
-        said = "(can't be printed)"
-    name = f"{type(error).__module__}.{type(error).__qualname__}"
-    return b"\1" + messages.dump_error(error, said, name, notes)
-
-
-def read_error(messages: Any, message: bytes | bytearray) -> Exception:
-    """Return the exception that `error_message` packed."""
-    return messages.load_error(message[1:])
 
 
 def limit_threads() -> None:
