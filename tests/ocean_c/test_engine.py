@@ -514,7 +514,12 @@ def test_threads_are_free_of_races(tmp_path, sanitizer):
 
 
 @pytest.mark.parametrize(
-    "violation, said", [("twice", "atomic_exchange"), ("block", "posted - e->received < num")]
+    "violation, said",
+    [
+        ("twice", "atomic_exchange"),
+        ("block", "posted - e->received < num"),
+        ("asleep", "sleepers) <= e->num_threads"),
+    ],
 )
 def test_a_broken_invariant_is_noticed_by_test_builds_only(tmp_path, violation, said):
     done = subprocess.run(

@@ -3,7 +3,8 @@
  *
  *   ./threads           that, and an engine that is stopped while it is waited for
  *   ./threads twice     post an environment in two jobs: a broken invariant
- *   ./threads block     post to a block that has not been received: another one */
+ *   ./threads block     post to a block that has not been received: another one
+ *   ./threads asleep    a sleeper too many: another one */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* nanosleep */
 #endif
@@ -141,6 +142,12 @@ static void refuse_sizes(void) {
 int main(int argc, char **argv) {
     if (argc > 1) {
         const int twice = argv[1][0] == 't';
+        if (argv[1][0] == 'a') {
+            const struct timespec nap = {10, 0};
+            atomic_fetch_add(&opened(2, ENVS)->sleepers, 2);
+            nanosleep(&nap, NULL); /* until the threads go to sleep, and find out */
+            return 0;
+        }
         shoal_engine *e = opened(0, ENVS / 2);
         e->num_blocks = twice ? e->num_blocks : 1;
         for (int i = 0; i < 2; i++)

@@ -98,6 +98,21 @@ int main(int count, char **arguments) {
         atomic_fetch_add(&parent.sync.slots[0], (uint64_t)1 << 32);
         receive(&parent, &block);
         break;
+    case 'a': /* the cursor has run ahead of free places */
+        atomic_fetch_add(&parent.sync.header->cursor, (uint64_t)2 << 32);
+        take_place(&parent.sync, 0);
+        break;
+    case 'h': /* after a death, a row whose worker has not got past its entry */
+        shoal_bury(&parent, 0);
+        atomic_fetch_sub(&parent.sync.lines[0].head, 1);
+        receive(&parent, &block);
+        break;
+    case 'w': /* a counter that is still wrong when all blocks have been received */
+        shoal_bury(&parent, 0);
+        parent.recovering = 1;
+        atomic_fetch_sub(&parent.sync.blocks[1].remaining, 3);
+        receive(&parent, &block);
+        break;
     default: /* all in order */
         return receive(&parent, &block) == SHOAL_OK ? 0 : 3;
     }
@@ -115,6 +130,9 @@ int main(int count, char **arguments) {
         ("remaining", "remaining"),
         ("same", "state != SHOAL_IDLE"),
         ("lap", "parent->lap"),
+        ("ahead", "since(slot, lap - 1) >= 0"),
+        ("head", "is_done"),
+        ("wrong", "remaining, relaxed) <= size"),
     ],
 )
 def test_a_planted_violation_is_noticed(violation, said, tmp_path):

@@ -590,6 +590,7 @@ static void *thread_main(void *argument) {
             if (i % 64 == 0 && clock_ns() > until) {
                 pthread_mutex_lock(&e->mutex);
                 atomic_fetch_add(&e->sleepers, 1);
+                SHOAL_ASSERT(atomic_load(&e->sleepers) <= e->num_threads);
                 while (atomic_load(number) < next && !atomic_load(&e->closed))
                     pthread_cond_wait(&e->wake, &e->mutex);
                 atomic_fetch_sub(&e->sleepers, 1);
@@ -672,6 +673,7 @@ static int wait_for_threads(shoal_engine *e, const shoal_job *job, int64_t nanos
         if (i % 64 || clock_ns() < spin_until)
             continue;
         pthread_mutex_lock(&e->mutex);
+        SHOAL_ASSERT(!atomic_load(&e->waiting)); /* one thread at a time waits */
         atomic_store(&e->waiting, 1);
         while (!is_over(e, job) && !atomic_load(&e->closed) && !late)
             late = wait_until(&e->finished, &e->mutex, until);

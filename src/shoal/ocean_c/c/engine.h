@@ -27,7 +27,7 @@
  *   padding. (Checked when compiled.)
  * - A sleeper announces itself (`sleepers`, `waiting`) before it looks for the last time; a thread
  *   that changes what sleepers look at checks for sleepers after that (all seq_cst, or a fence that
- *   is): no wake-up is lost.
+ *   is): no wake-up is lost. (Checked: no more sleep than there are threads, one waits at a time.)
  * - With num_threads == 0 there are no threads, and no atomic operation is contended: jobs run in
  *   the caller, when it waits for them.
  * - Nothing is freed while a thread is in an environment or in a call of this engine: the caller

@@ -234,6 +234,11 @@ static uint32_t awake_workers(const shoal_sync *sync) {
     return sync->config.num_workers - asleep;
 }
 
+/* How many laps after `lap` a place was taken whose word is `slot`. */
+static int32_t since(uint64_t slot, uint32_t lap) {
+    return (int32_t)((uint32_t)(slot >> 32) - lap);
+}
+
 /* Take the next free place for this environment (FIRST). A place is free in this lap when its
  * word carries the lap before. Whoever finds the cursor behind moves it on, for itself or for a
  * taker that has not come to it yet. */
@@ -245,12 +250,15 @@ static uint32_t take_place(shoal_sync *sync, uint32_t env) {
         uint64_t next = place + 1 < places ? cursor + 1 : (uint64_t)(lap + 1) << 32;
         uint64_t slot = LOAD(&sync->slots[place], acquire);
         int taken = 0;
+        SHOAL_ASSERT(since(slot, lap - 1) >= 0); /* I3: nobody has passed the place by */
         SHOAL_POINT();
         if ((uint32_t)(slot >> 32) == lap - 1)
             taken = REPLACE(&sync->slots[place], &slot, (uint64_t)lap << 32 | env);
         SHOAL_POINT();
-        if (REPLACE(&sync->header->cursor, &cursor, next))
+        if (REPLACE(&sync->header->cursor, &cursor, next)) {
+            SHOAL_ASSERT(since(LOAD(&sync->slots[place], acquire), lap) >= 0); /* I3 */
             cursor = next;
+        }
         if (taken)
             return place;
     }
@@ -454,13 +462,17 @@ static int receive(shoal_parent *parent, uint32_t *block) {
     for (uint32_t place = b * size; place < (b + 1) * size; place++) {
         uint64_t slot = LOAD(&sync->slots[place], relaxed);
         SHOAL_ASSERT(slot >> 32 == parent->lap); /* I5: taken in this lap, not in another */
-        SHOAL_ASSERT(sync->envs[(uint32_t)slot].state != SHOAL_IDLE); /* I1: one row a post */
+        SHOAL_ASSERT(sync->envs[(uint32_t)slot].state != SHOAL_IDLE);       /* I1: one row a post */
+        SHOAL_ASSERT(!parent->recovering || is_done(sync, (uint32_t)slot)); /* I6: by the heads */
         sync->envs[(uint32_t)slot].state = SHOAL_IDLE;
     }
     STORE(&sync->blocks[b].remaining, size, relaxed);
     parent->in_flight -= size;
-    if (parent->recovering && --parent->recovering == 0)
+    if (parent->recovering && --parent->recovering == 0) {
+        for (uint32_t i = 0; i < sync->config.num_blocks; i++)
+            SHOAL_ASSERT(LOAD(&sync->blocks[i].remaining, relaxed) <= size); /* I6: right again */
         STORE(&sync->header->recovering, 0, seq_cst);
+    }
     if (++parent->next == sync->config.num_blocks) {
         parent->next = 0;
         parent->lap++;

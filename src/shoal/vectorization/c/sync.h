@@ -25,7 +25,7 @@
  *   SHOAL_FIRST  The result that is ready first takes the next free place, so that a block holds
  *                whichever environments were quickest.
  *
- * INVARIANTS (I1, I2, I4 and I5 are checked by SHOAL_ASSERT in sanitizer and test builds)
+ * INVARIANTS (checked by SHOAL_ASSERT in sanitizer and test builds)
  *   I1  An environment is in flight from its post until the block that holds its result has been
  *       received. It is posted only when not in flight (shoal_post refuses otherwise), so at most
  *       num_envs results are in flight. Each post gives exactly one row.
