@@ -83,7 +83,7 @@ def module_names(module: object, source: str) -> dict[str, list[str] | None]:
         if constructor is not None:
             found[f"{name}.__init__"] = constructor
         for member in vars(value):
-            if not member.startswith("_"):
+            if not member.startswith("_") or member in ("__enter__", "__exit__"):
                 method = getattr(value, member)
                 found[f"{name}.{member}"] = parameters(method) if callable(method) else None
     return found

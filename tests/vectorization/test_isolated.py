@@ -1,5 +1,6 @@
 """Workers under another interpreter: what old libraries need, and what can cross."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -7,15 +8,20 @@ from enum import Enum
 from pathlib import Path
 
 import gymnasium
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
 import shoal
 from shoal.errors import ConfigError, EmulationError, InterpreterError, ShoalError, UnknownEnvError
+from shoal.vectorization.arena import Arena
+from shoal.vectorization.description import Description
 from shoal.vectorization.workers import json_messages
 from shoal.vectorization.workers.json_messages import Foreign
 from tests.other_python import old_gym_python, old_python, oldest_python
 from tests.vectorization import faulty
+from tests.vectorization.environments import Everything
 
 ROOT = Path(__file__).parents[2]
 
@@ -383,6 +389,119 @@ class Liar(gymnasium.Env):
         with pytest.raises(ShoalError, match=r"infos: a worker"):
             vector.step(np.zeros(1, np.int64))
         vector.close()
+
+
+DESCRIPTION = json.loads(Description.of(shoal.emulate(Everything(), max_len=3)).to_json())
+DESCRIPTION["metadata"] = {"render_fps": 3, "modes": {"$tuple": ["human", None]}}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3)
+    | st.sampled_from([*DESCRIPTION, "object", "float64", "datetime64[s]", "Sequence", 2**31, -1]),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(st.text(), each, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+
+
+def places(value, path=()):
+    """Yield where each part of a JSON value lies; JSON in text counts."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        value = json.loads(value)
+    yield path
+    keys = range(len(value)) if isinstance(value, list) else value
+    for key in keys if isinstance(value, (list, dict)) else ():
+        yield from places(value[key], (*path, key))
+
+
+def changed(value, path, to):
+    """A JSON value with another part in one place."""
+    if not path:
+        return to
+    if isinstance(value, str):
+        return json.dumps(changed(json.loads(value), path, to))
+    other = value.copy()
+    other[path[0]] = changed(value[path[0]], path[1:], to)
+    return other
+
+
+@hypothesis.given(st.sampled_from(list(places(DESCRIPTION))), JSON)
+def test_a_description_is_one_that_can_be_or_a_clear_error(path, to):
+    lie = changed(DESCRIPTION, path, to)
+    try:
+        found = Description.from_json(json.dumps(lie))
+    except EmulationError as error:
+        assert str(error).startswith("a worker described")
+        return
+    again = Description.from_json(found.to_json())
+    assert again.observation_layout == found.observation_layout
+    assert found.observation_layout.zeros(1).dtype.kind in "biuf"
+    Arena(found, num_envs=2, batch_size=2, num_blocks=3, num_workers=1, control_nbytes=0)
+    found.observation_layout.view(found.observation_layout.zeros(1))
+    assert found.observation_layout.space is not None and found.action_layout.flat_space is not None
+
+
+LIARS = {
+    "description": """
+import shoal.vectorization.description as backend
+honest = backend.Description.to_json
+backend.Description.to_json = lambda self: honest(self).replace("int64", "object")
+""",
+    "no description": """
+import shoal.vectorization.description as backend
+backend.Description.to_json = lambda self: "[" * 100_000
+""",
+    "too large": """
+import shoal.vectorization.description as backend
+honest = backend.Description.to_json
+fields = lambda self: {**__import__("json").loads(honest(self)), "agents_per_env": 2**20 + 1}
+backend.Description.to_json = lambda self: __import__("json").dumps(fields(self))
+""",
+    "length": """
+from shoal.vectorization.workers import worker
+worker.send_message = lambda to, message, wait=None: to.send(b"\\xff" * 8)
+""",
+    "a message that ends early": """
+import os
+from shoal.vectorization.workers import channel
+channel.Outbox.put = lambda self, region, message: os.pwrite(self.fd, b"\\xff\\0", region << 32)
+""",
+    "an answer": """
+from shoal.vectorization.workers import json_messages
+honest = json_messages.dumps_any
+json_messages.dumps_any = lambda value: b"[1, 2]" if value == {0: 5} else honest(value)
+""",
+    "an error": """
+from shoal.vectorization.workers import json_messages
+json_messages.dump_error = lambda *arguments: b'{"a": {}}'
+""",
+}
+
+
+@pytest.mark.parametrize("lie", LIARS)
+def test_a_worker_that_lies_is_one_clear_error(lie, tmp_path):
+    code = (
+        LIARS[lie]
+        + """
+import gymnasium
+
+class Liar(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        return 0, {"x": "y" * 10_000}
+
+    def step(self, action):
+        raise ValueError("on purpose")
+
+    def five(self):
+        return 5
+"""
+    )
+    name = write(tmp_path / "liar.py", code).replace("create", "Liar")
+    with pytest.raises(EmulationError, match=r"^(a worker|worker 0|a message of|the last)"):
+        vector = shoal.vectorize(name, 1, python=sys.executable, timeout=60)
+        with contextlib.closing(vector):
+            vector.reset()
+            vector.call("five")
+            vector.step(np.zeros(1, np.int64))
 
 
 def test_what_can_not_cross_arrives_as_text():

@@ -38,6 +38,9 @@ MOST_CATEGORIES = 2**31 - 1
 # would take megabytes in each row, and no environment fills it.
 MOST_MASKED = 2**16
 
+# Of one agent's action: each number of it has bounds as Python objects.
+MOST_NBYTES = 2**26
+
 
 class ActionLayout:
     """The flat form of one agent's actions, and its way back to the environment's own.
@@ -52,6 +55,10 @@ class ActionLayout:
     """
 
     def __init__(self, native: Layout):
+        if native.nbytes > MOST_NBYTES:
+            raise LayoutError(
+                f"{native.name}: an action can have {MOST_NBYTES} bytes, got {native.nbytes}"
+            )
         self.native = native
         leaves = native.leaves
         discrete = [leaf for leaf in leaves if is_discrete(leaf)]

@@ -24,6 +24,7 @@ from shoal.rows.pack import Packer
 from shoal.rows.spec import (
     ARRAYS,
     Leaf,
+    check_spec,
     is_hot,
     key_from_json,
     leaf_spec,
@@ -163,9 +164,19 @@ class Layout:
 
     @classmethod
     def from_json(cls, text: str, name: str = "space") -> Layout:
-        """Return the layout that `to_json` wrote."""
-        spec, form, one_hot = json.loads(text)
-        return cls(spec, form, one_hot, name)
+        """Return the layout that `to_json` wrote.
+
+        Raises:
+            LayoutError: `to_json` can't have written this.
+        """
+        try:
+            spec, form, one_hot = json.loads(text)
+            check_spec(spec)
+            return cls(spec, form, bool(one_hot), name)
+        except LayoutError:
+            raise
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise LayoutError(f"{name}: not a layout ({error!s:.200})") from None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Layout) and self._key == other._key

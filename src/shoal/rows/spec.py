@@ -22,6 +22,7 @@ __all__ = [
     "Leaf",
     "array_of",
     "box_spec",
+    "check_spec",
     "choice_spec",
     "is_hot",
     "join",
@@ -307,6 +308,95 @@ def _uniform(bound: np.ndarray) -> Any:
     """Return a bound as a scalar if it is the same everywhere, else as nested lists."""
     first = bound.flat[0] if bound.size else bound.dtype.type(0)
     return first.item() if (bound == first).all() else bound.tolist()
+
+
+# -- a spec from a file or another process ---------------------------------------------------
+
+MOST_NBYTES = 2**31 - 1  # of a row: NumPy's limit
+SPEC_KEYS = {
+    "Box": {"dtype", "shape", "low", "high"},
+    "Discrete": {"dtype", "n", "start"},
+    "MultiDiscrete": {"dtype", "nvec", "start"},
+    "MultiBinary": {"dtype", "shape"},
+    "Text": {"min_length", "max_length", "charset"},
+    "Dict": {"items"},
+    "Tuple": {"items"},
+    "OneOf": {"items"},
+    "Sequence": {"max_len", "stack", "item"},
+    "Graph": {"max_nodes", "max_edges", "node", "edge"},
+}
+
+
+def check_spec(spec: Any, path: str = "", times: int = 1) -> None:
+    """Raise LayoutError unless `spec_from_space` may have written a spec.
+
+    Args:
+        spec: what JSON gave.
+        path: of its space in the outermost space.
+        times: how often a row has the space: the product of the lengths of Sequences around it.
+    """
+    kind = spec.get("kind") if isinstance(spec, dict) else None
+    if not isinstance(kind, str) or SPEC_KEYS.get(kind) != spec.keys() - {"kind"}:
+        raise LayoutError(f"{where('space', path)}: expected the spec of a space, got {spec!r:.80}")
+
+    def need(key: str, good: bool) -> None:
+        if not good:
+            got = f"{spec[key]!r:.80}"
+            raise LayoutError(f"{where('space', path)}: {key} of a {kind} can't be {got}")
+
+    def need_size(key: str, nbytes: int = 1) -> int:
+        size = spec[key]
+        need(key, type(size) is int and 0 <= size * nbytes * times <= MOST_NBYTES)
+        return size
+
+    def need_integers(key: str) -> np.ndarray:
+        array = np.asarray(spec[key])
+        need(key, array.dtype.kind == "i" or not array.size)
+        return array
+
+    if "dtype" in spec:
+        name = spec["dtype"]
+        dtype = np.dtype(name) if isinstance(name, str) else np.dtype(object)
+        need("dtype", dtype.name == name and dtype.kind in "biuf" and dtype.itemsize <= 8)
+        need("dtype", dtype.kind in "iu" or kind not in ("Discrete", "MultiDiscrete"))
+    if "shape" in spec:
+        shape = spec["shape"]
+        need("shape", type(shape) is list and all(type(n) is int and n >= 0 for n in shape))
+        need("shape", math.prod([dtype.itemsize, times, *filter(None, shape)]) <= MOST_NBYTES)
+    if kind == "Box":
+        low, high = (np.asarray(spec[bound], dtype) for bound in ("low", "high"))
+        need("low", low.shape in ((), tuple(shape)))
+        need("high", high.shape in ((), tuple(shape)) and bool((low <= high).all()))
+    elif kind == "Discrete":
+        count, start = need_integers("n"), need_integers("start")
+        need("n", count.shape == () and int(count) > 0)
+        most = 2 ** (8 * dtype.itemsize - (dtype.kind == "i")) - 1
+        need("start", start.shape == () and int(start) + int(count) - 1 <= most)
+    elif kind == "MultiDiscrete":
+        counts, start = need_integers("nvec"), need_integers("start")
+        need("nvec", bool((counts > 0).all()))
+        need("start", start.shape == counts.shape and bool((start < 2**62).all()))
+    elif kind == "Text":
+        need("charset", type(spec["charset"]) is str)
+        need("min_length", need_size("min_length") <= need_size("max_length", 4))
+    elif kind == "Dict":
+        items = spec["items"]
+        need("items", type(items) is list and all(type(i) is list and len(i) == 2 for i in items))
+        for key, child in items:
+            check_spec(child, join(path, step(key_from_json(key))), times)
+        need("items", len({key_from_json(key) for key, _ in items}) == len(items))
+    elif kind in ("Tuple", "OneOf"):
+        need("items", type(spec["items"]) is list and bool(spec["items"] or kind == "Tuple"))
+        for i, child in enumerate(spec["items"]):
+            check_spec(child, join(path, f"[{i}]"), times)
+    elif kind == "Sequence":
+        need("stack", type(spec["stack"]) is bool)
+        check_spec(spec["item"], join(path, ".items"), times * need_size("max_len"))
+    elif kind == "Graph":
+        check_spec(spec["node"], join(path, ".nodes"), times * need_size("max_nodes"))
+        num_edges = need_size("max_edges", 8)
+        if spec["edge"] is not None:
+            check_spec(spec["edge"], join(path, ".edges"), times * num_edges)
 
 
 # -- from a spec to the table of leaves -------------------------------------------------------

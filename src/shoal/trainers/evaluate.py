@@ -251,7 +251,7 @@ def policy_chooser(
 
 def check_spaces(state: Mapping[str, Any], observation: Layout, action: Layout) -> None:
     """Raise CheckpointError, naming what differs, unless a checkpoint is for these layouts."""
-    from shoal.vectorization.backend import difference
+    from shoal.vectorization.description import difference
 
     for name, layout in (("observation", observation), ("action", action)):
         saved = Layout.from_json(state[f"{name}_layout"], name)

@@ -18,6 +18,8 @@ from shoal.vectorization.workers import json_messages
 
 __all__ = ["Description"]
 
+MOST_AGENTS = 2**20  # in one environment
+
 
 @dataclass(frozen=True)
 class Description:
@@ -68,20 +70,35 @@ class Description:
         return json.dumps(fields)
 
     @classmethod
-    def from_json(cls, text: str) -> Description:
-        """Return the description that `to_json` wrote."""
-        fields = json.loads(text)
-        fields["observation_layout"] = Layout.from_json(fields["observation_layout"], "obs")
-        fields["action_layout"] = ActionLayout(Layout.from_json(fields["action_layout"], "action"))
-        fields["metadata"] = json_messages.decode(fields["metadata"])
-        if fields["spec"]:
-            from gymnasium.envs.registration import EnvSpec
+    def from_json(cls, text: str | bytes | bytearray) -> Description:
+        """Return the description that `to_json` wrote.
 
-            try:
-                fields["spec"] = EnvSpec.from_json(fields["spec"])
-            except Exception:  # of another Gymnasium, in another interpreter
-                fields["spec"] = None
-        return cls(**fields)
+        Raises:
+            EmulationError: it can't have written this. Whoever wrote it may be another package.
+        """
+        try:
+            fields = json.loads(text)
+            found = cls(
+                Layout.from_json(fields.pop("observation_layout"), "obs"),
+                ActionLayout(Layout.from_json(fields.pop("action_layout"), "action")),
+                metadata=json_messages.decode(fields.pop("metadata")),
+                spec=spec_from_json(fields.pop("spec")),
+                **fields,
+            )
+            if type(found.agents_per_env) is not int or not 0 < found.agents_per_env <= MOST_AGENTS:
+                raise ValueError(f"agents_per_env is {found.agents_per_env!r:.80}")
+            if type(found.agents) is not list or not all(type(a) is str for a in found.agents):
+                raise ValueError(f"agents is {found.agents!r:.80}")
+            if not isinstance(found.metadata, dict):
+                raise ValueError(f"metadata is {found.metadata!r:.80}")
+            if not isinstance(found.render_mode, (str, type(None))):
+                raise ValueError(f"render_mode is {found.render_mode!r:.80}")
+            return found
+        except json_messages.UNREADABLE as error:
+            raise EmulationError(
+                f"a worker described its environments in a way that can't be read "
+                f"({type(error).__name__}: {error!s:.200})"
+            ) from None
 
     def require_same(self, other: Description, first: int, index: int) -> None:
         """Raise EmulationError unless `other` has rows like these.
@@ -105,6 +122,18 @@ class Description:
                 f"{index} has {other.agents_per_env} and environment {first} has "
                 f"{self.agents_per_env}"
             )
+
+
+def spec_from_json(text: Any) -> Any:
+    """Return the `EnvSpec` that JSON holds; None if there is none that this Gymnasium can read."""
+    if not isinstance(text, str):
+        return None
+    from gymnasium.envs.registration import EnvSpec
+
+    try:
+        return EnvSpec.from_json(text)
+    except Exception:
+        return None
 
 
 def difference(expected: Layout, got: Layout) -> str:

@@ -470,10 +470,11 @@ cdef class InfoReader:
                 self.known[writer][0][number] = schema
             for number, constant in constants:
                 self.known[writer][1][number] = self._load(constant, None)
+            notes = [str(note) for note in notes]
         except (IndexError, TypeError, ValueError) as error:
             raise ShoalError(f"infos: a worker's message can't be read ({error})") from None
         for note in notes:
-            warnings.warn(str(note), RuntimeWarning)
+            warnings.warn(note, RuntimeWarning)
 
     def _load(self, data, default):
         return load(data, default) if self.loads is None else self.loads(data)

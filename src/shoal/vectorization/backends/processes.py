@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import ClosedError, StepTimeoutError, WorkerDied
+from shoal.errors import ClosedError, EmulationError, StepTimeoutError, WorkerDied
 from shoal.rows.fields import RESET
 from shoal.vectorization.arena import Arena
 from shoal.vectorization.backend import Options
@@ -132,7 +132,7 @@ class ProcessBackend:
                 for _ in range(2):
                     self._fds.append(create_memory(0))
                 self._outbox = Outbox(self._fds[1])
-                self._starter = Starter(method, *self._fds, python)
+                self._starter = Starter(method, self._fds[0], self._fds[1], python)
             self._start_all(options.order)
         except BaseException:
             self._close_quietly()
@@ -162,7 +162,7 @@ class ProcessBackend:
                 )
             for w, process in enumerate(self._processes):
                 if w not in descriptions and process.has_message():
-                    descriptions[w] = Description.from_json(self._receive(w).decode())
+                    descriptions[w] = Description.from_json(self._receive(w))
             time.sleep(0.001)
         self.description = descriptions[0]
         for w in range(1, self.num_workers):
@@ -178,8 +178,14 @@ class ProcessBackend:
         }
         self._geometry = self._messages.dumps({"arena": geometry})
         self.arena = Arena(self.description, **geometry)
-        os.ftruncate(self._fds[0], self.arena.nbytes)
-        memory = map_memory(self._fds[0], self.arena.nbytes)
+        try:
+            os.ftruncate(self._fds[0], self.arena.nbytes)
+            memory = map_memory(self._fds[0], self.arena.nbytes)
+        except (OSError, OverflowError) as error:
+            raise EmulationError(
+                f"the rows need {self.arena.nbytes} bytes of memory, and there is not as much: "
+                f"{error}"
+            ) from None
         self.arena.attach(memory)
         self._control = Parent(memory, *counts, cores=usable_cores())
         for w, process in enumerate(self._processes):
@@ -421,7 +427,9 @@ class ProcessBackend:
             for w in messages:
                 try:
                     self._heard(w, deadline)
-                    answer = dict(self._messages.loads_any(self._receive(w, deadline)))
+                    answer = self._messages.loads_any(self._receive(w, deadline))
+                    if not isinstance(answer, dict):
+                        raise EmulationError(f"worker {w} answered {method} with {answer!r:.80}")
                 except (WorkerDied, TimeoutError):
                     raise
                 except Exception as error:

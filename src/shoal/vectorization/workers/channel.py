@@ -11,7 +11,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from shoal.errors import EmulationError
+
 __all__ = ["Outbox", "error_message", "read_error", "receive_message", "send_message"]
+
+
+MOST_NBYTES = (1 << 32) - 8  # of a message
 
 
 class Outbox:
@@ -22,6 +27,8 @@ class Outbox:
 
     def put(self, region: int, message: bytes) -> None:
         """Overwrite a region."""
+        if len(message) > MOST_NBYTES:
+            raise EmulationError(f"a message can have {MOST_NBYTES} bytes, got {len(message)}")
         data = memoryview(len(message).to_bytes(8, "little") + message)
         at = region << 32
         while data:
@@ -29,12 +36,16 @@ class Outbox:
             data, at = data[written:], at + written
 
     def get(self, region: int) -> bytes:
-        """Return what a region holds."""
+        """Return what a region holds; raises EmulationError if the message is not there."""
         at = (region << 32) + 8
         length = int.from_bytes(os.pread(self.fd, 8, at - 8), "little")
+        if length > min(MOST_NBYTES, os.fstat(self.fd).st_size):
+            raise EmulationError(f"a message of {length} bytes is missing")
         parts = []
         while length:
             parts.append(os.pread(self.fd, length, at))
+            if not parts[-1]:
+                raise EmulationError(f"the last {length} bytes of a message are missing")
             length, at = length - len(parts[-1]), at + len(parts[-1])
         return b"".join(parts)
 
@@ -54,20 +65,26 @@ def send_message(to: socket.socket, message: bytes, wait: Callable[[], None] | N
 
 
 def receive_message(source: socket.socket, wait: Callable[[], None] | None = None) -> bytearray:
-    """Receive what `send_message` sent; EOFError if the other end has been closed."""
+    """Receive what `send_message` sent.
+
+    Raises:
+        EOFError: the other end has been closed.
+        EmulationError: the message claims to be longer than messages are.
+    """
     length, message = 8, bytearray()
     for part in range(2):
-        message = bytearray(length)
-        left = memoryview(message)
-        while left:
+        message = bytearray()
+        while len(message) < length:  # memory is for what has come, whatever was announced
             if wait is not None:
                 wait()
-            count = source.recv_into(left)
-            if count == 0:
+            data = source.recv(min(length - len(message), 1 << 20))
+            if not data:
                 raise EOFError("the other end has been closed")
-            left = left[count:]
+            message += data
         if part == 0:
             length = int.from_bytes(message, "little")
+            if length > MOST_NBYTES:
+                raise EmulationError(f"a message of {length} bytes was announced")
     return message
 
 

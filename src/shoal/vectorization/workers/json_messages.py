@@ -22,7 +22,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from enum import Enum
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from shoal.errors import EmulationError
 
 __all__ = [
     "Foreign",
+    "UNREADABLE",
     "create",
     "dump_error",
     "dump_info",
@@ -42,6 +43,11 @@ __all__ = [
     "loads_any",
 ]
 
+# What reading a message raises that nobody honest has written.
+UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError),
+    *(OverflowError, RecursionError, MemoryError),
+)
 MAX_NESTED = 200  # of values in values
 DTYPE = re.compile(r"[<>|=][?biufcSU]\d+|[<>|=]?[?bB]")
 
@@ -76,8 +82,8 @@ def loads_any(message: bytes | bytearray | memoryview) -> Any:
         EmulationError: it can't have written this.
     """
     try:
-        return decode(json.loads(bytes(message)), False)
-    except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        return decode(json.loads(bytes(memoryview(message))), False)
+    except UNREADABLE as error:
         raise EmulationError(
             f"a worker sent a message that can't be read ({type(error).__name__}: {error})"
         ) from None
@@ -184,13 +190,16 @@ def is_ours(module: str) -> bool:
 
 
 def known(module: str, name: str) -> Any:
-    """Return what a module (or file) that has been imported here calls `name`, or None."""
+    """Return what a module (or file) that has been imported here calls `name`, or None.
+
+    Nothing is run: modules and classes are only looked into.
+    """
     found: Any = sys.modules.get(module)
     if found is None and module.endswith(".py"):
-        files = ((getattr(each, "__file__", None), each) for each in list(sys.modules.values()))
-        found = next((each for file, each in files if file == module), None)
+        modules = [each for each in list(sys.modules.values()) if isinstance(each, ModuleType)]
+        found = next((each for each in modules if each.__dict__.get("__file__") == module), None)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        found = found.__dict__.get(part) if isinstance(found, (ModuleType, type)) else None
     return found
 
 
@@ -220,7 +229,7 @@ def load_error(message: bytes | bytearray) -> Exception:
         module, qualname, arguments, said, name, notes = json.loads(bytes(message))
         if not all(isinstance(text, str) for text in (module, qualname, said, name, *notes)):
             raise TypeError("an error is text")
-    except (ValueError, TypeError, RecursionError) as unreadable:
+    except UNREADABLE as unreadable:
         return EmulationError(f"a worker sent an error that can't be read ({unreadable})")
     found: Any = known(module, qualname)
     error: Exception = EmulationError(f"{name}: {said}")
@@ -233,5 +242,5 @@ def load_error(message: bytes | bytearray) -> Exception:
                     break
             except Exception:
                 continue
-    object.__setattr__(error, "__notes__", notes)
+    object.__setattr__(error, "__notes__", list(notes))
     return error
