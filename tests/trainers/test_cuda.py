@@ -32,7 +32,7 @@ CONFIGS = {
         vtrace_c=1.0,
         optimizer="muon",
     ),
-    "grid": replace(BREAKOUT, env="squared"),
+    "grid": replace(BREAKOUT, env="squared", env_kwargs={"size": 21}),
     "several agents and masks": replace(BREAKOUT, env="connect4"),
     "continuous": replace(BREAKOUT, env="Pendulum-v1", num_workers=0, squash=True),
     "pool": replace(BREAKOUT, env="CartPole-v1", num_workers=2, batch_size=4),

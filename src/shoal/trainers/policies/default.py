@@ -18,7 +18,7 @@ from shoal.trainers.processes import moments
 
 __all__ = ["ActionHead", "DefaultPolicy", "Normalizer", "initialize", "linear", "typed"]
 
-MOST_ONE_HOT = 512  # categories of one leaf, all elements together; more are embedded
+MOST_ONE_HOT = 1024  # categories of one leaf, all elements together; more are embedded
 SMALLEST_IMAGE = 16  # both sides of what counts as a picture
 MOST_GRID_CATEGORIES = 8192
 EMBEDDING = 16
@@ -101,9 +101,10 @@ class Normalizer(nn.Module):
 class DefaultPolicy(nn.Module):
     """A policy for any observation: each leaf is turned into numbers by what it holds.
 
-    - categories: one-hot, or embedded and averaged where they are many;
+    - categories: one-hot, or embedded and averaged if they are more than `MOST_ONE_HOT`;
     - pictures (uint8, both sides at least 16): a small convolutional network;
-    - grids of small integers, as in NetHack: each cell embedded, then convolutions;
+    - grids of small integers, both sides at least 5: one-hot, or each cell embedded and then
+      convolutions, as for NetHack, if cells times categories are more than `MOST_ONE_HOT`;
     - other numbers: as they are; integers divided by their bounds, or by their logarithm where the
       bounds are wide.
 
@@ -166,7 +167,9 @@ class DefaultPolicy(nn.Module):
                 parts.append(one_hot(leaf, views[leaf.path]))
             elif kind != "numbers":
                 parts.append(self.encoders[str(i)](views[leaf.path]))
-        return torch.tanh(self.first(torch.cat(parts, 1)))
+        parts = [part for part in parts if part.shape[1]] or [numbers]
+        seen = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return torch.tanh(self.first(seen))
 
     def decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
         actor, critic = features.chunk(2, 1) if self.split == 2 else (features, features)
@@ -190,7 +193,8 @@ def leaf_kind(leaf: Leaf, form: str) -> str:
     if big and leaf.dtype == "uint8" and (len(leaf.shape) == 3 or min(sides) >= 32):
         return "picture"
     if len(leaf.shape) == 2 and min(sides) >= 5 and bounded(leaf) <= MOST_GRID_CATEGORIES:
-        return "grid"
+        # One matrix product is 5 times faster than convolutions over 11 by 11 cells of 3 kinds.
+        return "one_hot" if int(leaf.num_categories.sum()) <= MOST_ONE_HOT else "grid"
     return "numbers"
 
 
