@@ -15,7 +15,13 @@ from shoal.trainers.config import Config
 from shoal.trainers.distributions import Distribution
 
 BREAKOUT = Config(
-    "breakout", num_envs=64, num_workers=1, horizon=32, total_steps=64 * 32 * 2, device="cuda"
+    "breakout",
+    num_envs=64,
+    num_workers=1,
+    horizon=32,
+    total_steps=64 * 32 * 2,
+    device="cuda",
+    precision="float32",
 )
 
 

@@ -388,6 +388,7 @@ def run_training(
                     save=run.save,
                     report=reporter(run, watch, display),
                     progress=None if display is None else display.progress,
+                    say=None if display is None else print,
                 )
         finally:
             if display is not None:

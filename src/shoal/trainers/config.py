@@ -121,9 +121,9 @@ class Config:
     # -- machine --
     device: str = "auto"
     """"cpu", "cuda", "cuda:1"; auto: CUDA where there is any."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's arithmetic; parameters stay float32. bfloat16 is for CUDA: most CPUs are
-    slower with it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the network's arithmetic; parameters stay float32. Auto: bfloat16 if a minibatch is at
+    least 1.2 times as fast with it, else float32."""
     tf32: bool = False
     """Let CUDA round float32 matrix products to TF32."""
     compile: bool = False

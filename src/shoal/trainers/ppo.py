@@ -18,7 +18,6 @@ import hashlib
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -39,6 +38,7 @@ from shoal.trainers.distributions import Actions, Distribution
 from shoal.trainers.optimizers import make_optimizers
 from shoal.trainers.plain import arrays, plain
 from shoal.trainers.policies import DefaultPolicy, Recurrent, initial_state, typed
+from shoal.trainers.precision import autocast, choose_precision
 from shoal.trainers.processes import (
     all_sum,
     any_of,
@@ -78,6 +78,7 @@ def train(
     watch: Callable[[np.ndarray], None] | None = None,
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Result:
     """Train a policy.
 
@@ -97,6 +98,7 @@ def train(
         watch: gets up to 256 observation rows of every rollout.
         stop: asked before every update; True ends the run as if it were complete.
         progress: gets the number of this process's steps in the rollout so far, after every batch.
+        say: gets lines of text about what was chosen at the start.
 
     Returns:
         The policy and the last metrics.
@@ -112,11 +114,15 @@ def train(
         stack.enter_context(current_device(device))
         stack.enter_context(join_processes(device))
         stack.enter_context(torch_settings(config))
+        if checkpoint is not None and config.precision == "auto":
+            config = replace(config, precision=checkpoint["config"]["precision"])
         own = shared_config(config, world_size())
         if vector is None:
             vector = stack.enter_context(contextlib.closing(make_vector(own)))
         trainer = Trainer(config, own, policy, vector, device)
         trainer.collector.progress = progress or trainer.collector.progress
+        if say is not None and rank() == 0:
+            say(trainer.chosen)
         if checkpoint is not None:
             trainer.load_state_dict(checkpoint)
         saves = any_of(save is not None, device)  # then every process gives its part
@@ -144,6 +150,7 @@ class Trainer:
         device: of the policy.
 
     Attributes:
+        chosen: what was chosen at the start, as text.
         steps, updates, seconds: how far the run has come; steps are those of all processes.
         metrics: of the last update.
     """
@@ -162,6 +169,11 @@ class Trainer:
             made = checked_policy(policy, config)
         self.policy = made.to(device)
         distribution = Distribution(action_layout, config.squash)
+        horizon = own.horizon or default_horizon(vector.num_rows * world_size())
+        rows = vector.num_rows * horizon // own.num_minibatches
+        precision, why = choose_precision(own, self.policy, self.layout, rows, horizon, device)
+        self.chosen = f"precision: {precision} ({why})"
+        self.config, own = replace(config, precision=precision), replace(own, precision=precision)
         self.collector = Collector(vector, distribution, own, self.policy, device)
         self.learner = Learner(self.policy, distribution, self.layout, own, device)
         self.steps, self.updates, self.seconds = 0, 0, 0.0
@@ -368,12 +380,6 @@ def choose_device(config: Config) -> torch.device:
         raise ConfigError(f"device: {name} was asked for, but torch finds no CUDA device")
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    if name == "cpu" and config.precision == "bfloat16":
-        warnings.warn(
-            "precision: bfloat16 is meant for CUDA; on most CPUs it is slower than float32",
-            RuntimeWarning,
-            stacklevel=3,
-        )
     return torch.device(name)
 
 
@@ -780,13 +786,6 @@ def forward_part(
         features = features.flatten(0, 1)
     parameters, values = policy.decode(features)
     return parameters.float().reshape(*shape, -1), values.float().reshape(shape)
-
-
-def autocast(config: Config, device: torch.device) -> Any:
-    """Return a context with the arithmetic that a config wants."""
-    if config.precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 def load_policy(state: dict[str, Any], device: str = "cpu") -> Any:
