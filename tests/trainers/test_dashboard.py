@@ -21,7 +21,7 @@ METRICS = {
     "steps_per_second": 5432.1,
     "time/environment": 0.62,
     "time/copy": 0.03,
-    "time/policy": 0.12,
+    "time/act": 0.12,
     "time/learn": 0.23,
     "episode/return": -180.123456,
     "episode/length": 812.3456,

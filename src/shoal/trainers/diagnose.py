@@ -20,9 +20,10 @@ METRICS = {
     "steps_per_second": "Transitions of the last update by the seconds that it took.",
     "time/environment": "Share of the last update's time spent waiting for environments.",
     "time/copy": "Share spent copying observations, to the rollout and to the device.",
-    "time/policy": "Share spent computing actions.",
+    "time/act": "Share spent computing actions.",
     "time/checks": "Share spent on looking for numbers that are not finite, and on statistics.",
     "time/learn": "Share spent on advantages, losses, gradients and the optimiser.",
+    "time/rest": "Share of everything else.",
     "episode/return": "Sum of the rewards of an episode, the mean over those that ended since the "
     "last update. Absent if none did.",
     "episode/length": "Steps of an episode; the same mean.",

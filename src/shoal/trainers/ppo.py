@@ -17,7 +17,6 @@ import copy
 import hashlib
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -36,6 +35,7 @@ from shoal.trainers.checks import check_categories, check_rollout, check_step, o
 from shoal.trainers.config import Config, from_dict, kept
 from shoal.trainers.distributions import Actions, Distribution
 from shoal.trainers.optimizers import make_optimizers
+from shoal.trainers.phases import Phases, grouped
 from shoal.trainers.plain import arrays, plain
 from shoal.trainers.policies import DefaultPolicy, Recurrent, initial_state, typed
 from shoal.trainers.precision import autocast, choose_precision
@@ -176,6 +176,7 @@ class Trainer:
         self.config, own = replace(config, precision=precision), replace(own, precision=precision)
         self.collector = Collector(vector, distribution, own, self.policy, device)
         self.learner = Learner(self.policy, distribution, self.layout, own, device)
+        self.phases = self.learner.phases = self.collector.phases
         self.steps, self.updates, self.seconds = 0, 0, 0.0
         self.metrics: Metrics = {}
         if config.compile:
@@ -184,22 +185,20 @@ class Trainer:
 
     def update(self, watch: Callable[[np.ndarray], None] | None = None) -> None:
         """Collect one rollout and learn from it."""
-        begun = time.perf_counter()
+        self.phases.restart()
         collector, learner = self.collector, self.learner
         learning_rate = annealed(self.config, self.steps)
         learner.set_learning_rate(learning_rate)
-        collector.shares = dict.fromkeys(collector.shares, 0.0)
         rollout = collector.collect(self.policy)
-        collected = time.perf_counter()
+        self.phases.enter("checks")
         metrics = self.checked(rollout, summarize, rollout, collector)
-        checked = time.perf_counter()
         learnt = self.checked(rollout, learner.learn, rollout)
-        ended = time.perf_counter()
+        self.phases.enter("rest")
+        shares = grouped(self.phases.seconds)
+        spent = sum(shares.values())
         if watch is not None:
             watch(sample_of(rollout, self.layout))
         taken = int(metrics.pop("taken"))
-        spent = ended - begun
-        shares = {**collector.shares, "checks": checked - collected, "learn": ended - checked}
         self.steps, self.updates = self.steps + taken, self.updates + 1
         self.seconds += spent
         self.metrics = {**metrics, **learnt} | {
@@ -417,8 +416,7 @@ class Batch(NamedTuple):
 class Collector:
     """Steps a vector with a policy, and writes down what happens.
 
-    `episodes` counts those that ended. `shares` has the seconds spent on the ``environment``, on
-    ``copy`` (to and from the device and the rollout) and in the ``policy``.
+    `episodes` counts those that ended; `phases` says where the time goes.
 
     Args:
         config: this process's part of the run; see `shared_config`.
@@ -455,7 +453,7 @@ class Collector:
         self.rewards = RewardScale(n, config, device)
         self.generator = torch.Generator(device)
         self.generator.manual_seed(generator_seed(config.seed, "actions", rank()))
-        self.shares = dict.fromkeys(("environment", "copy", "policy"), 0.0)
+        self.phases = Phases()
         self.episodes = 0
         if not self.even:
             self.become_uneven()
@@ -504,11 +502,10 @@ class Collector:
 
     def receive(self) -> Batch:
         """Return the next batch; what it says about earlier actions goes into their steps."""
-        begun = time.perf_counter()
         vector = self.vector
+        self.phases.enter("environment")
         batch = vector.recv()
-        received = time.perf_counter()
-        self.shares["environment"] += received - begun
+        self.phases.enter("copy")
         masks, places = batch.masks, None
         if vector.agents_per_env > 1 or not self.whole:
             # A row that a restart has lost is neither acting nor a transition; with one agent an
@@ -542,7 +539,8 @@ class Collector:
         observations = np.ascontiguousarray(batch.observations)
         observations = observations.reshape(len(batch.masks), -1).view(np.uint8)
         legal = vector.action_masks[select]
-        made = Batch(
+        self.phases.enter("rest")
+        return Batch(
             rows=rows,
             env_ids=None if self.whole else vector.env_ids,
             places=places,
@@ -551,8 +549,6 @@ class Collector:
             masks=None if legal.all() else legal,
             starts=~masks,
         )
-        self.shares["copy"] += time.perf_counter() - received
-        return made
 
     def index(self, rows: Any) -> Any:
         """Return where the open steps of these rows lie in the flat rollout."""
@@ -571,11 +567,11 @@ class Collector:
         Args:
             last: the rollout is full: only note what the observations are worth.
         """
-        begun = time.perf_counter()
         if not len(batch.rows):
             if not last:
                 self.send(batch, self.nothing(0))
             return
+        self.phases.enter("copy")
         into, device = self.flat, self.device
         every: Any = slice(None) if self.even else batch.rows
         observations = on_device(batch.observations, device)
@@ -599,8 +595,8 @@ class Collector:
                 into.masks[at] = masks
                 self.rollout.masked = True
             fresh = np.flatnonzero(self.position[every] == 0)
-        copied = time.perf_counter()
 
+        self.phases.enter("act")
         state = self.states
         if self.recurrent:
             row = self.to_index(every)
@@ -616,8 +612,7 @@ class Collector:
             if after is not None:
                 into.values[after] = values[ending]
             if last:
-                self.shares["copy"] += copied - begun
-                self.shares["policy"] += time.perf_counter() - copied
+                self.phases.enter("rest")
                 return
             actions, log_probabilities = self.distribution.sample(parameters, masks, self.generator)
             into.log_probabilities[at] = log_probabilities
@@ -627,14 +622,12 @@ class Collector:
             if self.recurrent:
                 self.states[:, row] = state
             sent = self.distribution.to_env(actions)
-            acted = time.perf_counter()
+            self.phases.enter("environment")
             self.send(batch, sent)
         except Exception:  # of an embedding, say, or of an action that is NaN
             check_step(parameters, values, policy, batch, self.vector)
             raise
-        self.shares["copy"] += copied - begun
-        self.shares["policy"] += acted - copied
-        self.shares["environment"] += time.perf_counter() - acted
+        self.phases.enter("rest")
 
     def to_index(self, where: Any) -> Any:
         """Return what indexes tensors of the device like these numbers, or the slice that it is."""
@@ -860,6 +853,7 @@ class Learner:
     ):
         self.policy, self.distribution, self.layout = policy, distribution, layout
         self.config, self.device = config, device
+        self.phases = Phases()
         self.optimizers = make_optimizers(policy, config)
         self.parameters = [(n, p) for n, p in policy.named_parameters() if p.requires_grad]
         self.shuffler = torch.Generator()  # on the CPU: the same minibatches on every device
@@ -888,10 +882,12 @@ class Learner:
         ratios = None
         for epoch in range(config.update_epochs):
             values = rollout.values
+            self.phases.enter("forward")
             if epoch:
                 values, ratios = self.refresh(rollout)
             elif config.vtrace_rho is not None:
                 ratios = torch.ones_like(rollout.rewards[:horizon])
+            self.phases.enter("advantages")
             advantage = advantages(  # whose kernels want segments first
                 rollout.rewards[:horizon].T,
                 values.T,
@@ -907,12 +903,14 @@ class Learner:
             returns = advantage + values[:horizon]
             if not epoch:
                 first = self.describe(advantage, returns, values[:horizon], valid)
+            self.phases.enter("forward")
             for minibatch in self.minibatches(rollout):
                 steps.append(self.step(rollout, minibatch, advantage, returns))
             if config.target_kl is None or not steps:
                 continue
             if float(steps[-1][TERMS.index("kl")]) > config.target_kl:
                 break
+        self.phases.enter("checks")
         if config.normalize_observations:
             policy = self.policy
             inner = policy.policy if isinstance(policy, Recurrent) else policy
@@ -1076,12 +1074,16 @@ class Learner:
                 + config.value_coefficient * terms["value"]
                 - config.entropy_coefficient * terms["entropy"]
             ) / least
+            self.phases.enter("backward")
             loss.backward()
+            self.phases.enter("forward")
             found = torch.stack([terms[name].detach() for name in TERMS])
             sums = torch.cat([sums[:-1] + found[:-1], torch.maximum(sums[-1:], found[-1:])])
+        self.phases.enter("optimiser")
         norms = self.clip_gradients()
         for optimizer in self.optimizers:
             optimizer.step()
+        self.phases.enter("forward")
         means = all_sum(sums[:-1].double()) / least
         return torch.cat([means, sums[-1:], norms])
 
