@@ -441,8 +441,11 @@ TRAINING = {
     "resume": "go on with a run that has been stopped",
     "runs": "list runs, name the best, or compare two",
     "config": "print the config file that gives the same run again",
+    "sweep": "search options of the trainer and of the environment",
 }
-NEEDED = ("torch", "tyro", "rich", "tensorboard", "matplotlib", "imageio")  # the extra `train`
+# What of them is in which extra.
+NEEDED = dict.fromkeys(("torch", "tyro", "rich", "tensorboard", "matplotlib", "imageio"), "train")
+NEEDED["optuna"] = "sweep"
 
 
 def add_training(commands: Any) -> None:
@@ -458,6 +461,11 @@ def training(args: argparse.Namespace) -> int:
     try:
         from shoal.trainers import command
 
+        arguments = [a for a in args.arguments if a != "--traceback"]
+        if args.name == "sweep":
+            from shoal.trainers.sweep.command import sweep
+
+            return sweep(arguments)
         commands = {
             "train": command.train,
             "eval": command.eval_,
@@ -465,12 +473,13 @@ def training(args: argparse.Namespace) -> int:
             "runs": command.runs,
             "config": command.config,
         }
-        return commands[args.name]([a for a in args.arguments if a != "--traceback"])
+        return commands[args.name](arguments)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in NEEDED:
+        extra = NEEDED.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
         raise shoal.ShoalError(
-            f"{args.name} needs {error.name}, which is not installed: {install_extra('train')}"
+            f"{args.name} needs {error.name}, which is not installed: {install_extra(extra)}"
         ) from error
 
 

@@ -298,7 +298,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(config, where, tmp_p
         def refuse(path, data):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(runs, "_write_whole", refuse)
+        monkeypatch.setattr(runs, "write_whole", refuse)
     with pytest.raises(RunError, match=r"run .*/one can't be made: "):
         runs.create(config)
     assert where == "runs_dir" or os.listdir(tmp_path / "runs") == []

@@ -116,40 +116,81 @@ def parse_train(arguments: Sequence[str]) -> Config:
         ConfigError: an option that doesn't exist, or a value that can't be meant.
         SystemExit: after ``--help``, or a value that can't be read.
     """
-    options = parse(Options, "shoal train", arguments)
+    return parse_options(Options, "shoal train", arguments)[0]
+
+
+def parse_options(kind: Any, prog: str, arguments: Sequence[str]) -> tuple[Config, Any]:
+    """Return the config that arguments ask for, and all options, those that are no config's, too.
+
+    Args:
+        kind: `Options`, or a subclass with more options.
+        prog: the command.
+        arguments: what follows it.
+
+    Raises:
+        ConfigError, SystemExit: as for `parse_train`.
+    """
+    options = parse(kind, prog, arguments)
     from shoal.registry.names import absolute
 
     values = {} if options.config is None else read_file(options.config)
+    values.pop("sweep", None)  # what `shoal sweep` changes
+    values = typed_from(options.config, values)
     env = options.env or str(values.get("env", ""))
-    values = recipe_options(env) | values
+    values = env_options(env) | values
     if values:
-        options = parse(Options, "shoal train", arguments, Options(**values))
-    values = to_dict(options)
-    del values["config"]
+        options = parse(kind, prog, arguments, kind(**values))
     if not options.env:
-        raise ConfigError("ENV is missing: which environment? (shoal train --help)")
-    return from_dict({**values, "env": absolute(options.env), "policy": absolute(options.policy)})
+        raise ConfigError(f"ENV is missing: which environment? ({prog} --help)")
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(Config)}
+    values |= {"env": absolute(options.env), "policy": absolute(options.policy)}
+    return from_dict(values), options
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the options in a TOML file."""
+    """Return what is in a TOML file of options."""
     try:
-        values = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or error
         raise ConfigError(f"--config {path}: {text}") from error
-    return typed_from(path, values)
 
 
-def recipe_options(env: str) -> dict[str, Any]:
-    """Return the options that suit an environment which has a recipe; else none."""
+def env_options(env: str) -> dict[str, Any]:
+    """Return the options that suit an environment: a recipe's, then what a sweep has found."""
     from shoal.registry import recipe as recipes
 
     recipe = recipes.find(env)
-    return {} if recipe is None else typed_from(recipe.file, recipe.train)
+    values = {} if recipe is None else typed_from(recipe.file, recipe.train)
+    tuned = tuned_file(env)
+    if tuned is not None and tuned.is_file():
+        values |= typed_from(tuned, tomllib.loads(tuned.read_text()))
+    return values
 
 
-def typed_from(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+def tuned_file(env: str) -> Path | None:
+    """Return where `shoal sweep apply` keeps the options of an environment: beside its file.
+
+    None: the environment has no file, as a Gymnasium id.
+    """
+    from shoal.errors import EnvModuleError
+    from shoal.ocean_c.find import find
+    from shoal.registry import recipe as recipes
+    from shoal.registry.names import split
+
+    recipe = recipes.find(env)
+    if recipe is not None:
+        return recipe.file.with_suffix(".tuned")
+    path = Path(split(env)[0])
+    if path.suffix != ".py":
+        try:
+            path = find(env) or path
+        except EnvModuleError:
+            return None
+    return path.with_suffix(".tuned") if path.suffix in (".py", ".so") else None
+
+
+def typed_from(path: Path | None, values: dict[str, Any]) -> dict[str, Any]:
     try:
         return typed(values)
     except ConfigError as error:
@@ -665,7 +706,7 @@ def runs(arguments: Sequence[str]) -> int:
     for each in found:
         rows.append(
             (
-                each["folder"].name,
+                each["name"],
                 each["env"],
                 f"{each['steps']:,.0f}",
                 f"{min(1.0, each['steps'] / each['total_steps']):.0%}",
@@ -688,7 +729,14 @@ def summaries(runs_dir: Path, env: str | None = None) -> list[dict[str, Any]]:
     from shoal.trainers.runs import read_config, read_metrics
 
     made = []
-    for path in sorted(runs_dir.glob("*/config.toml"), key=lambda path: path.stat().st_mtime):
+    found = [*runs_dir.glob("*/config.toml"), *runs_dir.glob("*/*/config.toml")]
+    # Those of a sweep lie in its folder, and stay together.
+    begun = {path.parent: path.stat().st_mtime for path in found}
+    swept = {path.parent: path.stat().st_mtime for path in runs_dir.glob("*/sweep.toml")}
+    found.sort(
+        key=lambda path: (swept.get(path.parents[1], begun[path.parent]), begun[path.parent])
+    )
+    for path in found:
         try:
             asked, history = read_config(path.parent), read_metrics(path.parent)
         except RunError as error:
@@ -699,6 +747,7 @@ def summaries(runs_dir: Path, env: str | None = None) -> list[dict[str, Any]]:
             made.append(
                 {
                     "folder": path.parent,
+                    "name": str(path.parent.relative_to(runs_dir)),
                     "env": asked.env,
                     "total_steps": asked.total_steps,
                     "steps": last["steps"],

@@ -136,6 +136,8 @@ class Config:
     """Where the run's folder is made."""
     name: str | None = None
     """Name of the run; default: environment, time and seed."""
+    group: str | None = None
+    """Group of runs that trackers show together; a sweep names itself here."""
     checkpoint_interval: int = 50
     """Updates between checkpoints; one is always written at the end."""
     keep_checkpoints: int = 3

@@ -63,6 +63,7 @@ __all__ = [
     "resume",
     "system",
     "to_toml",
+    "write_whole",
 ]
 
 RESERVE = 16 * 2**20  # bytes of disk that a checkpoint leaves free
@@ -151,7 +152,7 @@ class Run:
         path = folder / name
         try:
             self._make_room(len(data))
-            _write_whole(path, data)
+            write_whole(path, data)
             if score is not None and score > self._best:
                 _copy_whole(path, folder / "best.pt")
                 self._best = score
@@ -186,7 +187,7 @@ class Run:
             from shoal.trainers.curve import draw_curve
 
             with contextlib.suppress(OSError, ImportError):  # no room, or no matplotlib
-                _write_whole(self.folder / "curve.png", draw_curve(self.history, self.folder.name))
+                write_whole(self.folder / "curve.png", draw_curve(self.history, self.folder.name))
 
     def discard(self) -> None:
         """Remove the folder of a run that never began."""
@@ -234,9 +235,9 @@ class Run:
         try:
             folder = Path(tempfile.mkdtemp(prefix=f"shoal-{self.folder.name}-"))
             if self._unsaved:
-                _write_whole(folder / self._unsaved[0], self._unsaved[1])
+                write_whole(folder / self._unsaved[0], self._unsaved[1])
             lines = [json.dumps(metrics) + "\n" for metrics in self.history]
-            _write_whole(folder / "metrics.jsonl", "".join(lines).encode())
+            write_whole(folder / "metrics.jsonl", "".join(lines).encode())
         except OSError as error:
             left = [path.name for path in checkpoints(self.folder)] or ["none"]
             return RunError(
@@ -283,7 +284,7 @@ def create(config: Config, runs_dir: Path | None = None) -> Run:
         except OSError as error:
             raise RunError(f"run {folder} can't be made: {_reason(error)}") from error
     try:
-        _write_whole(folder / "config.toml", to_toml(kept(config)).encode())
+        write_whole(folder / "config.toml", to_toml(kept(config)).encode())
         _note_start(folder)
         return Run(folder, config)
     except BaseException as error:
@@ -321,7 +322,7 @@ def resume(
     run = Run(folder, config, int(state["updates"]), -math.inf if score is None else score)
     try:
         if changed:
-            _write_whole(folder / "config.toml", to_toml(kept(config)).encode())
+            write_whole(folder / "config.toml", to_toml(kept(config)).encode())
         _note_start(folder)
     except OSError as error:
         os.close(run._file)
@@ -472,7 +473,7 @@ def _is_intact(path: Path) -> bool:
 # -- files ------------------------------------------------------------------------------------
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there with all of `data`, or not at all, whatever happens."""
     fresh = path.with_name(f".{path.name}.tmp")
     try:
@@ -499,7 +500,7 @@ def _copy_whole(source: Path, path: Path) -> None:
     try:
         os.link(source, fresh)
     except OSError:  # a filesystem without links
-        _write_whole(path, source.read_bytes())
+        write_whole(path, source.read_bytes())
         return
     fresh.replace(path)
 
@@ -565,7 +566,7 @@ def _note_start(folder: Path) -> None:
         starts = json.loads(path.read_text())
     if not isinstance(starts, list):  # somebody has edited it
         starts = [starts]
-    _write_whole(path, json.dumps([*starts, system()], indent=1).encode())
+    write_whole(path, json.dumps([*starts, system()], indent=1).encode())
 
 
 def system() -> dict[str, Any]:

@@ -49,6 +49,11 @@ def open_trackers(folder: Path, config: Config, first_step: int) -> dict[str, Tr
     return opened
 
 
+def _name(folder: Path, config: Config) -> str:
+    """Return the name of a run that no run of another group has."""
+    return f"{config.group}-{folder.name}" if config.group else folder.name
+
+
 def _tensorboard(folder: Path, config: Config, first_step: int) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -72,8 +77,9 @@ def _wandb(folder: Path, config: Config, first_step: int) -> Tracker:
     )
     run = wandb.init(
         project="shoal",
-        name=folder.name,
-        id=folder.name,
+        name=_name(folder, config),
+        id=_name(folder, config),
+        group=config.group,
         resume="allow",
         dir=folder,
         config=kept(config),
@@ -89,13 +95,15 @@ def _neptune(folder: Path, config: Config, first_step: int) -> Tracker:
     online = "NEPTUNE_API_TOKEN" in os.environ
     run = neptune.init_run(
         project=os.environ.get("NEPTUNE_PROJECT"),
-        name=folder.name,
-        custom_run_id=folder.name[:36],
+        name=_name(folder, config),
+        custom_run_id=_name(folder, config)[:36],
         mode=None if online else "offline",
         capture_stdout=False,
         capture_stderr=False,
         capture_hardware_metrics=False,
     )
+    if config.group:
+        run["sys/group_tags"].add([config.group])
     run["config"] = {name: str(value) for name, value in kept(config).items()}
 
     def log(metrics: Mapping[str, float]) -> None:
@@ -108,5 +116,7 @@ def _neptune(folder: Path, config: Config, first_step: int) -> Tracker:
 def _trackio(folder: Path, config: Config, first_step: int) -> Tracker:
     import trackio
 
-    trackio.init(project="shoal", name=folder.name, config=kept(config), resume="allow")
+    group = {"group": config.group} if config.group else {}
+    name = _name(folder, config)
+    trackio.init(project="shoal", name=name, config=kept(config), resume="allow", **group)
     return lambda metrics: trackio.log(dict(metrics), step=int(metrics["steps"])), trackio.finish
