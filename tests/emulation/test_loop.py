@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import shoal
-from shoal.emulation.loop import EnvLoop, copy_value
+from shoal.emulation.loop import EnvLoop, checked_info, copy_value
 from shoal.errors import EmulationError
 from shoal.rows.buffers import Buffers
 from shoal.rows.fields import DISABLED, NEXT_STEP, SAME_STEP, zero_rows
@@ -377,7 +377,14 @@ def test_a_copied_value_shares_nothing_that_can_change():
     inner.append(2)
     assert len(copied["a"]) == 2 and len(copied["d"][0]) == 2
     assert copied["a"][1]["b"].tolist() == [0, 1, 2] and copied["c"].tolist() == [1, 1]
+
+
+def test_an_info_that_holds_itself_is_refused_before_it_is_copied():
     loop = {}
     loop["itself"] = loop
-    with pytest.raises(RecursionError):
-        copy_value(loop)
+    with pytest.raises(EmulationError, match="nested"):
+        checked_info(loop)
+    held = []
+    held.append(held)
+    copied = copy_value(checked_info({"held": held}))["held"]
+    assert copied is not held and copied[0] is copied
