@@ -314,6 +314,12 @@ NO_VERB = re.compile(
 NOT_YET = {"config", "ppo"}
 
 
+def is_action(docstring: str) -> bool:
+    """Return whether a docstring opens with a verb, as far as its form shows."""
+    first = (docstring or "Do").split()[0].rstrip(".,:;")
+    return not NO_VERB.fullmatch(first) and first.isalpha() and first.istitle()
+
+
 @pytest.mark.parametrize(
     "path",
     [path for path in MODULES if path.parent.name != "trainers" or path.stem not in NOT_YET],
@@ -325,10 +331,17 @@ def test_docstrings_of_functions_open_with_a_verb(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        first = (ast.get_docstring(node) or "Do").split()[0].rstrip(".,:;")
+        docstring = ast.get_docstring(node) or ""
         is_property = any("property" in ast.unparse(each) for each in node.decorator_list)
-        if not is_property and (
-            NO_VERB.fullmatch(first) or not (first.isalpha() and first.istitle())
-        ):
-            wrong.append(f"{node.name}: {first}")
+        if not is_property and not is_action(docstring):
+            wrong.append(f"{node.name}: {docstring}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("path", CYTHON, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_docstrings_of_functions_in_cython_open_with_a_verb(path):
+    head = (
+        r"(@property)?\n *(?:def|cdef|cpdef) [^\n(=]*?(\w+)\([^()]*(?:\([^()]*\)[^()]*)*\)[^:=\n]*:"
+    )
+    found = re.findall(head + r'\s+"""([^"\n]+)', path.read_text())
+    assert [name for prop, name, docstring in found if not prop and not is_action(docstring)] == []

@@ -1,4 +1,4 @@
-"""Environments that step all copies themselves."""
+"""Environments that step all environments themselves."""
 
 import contextlib
 import functools
@@ -205,7 +205,7 @@ def test_vectors_shaped_as_maniskills(auto_reset):
     assert seen == [[1, 2, 3], [2, 1, 2], [1, 3, 1], [2, 2, 4]]
 
 
-def test_a_function_that_takes_num_envs_makes_all_copies():
+def test_a_function_that_takes_num_envs_makes_all_environments():
     vector = shoal.vectorize(functools.partial(TorchWalk, mode="SAME_STEP"), 6)
     assert (vector.backend, vector.num_envs) == ("batched", 6)
     assert shoal.vectorize(TorchWalk).num_envs == 4  # its own default
@@ -221,7 +221,7 @@ def test_seeds_options_and_calls_are_those_of_the_whole():
     vector = shoal.vectorize(env, seed=4)
     vector.reset()
     assert env.first.tolist() == [4, 5, 6]
-    with pytest.raises(ValueError, match="one dict, for all copies"):
+    with pytest.raises(ValueError, match="one dict, for all environments"):
         vector.reset(options=[{"bonus": 1}, {"bonus": 2}, None])
     vector = shoal.vectorize(env)
     vector.reset(seed=0)
@@ -229,7 +229,7 @@ def test_seeds_options_and_calls_are_those_of_the_whole():
     assert vector.call(lambda whole: whole is env) == (True,) * 3
     vector.set_attr("mark", [8, 8, 8])
     assert env.mark == 8
-    with pytest.raises(ValueError, match="the same for all copies"):
+    with pytest.raises(ValueError, match="the same for all environments"):
         vector.set_attr("mark", [1, 2, 3])
     with pytest.raises(EmulationError, match="can't be taken apart"):
         vector.get_state()
@@ -314,13 +314,13 @@ def test_an_ordinary_environment_with_a_parameter_num_envs_is_taken_where_its_ba
         shoal.vectorize(env, 4)
 
 
-def test_what_can_not_be_done_with_some_copies_is_refused_and_nothing_is_lost():
+def test_what_can_not_be_done_with_some_environments_is_refused_and_nothing_is_lost():
     vector = shoal.vectorize(TorchWalk(3, "NEXT_STEP"))
     actions = vector.action_space.sample()
     vector.reset(seed=0)
-    with pytest.raises(ValueError, match="all of its copies"):
+    with pytest.raises(ValueError, match="steps all environments, not some"):
         vector.send({key: part[:1] for key, part in actions.items()}, [0], keep_others=True)
-    with pytest.raises(ValueError, match="resets copies by itself"):
+    with pytest.raises(ValueError, match="resets environments by itself"):
         vector.reset(options={"reset_mask": np.array([True, False, False])})
     with pytest.raises(ActionError, match="only rows"):
         vector.send_objects([0, 0, 0])

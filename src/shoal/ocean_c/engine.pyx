@@ -769,7 +769,7 @@ cdef class Engine:
         )
 
     cdef tuple _array_at(self, int where, Py_ssize_t offset):
-        """(the array, the place within it, its bytes) of a fault."""
+        """Return (the array, the place within it, its bytes) of a fault."""
         if where != 1:
             name = {0: "state", 2: "action_masks", 3: "rewards"}.get(where, "flags")
             one = {0: self.spec.state_size, 2: self.agents * self.c.num_masked,

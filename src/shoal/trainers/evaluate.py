@@ -1,6 +1,6 @@
 """What a policy scores: whole episodes, counted so that short ones have no advantage.
 
-Several copies of the environment are stepped together, and each is told beforehand how many
+Several environments are stepped together, and each is told beforehand how many
 episodes it plays. Taking the first N that end, from whichever copy, would favour short ones.
 """
 
@@ -53,7 +53,7 @@ def evaluate(
         greedy: the likeliest action instead of one drawn from the policy's distribution.
         seed: the same seed gives the same episodes, as far as the environment lets it; no seed
             gives those of training.
-        num_envs: copies; fewer if there are fewer episodes, one to show or film them.
+        num_envs: environments; fewer if there are fewer episodes, one to show or film them.
         env_kwargs: for the environment's constructor.
         emulation: `max_len`, `max_agents` and `pad`, as for `shoal.vectorize`.
         device: of the policy.

@@ -26,7 +26,7 @@ def advantages(
     double rho,
     double c,
 ):
-    """`shoal.trainers.advantage.advantages`, which has checked the shapes; ratios may be None."""
+    """Do what `trainers.advantage.advantages` says, which checked the shapes; ratios may be None."""
     cdef size_t segments = out.shape[0]
     cdef size_t horizon = out.shape[1]
     cdef const float* first_ratio = NULL

@@ -100,7 +100,7 @@ class Arena:
         self.memory, self.arrays, self.buffers, self.blocks = None, {}, None, []
 
     def poison(self, block: int) -> None:
-        """Overwrite a block that has expired, so that whoever still reads it notices."""
+        """Overwrite a block that has expired, so that a late reader notices."""
         for name in ("observations", "final_observations"):
             array = self.blocks[block][name]
             if array.dtype.kind == "f":

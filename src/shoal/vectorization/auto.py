@@ -1,9 +1,9 @@
 """``backend="auto"``: measure, then choose.
 
-The serial backend is tried first, with a few environments: what one of them takes tells what all of
-them would. Workers are tried only if they could win, all environments in them. They must be faster
+The serial backend is tried first, with a few environments: their time predicts
+that of all. Workers are tried only if they could win, with all environments. They must be faster
 by a margin, so that noise can't choose them. Both are closed afterwards and the choice is made
-anew, so that nothing of the trial is left in any environment or generator.
+again, so that nothing of the trial is left in any environment or generator.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def seconds_per_batch(vector: Vector, seconds: float) -> float:
 def drive(
     vector: Vector, seed: int, action_seed: int | None = None
 ) -> Iterator[tuple[Batch, float]]:
-    """Reset a vector and step it for ever with random legal actions, whatever its batches are.
+    """Reset a vector and step it without end with random legal actions, whatever its batches are.
 
     Yields:
         Each batch, and the seconds from sending actions until it was there.

@@ -276,13 +276,13 @@ class Backend(Protocol):
             method: ``"call"`` (name or function, args, kwargs), ``"set_attribute"`` (name, value),
                 ``"set_options"`` (options,), ``"get_state"`` () or ``"set_state"`` (state,), as
                 `EnvGroup` has them.
-            arguments: for each environment, or None for those that are left alone.
+            arguments: for each environment, or None to leave an environment alone.
 
         Returns:
-            A result for each environment, None for those.
+            A result for each environment; None for one that was left alone.
 
         Raises:
-            Exception: what the first environment raised of those that did.
+            Exception: the first that an environment raised.
         """
         ...
 
@@ -294,7 +294,7 @@ class Backend(Protocol):
 
         Raises:
             StepTimeoutError: another thread is still in an environment of this process.
-            Exception: what the first environment raised of those that did; all is released.
+            Exception: the first that an environment raised; everything is released.
         """
         ...
 

@@ -191,7 +191,7 @@ cdef class InfoWriter:
             this slot and any written later are read.
 
         Raises:
-            EmulationError: `info` is no dict.
+            EmulationError: `info` is not a dict.
         """
         cdef Py_ssize_t number
         cdef char* at
@@ -322,7 +322,7 @@ cdef class InfoWriter:
         return 0
 
     def _message(self, info):
-        """An info whole, with the announcements that are due."""
+        """Return an info whole, with the announcements that are due."""
         data = self._dump(info)
         announcements = b""
         if self.new_schemas or self.new_constants or self.notes:
@@ -346,7 +346,7 @@ cdef class InfoWriter:
             return cloudpickle.dumps(self._picklable(value, "info", 10))
 
     def _picklable(self, value, path, depth):
-        """`value`, or its repr if it can't be pickled; in dicts, down to `depth`, value by value."""
+        """Return `value`, or its repr if it can't be pickled; in dicts, to `depth`, by value."""
         if type(value) is dict and depth > 0:
             return {
                 self._picklable(key, f"key of {path}", 0): self._picklable(
@@ -374,7 +374,7 @@ cdef class InfoWriter:
 
 
 cdef Py_ssize_t index_of(list values, PyObject* value) noexcept:
-    """Where this very object is, or -1."""
+    """Return where this very object is, or -1."""
     cdef Py_ssize_t i
     for i in range(PyList_GET_SIZE(values)):
         if <PyObject*>PyList_GET_ITEM(values, i) == value:
@@ -383,7 +383,7 @@ cdef Py_ssize_t index_of(list values, PyObject* value) noexcept:
 
 
 cdef bint array_fits(Field* field, PyArrayObject* array) noexcept:
-    """Whether the array's bytes are those that the field holds."""
+    """Return whether the array's bytes are those that the field holds."""
     cdef int i
     cdef cnp.npy_intp* dims = PyArray_DIMS(array)
     if PyArray_TYPE(array) != field.type_num or PyArray_NDIM(array) != field.ndim:
@@ -480,7 +480,7 @@ cdef class InfoReader:
         return load(data, default) if self.loads is None else self.loads(data)
 
     cpdef dict read(self, cnp.ndarray slots, fetch):
-        """The infos in `slots`, one row each, as Gymnasium's dict of arrays with ``_key`` masks.
+        """Return the infos in `slots`, one row each: Gymnasium's dict of arrays with masks.
 
         Args:
             slots: ``(num_rows, capacity)`` uint8, of the layout that `InfoWriter` takes.
@@ -521,7 +521,7 @@ cdef class InfoReader:
         return infos
 
     cpdef list read_each(self, cnp.ndarray slots, fetch):
-        """The infos in `slots`, one new dict for each row, as the environments returned them.
+        """Return the infos in `slots`: a new dict for each row, as the environments returned it.
 
         Arguments and errors are those of `read`.
         """
@@ -542,7 +542,7 @@ cdef class InfoReader:
         return each
 
     cdef dict _fetch_spilled(self, const char* start, cnp.ndarray slots, fetch):
-        """For each row whose info was spilled, its pickle; what the messages announce is learnt."""
+        """Return the pickle of each row whose info was spilled; learn what messages announce."""
         cdef Py_ssize_t row, stride = cnp.PyArray_STRIDE(slots, 0)
         cdef dict spilled = {}
         self.capacity = len(slots[0]) if len(slots) else 0
@@ -555,7 +555,7 @@ cdef class InfoReader:
         return spilled
 
     cdef Schema _schema(self, const char* slot, Py_ssize_t row):
-        """The schema of a slot; `constants` are those of its writer afterwards."""
+        """Return the schema of a slot; `constants` are its writer's afterwards."""
         cdef Py_ssize_t number = (<const uint32_t*>slot)[0] - FIRST_SCHEMA
         if self.writer != (<const uint32_t*>slot)[1]:
             writer = (<const uint32_t*>slot)[1]
@@ -704,7 +704,7 @@ cdef Py_ssize_t rebuild(
 
 
 cdef object object_at(Field* field, list constants, const char* slot, Py_ssize_t capacity):
-    """The value of a field, any but a dict."""
+    """Return the value of a field, any but a dict."""
     cdef const char* at = slot + field.offset
     if field.kind == FLOAT:
         return PyFloat_FromDouble((<const double*>at)[0])

@@ -168,7 +168,7 @@ def numbers_among(values, mask):
 cdef Py_ssize_t next_set(
     const uint8_t* one, const uint8_t* other, Py_ssize_t i, Py_ssize_t n
 ) noexcept:
-    """The first index from `i` on where one of two arrays is not 0; `n` if there is none."""
+    """Return the first index from `i` on where one of two arrays is not 0; `n` if there is none."""
     cdef uint64_t a, b
     while i < n:
         if i + 8 <= n:  # eight at a time, since most are 0

@@ -277,7 +277,7 @@ cdef class Stepper:
         return infos
 
     def take_each_info(self, Py_ssize_t first_row, Py_ssize_t num_rows):
-        """The same as a list: for each row, a copy of the dict that the environment returned."""
+        """Return the infos as a list: for each row, a copy of what the environment returned."""
         each = [{} for _ in range(num_rows)]
         for row, info in self.infos:
             if info:
@@ -352,7 +352,7 @@ cdef class Stepper:
         return 0
 
     cdef int _failed(self, Py_ssize_t i, error) except -1:
-        """The environment raised `error`: its rows are lost, and it is recreated or reported."""
+        """Give up the rows of an environment that raised `error`, and recreate or report it."""
         self.envs[i].lost = True
         row = (self.first + i) * self.agents
         action = self.arena.arrays["actions"][row : row + self.agents]

@@ -195,7 +195,7 @@ cdef class Parent:
         return 0
 
     def set_peer(self, Py_ssize_t worker, int pid, int pidfd=-1) -> None:
-        """The process of a worker, so that waits notice its death. The descriptor is not closed."""
+        """Name a worker's process, so that waits notice its death. The descriptor stays open."""
         self.check_worker(worker)
         shoal_set_peer(&self.c, worker, pid, pidfd)
 
@@ -214,13 +214,13 @@ cdef class Parent:
             self._posted(shoal_post(&self.c, int64s(env_ids), len(env_ids), op), len(env_ids))
 
     def post_each(self, ops: np.ndarray) -> None:
-        """`post` for every environment, each with an op of its own (``(num_envs,)``)."""
+        """Do `post` for every environment, with one op for each (``(num_envs,)``)."""
         groups = [(int(op), np.flatnonzero(ops == op)) for op in np.unique(ops)]
         for op, env_ids in groups:  # no code in Python runs from here on
             self.post(env_ids, op)
 
     def post_all(self, uint32_t op=0) -> None:
-        """`post` for every environment."""
+        """Do `post` for every environment."""
         self._check_op(op)
         self._posted(shoal_post(&self.c, NULL, self.config.num_envs, op), self.config.num_envs)
 
@@ -264,7 +264,7 @@ cdef class Parent:
         return shoal_drained(&self.c, worker)
 
     def num_done(self, Py_ssize_t worker) -> int:
-        """How many entries the worker has done, mod 2^32; those that `revive` drops count too."""
+        """Count the entries that the worker has done, mod 2^32; those that `revive` drops, too."""
         self.check_worker(worker)
         return shoal_num_done(&self.c, worker)
 
@@ -323,7 +323,7 @@ cdef class Parent:
         shoal_block_envs(&self.c, block, int64s(env_ids))
 
     def current_env(self, Py_ssize_t worker) -> int | None:
-        """The environment that the worker is at, to name one that is stuck."""
+        """Return the environment that the worker is at, to name one that is stuck."""
         self.check_worker(worker)
         env = shoal_current_env(&self.c, worker)
         return None if env == SHOAL_NO_ENV else env
@@ -334,7 +334,7 @@ cdef class Parent:
         shoal_bury(&self.c, worker)
 
     def outstanding(self, Py_ssize_t worker) -> list[int]:
-        """The environments of a dead worker that owe a result.
+        """Return the environments of a dead worker that owe a result.
 
         For each of them, get its `place_of`, write what the user shall see there, and
         `complete_for` it; then `revive` the worker.
@@ -344,12 +344,12 @@ cdef class Parent:
         return envs[:shoal_outstanding(&self.c, worker, int64s(envs))].tolist()
 
     def place_of(self, uint32_t env) -> int:
-        """The place (``block * batch_size + slot``) of an outstanding environment's result."""
+        """Return the place (``block * batch_size + slot``) of an outstanding result."""
         self._check_outstanding(env)
         return shoal_place_of(&self.c, env)
 
     def complete_for(self, uint32_t env) -> None:
-        """The place of this outstanding environment has been written."""
+        """Note that the place of this outstanding environment has been written."""
         self._check_outstanding(env)
         shoal_complete_for(&self.c, env)
 
@@ -455,17 +455,17 @@ cdef class Worker:
         return self.next()
 
     def claim_place(self) -> int:
-        """The place for this entry's result; once per entry, when its step has returned."""
+        """Return the place for this entry's result; once per entry, when its step has returned."""
         self.check()
         return shoal_claim(&self.c, self.entry)
 
     def complete_place(self, uint32_t place) -> None:
-        """The result has been written to its place."""
+        """Report that the result has been written to its place."""
         self.check()
         shoal_complete(&self.c, place)
 
     def finish_command(self) -> None:
-        """The command has been carried out."""
+        """Report that the command has been carried out."""
         self.check()
         shoal_finish(&self.c)
 
@@ -480,7 +480,7 @@ cdef class Worker:
 
 
 cdef cnp.ndarray checked_memory(memory, size_t nbytes):
-    """A writeable buffer as an array of bytes, which keeps it alive."""
+    """Return a writeable buffer as an array of bytes, which keeps it alive."""
     cdef cnp.ndarray array = np.frombuffer(memory, np.uint8)
     cdef uintptr_t start = <uintptr_t>cnp.PyArray_DATA(array)
     if not cnp.PyArray_ISWRITEABLE(array):
@@ -493,14 +493,14 @@ cdef cnp.ndarray checked_memory(memory, size_t nbytes):
 
 
 cdef int64_t* int64s(cnp.ndarray array) except NULL:
-    """The elements of an array, which must be int64 and contiguous."""
+    """Return the elements of an array, which must be int64 and contiguous."""
     if cnp.PyArray_TYPE(array) != cnp.NPY_INT64 or not cnp.PyArray_IS_C_CONTIGUOUS(array):
         raise ValueError(f"expected a contiguous array of int64, got {array.dtype}")
     return <int64_t*>cnp.PyArray_DATA(array)
 
 
 def create_memory(nbytes: int) -> int:
-    """A descriptor of fresh zeroed memory, for mmap; it has no name, so nothing is left behind.
+    """Return a descriptor of fresh zeroed memory without a name, so that nothing is left behind.
 
     A forked child has it as well; to another program it must be handed explicitly.
     """

@@ -76,8 +76,8 @@ class Vector(VectorEnv):
         action_masks: legal choices in the last batch (bool, ``(rows, choices)``), a view like the
             observations; all True where environments say nothing.
         acting: rows of the last batch whose agent acts next (bool).
-        occupants: who is in each row of the last batch: index in ``possible_agents``, or a number
-            of its own for each agent that joins; -1 for nobody (int64).
+        occupants: who is in each row of the last batch: index in ``possible_agents``, or the
+            number of an agent that joined; -1 for nobody (int64).
         final_observations: where an episode ended in the last batch, its true last observation; a
             view like the observations. In ``NEXT_STEP`` and ``DISABLED`` mode these are the
             observations themselves.
@@ -600,7 +600,7 @@ class Vector(VectorEnv):
         """Release everything: at most 5 seconds, whatever the environments are doing.
 
         Raises:
-            Exception: what the first environment raised of those that did when they were closed.
+            Exception: the first that an environment raised when it was closed.
         """
         self._ended = self._ended or "closed"
         self._may_step = False

@@ -61,15 +61,15 @@ def vectorize(
             ``"squared"``, ``"my_env.so"``), a function that creates an
             environment, a list of such functions, or an environment made by `shoal.emulate` (which
             is copied by pickling). Functions may be lambdas and may stand in ``__main__``.
-            Or an environment that steps all copies itself, or a function with a parameter
+            Or an object that steps all environments itself, or a function with a parameter
             ``num_envs`` that makes one; see `shoal.vectorization.backends.batched`.
         num_envs: how many environments; by default the length of the list, what a batched
             environment has, or 1.
         backend: ``"serial"`` (this process), ``"multiprocess"`` (workers; a batch is all
             environments), ``"pool"`` (workers; a batch is the first `batch_size` environments that
             are ready), ``"native"`` (native environments, in this process), ``"batched"`` (an
-            environment that steps all copies itself), ``"ray"`` (Ray actors), or ``"auto"``: native
-            and batched for those; else it measures for about a second and takes the fastest.
+            object that steps all environments itself), ``"ray"`` (Ray actors), or ``"auto"``:
+            native and batched for those; else the fastest, measured for about a second.
             `Vector.choice` says which and why.
         num_workers: processes; by default as many as there are usable cores, and at most one for
             each environment. With the native backend threads, by default one: the caller's own.

@@ -1,24 +1,25 @@
-"""The batched backend: one environment that steps all copies itself, served without workers.
+"""The batched backend: an object that steps all environments itself, served without workers.
 
-Such environments run many copies as one program over arrays: simulators on a GPU (Isaac,
+Such objects run many environments as one program over arrays: simulators on a GPU (Isaac,
 ManiSkill), JAX environments under ``vmap``, other vector environments. One is any object with
 
 - ``num_envs``, ``single_observation_space``, ``single_action_space``: the spaces are those of one
-  copy, Gymnasium's or alike;
+  environment, Gymnasium's or alike;
 - ``reset(seed=..., options=...)``, which returns (observations, infos), and ``step(actions)``,
   which returns (observations, rewards, terminations, truncations, infos): arrays with one entry for
-  each copy, nested as the space is; infos a dict of such arrays, with or without ``_key`` masks;
-- ``metadata["autoreset_mode"]``: when it resets copies by itself, as Gymnasium defines it. Where
-  that is ``DISABLED``, ``reset(options={"reset_mask": mask})`` resets some copies, and `step` bears
-  copies whose episodes are over. ManiSkill's vectors have ``auto_reset``, which is understood.
+  each environment, nested as the space is; infos a dict of such arrays, with or without ``_key``
+  masks;
+- ``metadata["autoreset_mode"]``: when it resets environments by itself, as Gymnasium defines it. If
+  that is ``DISABLED``, ``reset(options={"reset_mask": mask})`` resets some environments, and `step`
+  bears environments whose episodes are over. ManiSkill's ``auto_reset`` is understood.
 
 The arrays may be of NumPy, or of any library that hands them over by DLPack (torch, JAX): in main
 memory without a copy, from a GPU with one to main memory. They are then written into the rows of
-the arena, once, for an environment may use its own arrays again. Actions are given in the library,
-and on the device, of the observations.
+the arena, once, because an environment may use its own arrays again. Actions are given in the
+library, and on the device, of the observations.
 
-Invariant: before a step, `_over` has the copies whose last step ended an episode. In NEXT_STEP mode
-the step to come is a reset of those, and no transition.
+Invariant: before a step, `_over` has the environments whose last step ended an episode. In
+NEXT_STEP mode the next step resets them and is not a transition.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ RESULTS = ("rewards", "terminations", "truncations", "episode_returns", "episode
 
 
 def reset_mode(env: Any) -> AutoresetMode:
-    """Return when a batched environment resets copies by itself.
+    """Return when a batched environment resets its environments.
 
     Raises:
         EmulationError: it doesn't say.
@@ -74,7 +75,7 @@ def reset_mode(env: Any) -> AutoresetMode:
     if said is not None:
         return AutoresetMode(said)
     raise EmulationError(
-        f"{type(env).__name__} doesn't say when it resets copies by itself; set its "
+        f"{type(env).__name__} doesn't say when it resets environments by itself; set its "
         'metadata["autoreset_mode"] to gymnasium.vector.AutoresetMode.SAME_STEP (in the step that '
         "ends an episode), NEXT_STEP (in the one after) or DISABLED (only when told to)"
     )
@@ -91,7 +92,7 @@ class BatchedBackend:
     Attributes:
         autoreset: Gymnasium's mode.
         description: what the environment is.
-        arena: the rows of its copies.
+        arena: the rows of its environments.
 
     Raises:
         ConfigError: the autoreset mode is not one that the environment can serve.
@@ -159,14 +160,14 @@ class BatchedBackend:
     def post(
         self, ops: Any, env_ids: Any, requests: dict[int, Any] | None, actions: Any = None
     ) -> None:
-        """Give every copy its next operation: one for all, or reset some and keep the others."""
+        """Give every environment its next operation: one for all, or reset some and keep others."""
         if not isinstance(ops, int):
             if (ops == STEP).any():
-                raise ValueError("send: a batched environment steps all of its copies, not some")
+                raise ValueError("send: a batched environment steps all environments, not some")
             if self.resets_itself:
                 raise ValueError(
-                    f"reset_mask: {type(self.env).__name__} resets copies by itself, and only all "
-                    "of them when told to"
+                    f"reset_mask: {type(self.env).__name__} resets environments by itself, and "
+                    "only all of them when told to"
                 )
         self._work = self._work[0] + 1, ops, requests
 
@@ -210,10 +211,10 @@ class BatchedBackend:
             counters[1] += time.perf_counter_ns() - begin - (counters[0] - in_env)
 
     def _begin(self, rows: dict, held: dict, mask: np.ndarray, requests: Any) -> None:
-        """Reset copies as they were told to; the others keep what their rows held."""
+        """Reset the environments that were asked to; the others keep what their rows held."""
         seeds, options = zip(*(requests[i] for i in range(self.num_envs)), strict=True)
         if any(each is not options[0] for each in options):
-            raise ValueError("options: a batched environment takes one dict, for all copies")
+            raise ValueError("options: a batched environment takes one dict, for all environments")
         seed: Any = list(seeds)
         if all(each is None for each in seeds):
             seed = None
@@ -228,7 +229,7 @@ class BatchedBackend:
         self._infos = self._reset(rows, mask, seed, options[0])
 
     def _step(self, rows: dict, held: dict) -> None:
-        """Step all copies, and reset those that are due."""
+        """Step all environments, and reset those whose episodes are over."""
         actions = self.arena.arrays["actions"]
         if not self.actions.identity:
             actions = self.actions.to_native(actions)
@@ -271,7 +272,7 @@ class BatchedBackend:
                 merge(self._infos, self._reset(rows, begun, None, self._options))
 
     def _reset(self, rows: dict, mask: np.ndarray, seed: Any, options: Any) -> dict[str, Any]:
-        """Let copies begin an episode, and write their first observations; their infos."""
+        """Let environments begin an episode, and write their first observations; their infos."""
         if not mask.all():
             by_mask = not hasattr(self.env, "auto_reset")  # ManiSkill takes indices
             which = mask.copy() if by_mask else self._to_env(np.flatnonzero(mask))
@@ -291,7 +292,7 @@ class BatchedBackend:
         return result
 
     def _observe(self, rows: dict, observations: Any, infos: Any, chosen: np.ndarray) -> None:
-        """Write observations and action masks of copies into their rows."""
+        """Write observations and action masks of environments into their rows."""
         put_nested(observations, self.layout.view(rows["observations"]), chosen, "observations")
         masks = rows["action_masks"]
         if not masks.shape[1]:
@@ -306,7 +307,7 @@ class BatchedBackend:
     def _put_finals(
         self, rows: np.ndarray, before: np.ndarray, over: np.ndarray, infos: Any
     ) -> None:
-        """Write the last observations of episodes, as far as the environment tells them."""
+        """Write the last observations of episodes, as far as the environment reports them."""
         told = next((infos[key] for key in FINAL if key in infos), None)
         if told is None:  # the one before is all that is known
             rows[...] = before
@@ -325,11 +326,11 @@ class BatchedBackend:
         return dict(self._infos)
 
     def each_info(self, block: int) -> list[dict[str, Any]]:
-        """Return the infos as a list, one dict for each copy."""
+        """Return the infos as a list, one dict for each environment."""
         return split_infos(self._infos, self.num_envs)
 
     def call(self, method: str, arguments: Sequence[tuple | None]) -> list[Any]:
-        """Call the environment once and return its answer for every copy.
+        """Call the batched environment once and return its answer for every environment.
 
         Of what ``render`` returns for many, each gets its own.
         """
@@ -337,7 +338,7 @@ class BatchedBackend:
         if not asked:
             return [None] * self.num_envs
         if any(one is not other for each in asked for one, other in zip(each, asked[0])):
-            raise ValueError(f"{method}: a batched environment takes the same for all copies")
+            raise ValueError(f"{method}: a batched environment takes the same for all environments")
         with self._inside:
             value = getattr(self, f"_{method}")(*asked[0])
         shared = method == "call" and asked[0][0] == "render" and has_entries(value, self.num_envs)
@@ -355,7 +356,7 @@ class BatchedBackend:
 
     def _set_options(self, options: dict[str, Any] | None) -> None:
         if options and self.resets_itself:
-            raise ValueError(f"options: {type(self.env).__name__} resets copies by itself")
+            raise ValueError(f"options: {type(self.env).__name__} resets environments by itself")
         self._options = options
 
     def _get_state(self) -> None:
@@ -390,7 +391,7 @@ def require_arrays(spec: Mapping[str, Any], name: str) -> None:
     """Raise LayoutError if many values of a space are not one array."""
     kind = spec["kind"]
     if kind not in NESTED:
-        raise LayoutError(f"{name}: a batched environment can't have a {kind}, which is no array")
+        raise LayoutError(f"{name}: a batched environment needs arrays, and a {kind} is not one")
     for item in spec.get("items", []):
         require_arrays(item[1] if kind == "Dict" else item, name)
 
@@ -443,7 +444,7 @@ def put_nested(values: Any, into: Any, chosen: np.ndarray, name: str) -> None:
 
 
 def put(values: Any, into: np.ndarray, chosen: np.ndarray, name: str) -> None:
-    """Copy the entries of copies (bool) from an array of whatever library.
+    """Copy the entries of environments (bool) from an array of whatever library.
 
     Raises:
         EmulationError: its shape or dtype is not what it should be.
@@ -460,22 +461,22 @@ def put(values: Any, into: np.ndarray, chosen: np.ndarray, name: str) -> None:
 
 
 def is_mask(key: Any, infos: Mapping[str, Any]) -> bool:
-    """Return whether this key of batched infos says which copies have another one."""
+    """Return whether this key of batched infos says which environments have another key."""
     return isinstance(key, str) and key[:1] == "_" and key[1:] in infos
 
 
 def has_entries(values: Any, count: int) -> bool:
-    """Return whether this is an array, list or tuple with an entry for each of so many copies."""
+    """Return whether this is an array, list or tuple of so many entries."""
     if isinstance(values, (list, tuple)):
         return len(values) == count
     return bool(getattr(values, "ndim", 0)) and values.shape[0] == count
 
 
 def columns(infos: Any, chosen: np.ndarray) -> dict[str, Any]:
-    """Return the infos of copies (bool) as Gymnasium's: each array with a mask, zero elsewhere.
+    """Return the infos of environments (bool) as Gymnasium's: arrays with masks, zero elsewhere.
 
     Args:
-        infos: of the whole batch. What is no array with an entry for each copy is passed on.
+        infos: of the whole batch. A value that is not an array of `num_envs` entries is passed on.
     """
     found: dict[str, Any] = {}
     for key, value in (infos or {}).items():
@@ -501,7 +502,7 @@ def columns(infos: Any, chosen: np.ndarray) -> dict[str, Any]:
 
 
 def merge(infos: dict[str, Any], more: dict[str, Any]) -> None:
-    """Add the infos of other copies, both as `columns` gives them."""
+    """Add the infos of other environments, both as `columns` gives them."""
     for key, value in more.items():
         if key not in infos:
             infos[key] = value

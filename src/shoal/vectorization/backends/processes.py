@@ -68,7 +68,7 @@ class ProcessBackend:
     """Environments in worker processes; see `Backend`, and `shoal.vectorize` for the arguments.
 
     Attributes:
-        description: what the environments are, as the first worker told it.
+        description: what the environments are, from the first worker.
         arena: the shared memory, attached.
     """
 
@@ -406,7 +406,7 @@ class ProcessBackend:
 
         Raises:
             WorkerDied, StepTimeoutError: answers may be missing, so that nothing can follow.
-            Exception: what the first environment raised of those that did.
+            Exception: the first that an environment raised.
         """
         control, deadline = self._open(), self._deadline(None)
         messages = {}
@@ -455,7 +455,7 @@ class ProcessBackend:
         """End all workers and release everything; takes at most a few seconds.
 
         Raises:
-            Exception: what the first environment raised of those that did when they were closed;
+            Exception: the first that an environment raised when it was closed;
                 everything is released all the same.
         """
         if self._closed or os.getpid() != self._pid:  # a fork of this process owns nothing

@@ -163,7 +163,7 @@ class RayBackend:
         self._ask()
 
     def _ask(self) -> None:
-        """Tell actors what was posted; after an interrupt, those that don't know it yet."""
+        """Send actors what was posted; after an interrupt, only actors that lack it."""
         turn, ops, requests = self._work
         actions = self.arena.arrays["actions"]
         for w in range(len(self._asked), self.num_workers):
@@ -265,7 +265,7 @@ class RayBackend:
 
 
 def unpack(answer: bytes) -> bytes:
-    """Return what a message says; raises the error in it."""
+    """Return the content of a message, or raise the error in it."""
     if answer[:1] == b"\1":
         raise read_error(pickle_messages, answer)
     return answer[1:]

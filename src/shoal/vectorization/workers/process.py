@@ -38,7 +38,7 @@ OLDEST_PYTHON = 3, 8
 CHECK_MILLISECONDS = 100  # how often a wait for a message looks whether the process lives
 
 # A child that runs one function of `worker.py` on inherited descriptors. The path comes first, for
-# it says where this package is.
+# the code gives the path of this package.
 COMMAND = (
     "import sys; sys.path[:] = {path!r}; "
     "from shoal.vectorization.workers import pickle_messages; "

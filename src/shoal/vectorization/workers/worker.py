@@ -1,4 +1,4 @@
-"""A worker process: builds its environments, tells the parent what they are, and steps them.
+"""A worker process: makes its environments, describes them to the parent, and steps them.
 
 The parent and a worker share three things:
 
@@ -233,9 +233,8 @@ def limit_threads() -> None:
 def fork_server(server_fd: int, arena_fd: int, outbox_fd: int, parent: int, messages: Any) -> None:
     """Fork a worker for each socket that arrives, and report how each of them ends.
 
-    It runs in a process of its own with nothing in it but the imports that all workers need: no
-    threads, no CUDA. It ends, and its workers with it, when the parent closes the other end or is
-    gone.
+    The server process holds nothing but the imports that all workers need: no threads, no CUDA. It
+    ends, and its workers with it, when the parent closes the other end or is gone.
     """
     import gymnasium  # noqa: F401 (all workers will need it: forks have it already)
 
