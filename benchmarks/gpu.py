@@ -196,7 +196,7 @@ def training_config(env: str) -> Any:
         env,
         num_envs=4096,
         horizon=64,
-        num_minibatches=8,
+        minibatch_size=32_768,
         update_epochs=1,
         anneal="none",
         total_steps=10**10,

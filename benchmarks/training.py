@@ -282,7 +282,7 @@ def same_options(config: Config) -> dict[str, Any]:
     hidden = [config.hidden_size] * 2
     return {
         "n_steps": config.horizon,
-        "batch_size": config.num_envs * config.horizon // config.num_minibatches,
+        "batch_size": config.minibatch_size,
         "n_epochs": config.update_epochs,
         "gamma": config.gamma,
         "gae_lambda": config.gae_lambda,

@@ -18,7 +18,7 @@ def test_the_defaults_are_allowed_and_come_back_from_plain_values():
     [
         ({}, "env: missing"),
         ({"env": "x", "learning_ratee": 1}, "did you mean learning_rate"),
-        ({"env": "x", "num-minibatch": 1}, "did you mean num_minibatches"),
+        ({"env": "x", "minibatch-sise": 1}, "did you mean minibatch_size"),
         ({"env": "x", "optimizer": "adamw"}, "one of adam, muon, got 'adamw'; did you mean adam"),
         ({"env": "x", "anneal": 1}, "anneal: expected one of linear, cosine, none, got 1"),
         ({"env": "x", "total_steps": 1.5}, "total_steps: expected int, got 1.5"),

@@ -52,7 +52,7 @@ def test_no_operation_mixes_devices(config):
 @pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
 @pytest.mark.parametrize("env", ["breakout", "connect4"])
 def test_the_host_waits_for_actions_and_twice_an_update(env, memory):
-    config = replace(BREAKOUT, env=env, memory=memory, update_epochs=2, num_minibatches=2)
+    config = replace(BREAKOUT, env=env, memory=memory, update_epochs=2, minibatch_size=32)
     counts = []
     with pretended_cuda() as (_, waits):
 

@@ -42,6 +42,8 @@ def config(**changes):
         "num_envs": 4,
         "num_workers": 0,
         "horizon": 16,
+        "minibatch_size": 16,
+        "update_epochs": 4,
         "hidden_size": 16,
         "total_steps": 512,
         "seed": 3,
@@ -181,7 +183,7 @@ def test_slices_equal_index_arrays(env, memory, monkeypatch):
 
     With one minibatch a pass both learn from the same steps; only the sums' order differs.
     """
-    cfg = config(memory=memory, num_minibatches=1, update_epochs=2, total_steps=10**6)
+    cfg = config(memory=memory, minibatch_size=10**6, update_epochs=2, total_steps=10**6)
     make, results = ppo.Collector.__init__, []
 
     def uneven(collector, *args):
@@ -216,7 +218,7 @@ def test_the_first_absent_row_makes_a_rollout_uneven():
 @pytest.mark.parametrize("env", ["CartPole-v1", Counter, Dying, "pettingzoo.classic.tictactoe_v3"])
 def test_the_first_ratio_is_one(env, memory):
     """Learning recomputes exactly what collecting computed, recurrent state included."""
-    cfg = config(memory=memory, num_minibatches=1, update_epochs=2, learning_rate=1e-2)
+    cfg = config(memory=memory, minibatch_size=10**6, update_epochs=2, learning_rate=1e-2)
     vector = shoal.vectorize(env, cfg.num_envs, backend="serial")
     with_errors, _ = run(dataclasses.replace(cfg, total_steps=1000), vector=vector)
     vector.close()
@@ -227,7 +229,7 @@ def test_the_first_ratio_is_one(env, memory):
 
 def test_a_state_that_is_not_reset_would_show():
     """The test above can fail: without the resets, the ratios of a recurrent policy are off."""
-    cfg = config(memory="lstm", num_minibatches=1, update_epochs=1, horizon=12)
+    cfg = config(memory="lstm", minibatch_size=10**6, update_epochs=1, horizon=12)
     rollouts, collector, policy = collect(Counter, cfg, rollouts=2)
     learner = ppo.Learner(
         policy, collector.distribution, collector.layout, cfg, torch.device("cpu")
@@ -305,7 +307,7 @@ def gradients(cfg, rollout, collector, policy):
 @pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
 def test_accumulating_gives_the_same_gradient(memory):
     cfg = config(
-        memory=memory, num_minibatches=1, update_epochs=1, max_gradient_norm=1e9, num_envs=5
+        memory=memory, minibatch_size=10**6, update_epochs=1, max_gradient_norm=1e9, num_envs=5
     )
     (rollout,), collector, policy = collect(Counter, cfg)
     whole = gradients(cfg, rollout, collector, policy)
@@ -318,7 +320,7 @@ def test_accumulating_gives_the_same_gradient(memory):
 @pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
 def test_invalid_slots_have_no_influence(memory):
     """Whatever stands in them: the gradient is the same."""
-    cfg = config(memory=memory, num_minibatches=1, update_epochs=1, vtrace_rho=1, vtrace_c=1)
+    cfg = config(memory=memory, minibatch_size=10**6, update_epochs=1, vtrace_rho=1, vtrace_c=1)
     (rollout,), collector, policy = collect(Counter, cfg)
     clean = gradients(cfg, rollout, collector, policy)
     invalid = ~rollout.valid
@@ -445,7 +447,7 @@ def test_muon_says_which_torch_it_needs(monkeypatch):
 @pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
 def test_a_minibatch_of_one_step_is_not_normalised(memory):
     """Its advantage has no deviation; it counts as it is, and moves the policy."""
-    cfg = config(memory=memory, num_envs=1, horizon=4, num_minibatches=1, update_epochs=1)
+    cfg = config(memory=memory, num_envs=1, horizon=4, minibatch_size=10**6, update_epochs=1)
     (rollout,), collector, policy = collect("CartPole-v1", cfg)
     rollout.valid[1:] = False
     rollout.rewards[0] = 3.0
@@ -656,7 +658,7 @@ from tests.trainers import test_ppo
 from tests.trainers.environments import Counter
 
 folder = sys.argv[1]
-cfg = test_ppo.config(num_minibatches=1, update_epochs=1, max_gradient_norm=1e9, seed=0)
+cfg = test_ppo.config(minibatch_size=10**6, update_epochs=1, max_gradient_norm=1e9, seed=0)
 (rollout,), collector, policy = test_ppo.collect(Counter, cfg)  # of all, in each process
 dist.init_process_group("gloo")
 rank, size = dist.get_rank(), dist.get_world_size()
@@ -679,7 +681,7 @@ sys.stdout.flush()
 os._exit(0)  # all is checked and saved: threads of gloo may abort the interpreter's own exit
 """
 SHARED = config(
-    num_minibatches=1,
+    minibatch_size=10**6,
     update_epochs=2,
     memory="lstm",
     normalize_observations=True,
@@ -721,7 +723,7 @@ def test_two_processes_equal_one(tmp_path):
     reported, result, states = run_shared(SHARED)
     torch.save(states[0], tmp_path / "saved.pt")
     torchrun(tmp_path, RANKS, str(tmp_path), str(tmp_path / "saved.pt"))
-    cfg = config(num_minibatches=1, update_epochs=1, max_gradient_norm=1e9, seed=0)
+    cfg = config(minibatch_size=10**6, update_epochs=1, max_gradient_norm=1e9, seed=0)
     (rollout,), collector, policy = collect(Counter, cfg)
     alone = gradients(cfg, rollout, collector, policy)
     for rank in range(2):
@@ -748,7 +750,7 @@ from tests.trainers import test_ppo
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-cfg = test_ppo.config(checkpoint_interval=2, total_steps=384, num_minibatches=2, memory="lstm",
+cfg = test_ppo.config(checkpoint_interval=2, total_steps=384, minibatch_size=32, memory="lstm",
                       normalize_rewards=True, normalize_observations=True)
 states = []
 whole, result = test_ppo.run(cfg, save=lambda state, metrics: states.append(state))
@@ -812,8 +814,19 @@ def test_a_policy_of_ones_own_must_be_one(tmp_path):
         run(config(policy=f"{file}:Policy"))
 
 
-@pytest.mark.parametrize("num_envs, horizon", [(8, 128), (128, 128), (512, 32), (4096, 8)])
-def test_the_default_horizon_falls_with_the_number_of_agents(num_envs, horizon):
-    (rollout,), _, _ = collect("cartpole", config(num_envs=num_envs, horizon=None), backend="auto")
-    assert rollout.horizon == horizon
-    assert rollout.rewards.shape == (horizon + 1, num_envs)
+@pytest.mark.parametrize("epochs, steps", [(1, 4), (0.5, 2), (2.25, 9), (0.1, 1)])
+def test_a_pass_may_be_a_part_of_one(epochs, steps):
+    cfg = config(update_epochs=epochs)
+    (rollout,), collector, policy = collect("CartPole-v1", cfg)
+    learner = ppo.Learner(
+        policy, collector.distribution, collector.layout, cfg, torch.device("cpu")
+    )
+    sizes, step = [], learner.step
+
+    def counted(rollout, minibatch, *rest):
+        sizes.append(len(minibatch))
+        return step(rollout, minibatch, *rest)
+
+    learner.step = counted
+    learner.learn(rollout)
+    assert sizes == [16] * steps

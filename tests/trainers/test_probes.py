@@ -19,7 +19,6 @@ COMMON = {
     "num_envs": 16,
     "horizon": 16,
     "update_epochs": 4,
-    "num_minibatches": 2,
     "learning_rate": 5e-3,
     "hidden_size": 32,
     "gamma": 0.9,
@@ -42,6 +41,7 @@ def learn(make, seed, updates, vector_options=None, **options):
     vector = shoal.vectorize(
         make, config["num_envs"], backend="serial", seed=seed, **(vector_options or {})
     )
+    config["minibatch_size"] = config["horizon"] * vector.num_rows // 2
     config["total_steps"] = updates * config["horizon"] * vector.num_rows
     states, metrics = [], []
     try:

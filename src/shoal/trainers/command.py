@@ -263,6 +263,11 @@ def train(arguments: Sequence[str]) -> int:
     asked = parse_train(arguments)
     check_names(asked)  # what is misspelt is reported before anything heavy is imported
     from shoal.trainers import runs
+    from shoal.trainers.defaults import describe, filled
+
+    given, asked = asked, filled(asked)
+    if asked != given and asked.display != "none" and os.environ.get("RANK", "0") == "0":
+        print(f"shoal: {describe(asked)}", file=sys.stderr, flush=True)
 
     runs_dir = Path(asked.runs_dir).absolute()  # an environment may change the working directory
     return run_training(asked, lambda: (runs.create(asked, runs_dir), None))
@@ -279,7 +284,7 @@ def check_names(asked: Config) -> None:
 
     recipe = asked.env if asked.env.endswith(".toml") else ""
     say_whose_code(asked.policy, recipe)
-    find_source(asked.env, asked.num_envs, asked.env_kwargs)
+    find_source(asked.env, asked.num_envs or 1, asked.env_kwargs)
     for name in ("wandb", "neptune", "trackio"):
         missing = name not in sys.modules and importlib.util.find_spec(name) is None
         if getattr(asked, name) and missing:

@@ -45,15 +45,17 @@ class Config:
     """Of environments, weights, actions and minibatches."""
 
     # -- collecting --
-    num_envs: int = 8
-    """How many environments."""
+    num_envs: int | None = None
+    """How many environments; default: those that make 1,024 rows of native or batched ones, 8 of
+    others."""
     num_workers: int | None = None
     """Processes that step them; 0: this process; default: what a short trial finds fastest."""
     batch_size: int | None = None
     """Environments in one batch; fewer than num_envs steps some while the policy acts on others."""
     horizon: int | None = None
-    """Steps of each agent in one rollout, and the length of a training sequence; default: 128, or
-    as few as make 16,384 steps of all agents together, but at least 8."""
+    """Steps of each agent in one rollout, and the length of a training sequence; default: 64 of
+    native or batched environments, 128 of others; fewer where a rollout would have more than 65,536
+    steps of all agents together, but at least 8."""
     max_len: int | None = None
     """Most items of a Sequence, Graph or string of no fixed length."""
     max_agents: int | None = None
@@ -81,10 +83,12 @@ class Config:
     """Clip of the importance weight of each step's error (V-trace); none: plain GAE."""
     vtrace_c: float | None = None
     """Clip of the importance weight of what follows; needs vtrace_rho."""
-    update_epochs: int = 4
-    """Passes over each rollout."""
-    num_minibatches: int = 4
-    """Minibatches in a pass."""
+    update_epochs: float | None = None
+    """Passes over each rollout; the last may be a part of one, such as 0.5; default: 1 of native or
+    batched environments, 4 of others."""
+    minibatch_size: int | None = None
+    """Steps of all agents in one minibatch, about: as many minibatches as fit are equally large;
+    default: a 32nd part of a rollout of native or batched environments, a quarter of others."""
     accumulate: int = 1
     """Parts that a minibatch is computed in, to save memory; the gradient is the same."""
     clip: float = 0.2
@@ -161,7 +165,7 @@ def check(config: Config) -> None:
     """Raise ConfigError for a value that can't be meant."""
     at_least = {
         1: (
-            "total_steps num_envs horizon update_epochs num_minibatches accumulate hidden_size "
+            "total_steps num_envs horizon minibatch_size accumulate hidden_size "
             "checkpoint_interval keep_checkpoints batch_size max_len max_agents torch_threads"
         ),
         0: (
@@ -175,7 +179,8 @@ def check(config: Config) -> None:
             if value is not None and not value >= low:
                 raise ConfigError(f"{name}: expected at least {low}, got {value}")
     more_than_0 = (
-        "learning_rate clip max_gradient_norm vtrace_rho vtrace_c value_clip target_kl reward_clip"
+        "learning_rate clip max_gradient_norm vtrace_rho vtrace_c value_clip target_kl reward_clip "
+        "update_epochs"
     )
     for name in more_than_0.split():
         value = getattr(config, name)
@@ -186,11 +191,12 @@ def check(config: Config) -> None:
             raise ConfigError(f"{name}: expected 0 to 1, got {getattr(config, name)}")
     if (config.vtrace_rho is None) != (config.vtrace_c is None):
         raise ConfigError("vtrace_rho and vtrace_c: give both, or neither")
-    if config.batch_size is not None and config.batch_size > config.num_envs:
+    num_envs = math.inf if config.num_envs is None else config.num_envs
+    if config.batch_size is not None and config.batch_size > num_envs:
         raise ConfigError(
             f"batch_size: expected at most num_envs ({config.num_envs}), got {config.batch_size}"
         )
-    if config.num_workers is not None and config.num_workers > config.num_envs:
+    if config.num_workers is not None and config.num_workers > num_envs:
         raise ConfigError(
             f"num_workers: expected at most num_envs ({config.num_envs}), got {config.num_workers}"
         )

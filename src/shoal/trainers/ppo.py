@@ -33,6 +33,7 @@ from shoal.rows.layout import Layout
 from shoal.trainers.advantage import advantages
 from shoal.trainers.checks import check_categories, check_rollout, check_step, outside_sum
 from shoal.trainers.config import Config, from_dict, kept
+from shoal.trainers.defaults import filled
 from shoal.trainers.distributions import Actions, Distribution
 from shoal.trainers.optimizers import make_optimizers
 from shoal.trainers.phases import Phases, grouped
@@ -109,6 +110,7 @@ def train(
         CheckpointError: the checkpoint belongs to other spaces or another policy.
         Exception: whatever an environment raised.
     """
+    config = filled(config, vector)
     device = choose_device(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(current_device(device))
@@ -169,9 +171,9 @@ class Trainer:
             made = checked_policy(policy, config)
         self.policy = made.to(device)
         distribution = Distribution(action_layout, config.squash)
-        horizon = own.horizon or default_horizon(vector.num_rows * world_size())
-        rows = vector.num_rows * horizon // own.num_minibatches
-        precision, why = choose_precision(own, self.policy, self.layout, rows, horizon, device)
+        assert own.horizon is not None and own.minibatch_size is not None  # see `filled`
+        rows = min(own.minibatch_size, vector.num_rows * own.horizon)
+        precision, why = choose_precision(own, self.policy, self.layout, rows, own.horizon, device)
         self.chosen = f"precision: {precision} ({why})"
         self.config, own = replace(config, precision=precision), replace(own, precision=precision)
         self.collector = Collector(vector, distribution, own, self.policy, device)
@@ -330,6 +332,8 @@ def annealed(config: Config, steps: int) -> float:
 
 def make_vector(config: Config) -> Any:
     """Return the environments of a config; under torchrun, of this process's part of it."""
+    config = filled(config)
+    assert config.num_envs is not None
     pool = config.batch_size not in (None, config.num_envs)
     alone = config.num_workers == 0
     if alone:  # a native environment's thread is the caller's own
@@ -351,11 +355,15 @@ def make_vector(config: Config) -> Any:
 
 
 def shared_config(config: Config, processes: int) -> Config:
-    """Return one process's part of a run: its share of the environments and workers.
+    """Return one process's part of a run: its share of environments, workers and minibatches.
+
+    Args:
+        config: after `filled`.
 
     Raises:
         ConfigError: the environments can't be shared evenly.
     """
+    assert config.num_envs is not None
     if config.num_envs % processes:
         raise ConfigError(f"num_envs: {config.num_envs} can't be shared by {processes} processes")
 
@@ -367,6 +375,7 @@ def shared_config(config: Config, processes: int) -> Config:
         num_envs=config.num_envs // processes,
         batch_size=share(config.batch_size),
         num_workers=share(config.num_workers),
+        minibatch_size=share(config.minibatch_size),
     )
 
 
@@ -434,7 +443,8 @@ class Collector:
         self.device = device
         n = vector.num_rows
         self.layout: Layout = vector.observation_layout
-        self.horizon = config.horizon or default_horizon(n * world_size())
+        assert config.horizon is not None  # see `filled`
+        self.horizon = config.horizon
         self.capacity = n * self.horizon
         self.whole = vector.batch_size == vector.num_envs
         self.even = self.whole  # until a row is absent for the first time
@@ -709,15 +719,6 @@ class Collector:
 # -- the policy ------------------------------------------------------------------------------------
 
 
-def default_horizon(num_rows: int) -> int:
-    """Return the horizon of a config that names none.
-
-    With many agents a rollout of 128 steps each would be so large that a run of usual length has
-    only a few updates.
-    """
-    return int(np.clip(16_384 // num_rows, 8, 128))
-
-
 def make_policy(config: Config, observation_layout: Layout, action_layout: ActionLayout) -> Any:
     """Return the policy that a config asks for: the default one or the user's, with its memory.
 
@@ -880,7 +881,8 @@ class Learner:
         valid = rollout.valid[:horizon]
         steps: list[Tensor] = []
         ratios = None
-        for epoch in range(config.update_epochs):
+        passes = float(config.update_epochs or 1)
+        for epoch in range(math.ceil(passes)):
             values = rollout.values
             self.phases.enter("forward")
             if epoch:
@@ -904,7 +906,7 @@ class Learner:
             if not epoch:
                 first = self.describe(advantage, returns, values[:horizon], valid)
             self.phases.enter("forward")
-            for minibatch in self.minibatches(rollout):
+            for minibatch in self.minibatches(rollout, min(1.0, passes - epoch)):
                 steps.append(self.step(rollout, minibatch, advantage, returns))
             if config.target_kl is None or not steps:
                 continue
@@ -969,15 +971,21 @@ class Learner:
         mean, variance, _ = moments(columns, valid.flatten())
         return torch.stack([variance[0], variance[1], mean[2], variance[3]])
 
-    def minibatches(self, rollout: Rollout) -> Iterator[Tensor]:
-        """A random partition: of segments for recurrent policies, else of single steps, flat."""
+    def minibatches(self, rollout: Rollout, share: float = 1.0) -> Iterator[Tensor]:
+        """Yield the minibatches of one pass, or of its first part.
+
+        They are a random partition: of segments for policies with memory, else of single steps. How
+        many there are is the same in every process.
+        """
         valid = rollout.valid[: rollout.horizon]
         items = valid.any(0) if isinstance(self.policy, Recurrent) else valid.flatten()
         order = torch.randperm(len(items), generator=self.shuffler)
         order = on_device(order.numpy(), self.device)
         if not rollout.even:
             order = order[items[order]]
-        for part in torch.tensor_split(order, self.config.num_minibatches):
+        size = self.config.minibatch_size or rollout.capacity
+        count = max(1, round(rollout.capacity / size))
+        for part in torch.tensor_split(order, count)[: max(1, round(share * count))]:
             if len(part) or world_size() > 1:  # every process takes part in every step
                 yield part
 

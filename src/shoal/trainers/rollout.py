@@ -70,6 +70,11 @@ class Rollout:
         """Steps of a segment that are learnt from."""
         return self.values.shape[0] - 1
 
+    @property
+    def capacity(self) -> int:
+        """Steps that are collected: `horizon` of each row."""
+        return self.horizon * self.values.shape[1] // (1 if self.even else 2)
+
     def flat(self) -> Rollout:
         """Return views of all but the states with one row for each step: time * segments + row."""
         steps = self.values.numel()

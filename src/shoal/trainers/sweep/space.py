@@ -38,7 +38,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "gamma": {"distribution": "logit", "low": 0.8, "high": 0.999},
     "gae_lambda": {"distribution": "logit", "low": 0.6, "high": 0.995},
     "update_epochs": {"distribution": "integer", "low": 1, "high": 6},
-    "num_minibatches": {"distribution": "power_of_two", "low": 1, "high": 32},
+    "minibatch_size": {"distribution": "power_of_two", "low": 256, "high": 32_768},
     "clip": {"distribution": "uniform", "low": 0.05, "high": 0.4},
     "entropy_coefficient": {"distribution": "log", "low": 1e-4, "high": 1e-1},
     "value_coefficient": {"distribution": "log", "low": 0.1, "high": 5.0},
