@@ -71,8 +71,14 @@ INTERRUPTED = """
             "vector.render()",
             "vector.reset()",
         ),
+        (
+            {"step": CTRL_C},
+            "vector = shoal.vectorize({path!r}, 1, timeout=60); vector.reset()",
+            "vector.step(vector.action_space.sample())",
+            "pass",
+        ),
     ],
-    ids=["init", "resolve", "draw"],
+    ids=["init", "resolve", "draw", "step"],
 )
 def test_an_interrupt_ends_a_call_that_does_not_return(tmp_path, parts, before, call, after):
     path = stuck(tmp_path, **parts)
@@ -93,6 +99,16 @@ def test_calls_that_do_not_return_keep_their_timeout(tmp_path):
     with pytest.raises(ClosedError):
         engine.seed(0, 1)
     engine.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_step_that_does_not_return_keeps_the_timeout(tmp_path, workers):
+    vector = shoal.vectorize(stuck(tmp_path, step=FOREVER), 2, num_workers=workers, timeout=0.2)
+    vector.reset()
+    with pytest.raises(StepTimeoutError, match=r"no batch of walk within 0\.2 s"):
+        vector.step(vector.action_space.sample())
+    with pytest.raises(StepTimeoutError, match="can't be stopped"):
+        vector.close()
 
 
 @pytest.mark.parametrize("workers, batch_size", [(1, 6), (3, 6), (2, 3)])

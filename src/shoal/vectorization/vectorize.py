@@ -46,7 +46,7 @@ def vectorize(
     one_hot: bool = False,
     max_len: int | Mapping[str, int] | None = None,
     max_agents: int | None = None,
-    pad: bool = False,
+    pad: bool | tuple[Any, Any] = False,
     debug: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
     python: str | None = None,
@@ -94,7 +94,10 @@ def vectorize(
             is invalid (``masks``) and truncated, and goes on with a reset; `Vector.restarts` counts
             them. Five failures in a row, with fewer than ten steps between, end it with an error
             all the same.
-        timeout: seconds that a batch, or the answers to a call, may take; None for no limit.
+        timeout: seconds that a batch, or the answers to a call, may take; None for no limit. What
+            creates environments in workers may take as long, and 60 s more. Serial and batched
+            environments run in the caller's own thread, which nothing can time out. Native ones do
+            so only without `timeout`; then Ctrl-C can't end a step that does not return either.
         affinity: the cores that workers are bound to, in turn.
         profile: keep track of where the time goes; see `Vector.profile`.
         form, one_hot, max_len, max_agents, pad, debug: as for `shoal.emulate`. With `debug`, every

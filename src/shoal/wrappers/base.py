@@ -11,25 +11,65 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from shoal.errors import CheckpointError
+from shoal.errors import CheckpointError, PendingCallError
 from shoal.rows.layout import Layout
+from shoal.vectorization.stepper import Deferral
 from shoal.vectorization.vector import Batch
 
 __all__ = [
     "ObservationWrapper",
+    "Receipt",
     "Wrapper",
     "info_of",
     "load_state_dicts",
     "rows_of",
+    "settle",
     "state_dicts",
 ]
+
+
+class Receipt:
+    """Receives a batch and finishes it once, whenever Ctrl-C comes.
+
+    After KeyboardInterrupt, the next call returns what the interrupted one would have returned.
+    """
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+        self._result: Any = None
+        self._deferral = Deferral()
+
+    def check(self) -> None:
+        """Raise PendingCallError if there is a batch that the next call returns."""
+        if self._batch is not None or self._result is not None:
+            raise PendingCallError("a batch has arrived that was not returned: call recv", "step")
+
+    def __call__(self, receive: Callable[[], Any], finish: Callable[[Any], Any]) -> Any:
+        """Return ``finish(receive())``; Ctrl-C waits for `finish`, a second one does not."""
+        if self._result is None:
+            if self._batch is None:
+                self._batch = receive()
+            with self._deferral:
+                batch, self._batch = self._batch, None
+                self._result = finish(batch)
+        result, self._result = self._result, None
+        return result
+
+
+def settle(vector: Any) -> None:
+    """Receive what an interrupted call has left on its way, for interfaces that know no `recv`."""
+    try:
+        while True:
+            vector.recv()
+    except PendingCallError:
+        pass
 
 
 class Wrapper(VectorWrapper):
@@ -64,6 +104,7 @@ class Wrapper(VectorWrapper):
         # with `keep_others`, leaves alone.
         self._kept = np.zeros(self.vector.num_rows, np.bool_)
         self._any_kept = False
+        self._receipt = Receipt()
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Do as `Vector.reset`."""
@@ -82,6 +123,7 @@ class Wrapper(VectorWrapper):
 
     def async_reset(self, *, seed: Any = None, options: Any = None) -> None:
         """Do as `Vector.async_reset`."""
+        self._receipt.check()
         self.env.async_reset(seed=seed, options=options)
         mask = options.get("reset_mask") if isinstance(options, Mapping) else None
         self._any_kept = mask is not None
@@ -89,6 +131,7 @@ class Wrapper(VectorWrapper):
 
     def send(self, actions: Any, env_ids: Any = None, *, keep_others: bool = False) -> None:
         """Do as `Vector.send`."""
+        self._receipt.check()
         self.env.send(actions, env_ids, keep_others=keep_others)
         self.keep_others(env_ids, keep_others)
 
@@ -101,7 +144,10 @@ class Wrapper(VectorWrapper):
 
     def recv(self, timeout: float | None = None) -> Batch:
         """Do as `Vector.recv`."""
-        batch = self.receive(self.env.recv(timeout))
+        return self._receipt(lambda: self.env.recv(timeout), self._finish)
+
+    def _finish(self, batch: Batch) -> Batch:
+        batch = self.receive(batch)
         if self._any_kept:
             self._kept[batch.agent_ids] = False
             self._any_kept = bool(self._kept.any())

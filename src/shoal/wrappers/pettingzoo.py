@@ -16,7 +16,7 @@ from pettingzoo.utils import BaseParallelWrapper
 
 from shoal.errors import ActionError, LayoutError, PendingCallError, ResetNeededError
 from shoal.vectorization.vector import Batch, check_reset_mask
-from shoal.wrappers.base import Wrapper, info_of, rows_of
+from shoal.wrappers.base import Wrapper, info_of, rows_of, settle
 
 __all__ = ["AgentRows", "ParallelActionRepeat", "ParallelTimeLimit", "ShoalParallelEnv"]
 
@@ -98,6 +98,7 @@ class ShoalParallelEnv(ParallelEnv):
         Native environments have no options and ignore them.
         """
         vector = self.vector
+        settle(vector)
         options = None if vector.backend == "native" else options
         only = np.arange(vector.num_envs) == self.index
         seeds = None if seed is None else [seed if mine else None for mine in only]

@@ -30,6 +30,7 @@ from shoal.vectorization.workers.group import (
     has_attribute,
     wrapper_names,
 )
+from shoal.wrappers.base import Receipt, settle
 from shoal.wrappers.raw_env import PLAIN, inside, make_raw, parts_of, skip_reset
 
 __all__ = ["ShoalDummyVecEnv", "ShoalSubprocVecEnv", "ShoalVecEnv"]
@@ -109,6 +110,7 @@ class ShoalVecEnv(VecEnv):
         start: Any = getattr(self._flat_actions, "start", 0)
         self._start = start if np.any(start) else None
         self._pending = False
+        self._receipt = Receipt()
         own = vector.unwrapped.observation_layout.space
         self._masks_in_observations = isinstance(own, spaces.Dict) and "action_mask" in own.spaces
         self._masks_in_infos = True  # for all that is known before there are any
@@ -125,6 +127,8 @@ class ShoalVecEnv(VecEnv):
         """
         if self._pending:
             self.step_wait()
+        settle(self.vector)
+        self._receipt = Receipt()
         seeds = self._seeds[: self.num_envs // self._agents]
         options = [one or None for one in self._options[:: self._agents]]
         observations, infos = self.vector.reset(
@@ -143,6 +147,7 @@ class ShoalVecEnv(VecEnv):
         Raises:
             ActionError: wrong count, shape, type or value; nothing was sent.
         """
+        self._receipt.check()
         space = self._flat_actions
         if self._start is not None:
             actions = np.asarray(actions) + self._start
@@ -168,8 +173,10 @@ class ShoalVecEnv(VecEnv):
         Every info has ``TimeLimit.truncated``. Where an episode has ended, ``terminal_observation``
         is its last observation, and `reset_infos` has the info of the reset that followed.
         """
+        return self._receipt(self.vector.recv, self._finish)
+
+    def _finish(self, batch: Any) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         self._pending = False
-        batch = self.vector.recv()
         infos = self._list(batch.infos)
         dones = batch.terminations | batch.truncations
         if self._agents > 1:

@@ -20,6 +20,8 @@ from torchrl.data import (
 )
 from torchrl.envs import EnvBase
 
+from shoal.wrappers.base import settle
+
 __all__ = ["ShoalEnv"]
 
 
@@ -106,6 +108,7 @@ class ShoalEnv(EnvBase):
         mask = None if tensordict is None else tensordict.get("_reset", None)
         if mask is not None and not mask.all():
             kwargs["options"] = {"reset_mask": mask.reshape(-1).cpu().numpy()}
+        settle(self.vector)
         observations, _ = self.vector.reset(seed=seed, **kwargs)
         terminated, truncated = np.zeros((2, self.vector.num_envs), bool)
         return self._tensordict(observations, None, terminated, truncated)

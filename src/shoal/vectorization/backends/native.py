@@ -1,7 +1,7 @@
 """The native backend: native environments, stepped in this process without the interpreter.
 
 `shoal.ocean_c.engine` steps them, straight into the rows of the arena. With one worker all happens
-in the caller's thread, in `wait`; with more, and in a pool, on threads.
+in the caller's thread, in `wait`; with more, in a pool, and with a `timeout`, on threads.
 
 A batch is `batch_size` environments that have been given an operation, in the order in which they
 were given it. A batch begins when it is complete, so its environments never depend on how long a
@@ -40,7 +40,8 @@ class NativeBackend:
         path: the module.
         params: of the environment.
         num_envs: of the vector.
-        options: of the vector. With one worker and whole batches, the caller's thread does it all.
+        options: of the vector. With one worker, whole batches and no `timeout`, the caller's thread
+            does it all, and an environment that does not return can't be interrupted.
 
     Attributes:
         description: of the environments.
@@ -78,7 +79,9 @@ class NativeBackend:
             control_nbytes=0,
         )
         self.arena.allocate()
-        threads = num_workers - 1 if batch_size == num_envs else num_workers
+        # The caller's thread steps, too, unless it must be able to leave at a time limit.
+        caller_steps = batch_size == num_envs and options.timeout is None
+        threads = num_workers - caller_steps
         self.engine = Engine(
             module,
             spec,

@@ -99,8 +99,12 @@ class EnvGroup:
         else:
             result = find_attribute(env, name)
             result = result(*args, **kwargs) if callable(result) else result
-        # A copy, because the environment may write into the array again: a frame, for example.
-        return result.copy() if isinstance(result, np.ndarray) else result
+        # Copies, because the environment may write into its arrays again: frames, for example.
+        if isinstance(result, np.ndarray):
+            return result.copy()
+        if type(result) is list and all(isinstance(each, np.ndarray) for each in result):
+            return [each.copy() for each in result]
+        return result
 
     def set_attribute(self, i: int, name: str, value: Any) -> None:
         """Set an attribute where it is found, else on the outermost wrapper, as Gymnasium does."""
