@@ -34,6 +34,7 @@ ENV is one of
 
 NUM_ENVS = {"native": 4096, "batched": 64}  # by default, of these kinds
 BATCHED = 8  # environments of a batched environment that is examined
+SIGN_OF_LIFE = 10.0  # seconds between lines that only say that something is under way
 WIDTH = 24  # of the first column of `shoal bench`
 
 
@@ -623,7 +624,10 @@ def play(args: argparse.Namespace) -> int:
             check_spaces(state, vector.observation_layout, vector.action_layout.native)
             act = policy_chooser(vector, state, False, args.seed, "cpu")
         if args.record:
-            record(vector, args.record, args.steps or 200, args.fps, act, args.seed, args.size)
+            steps = args.steps or 200
+            progress = Progress(steps)
+            record(vector, args.record, steps, args.fps, act, args.seed, args.size, progress.show)
+            progress.clear()
             print(args.record)
             return 0
         title = f"{module.table.name}, by Shoal"
@@ -638,22 +642,30 @@ def play(args: argparse.Namespace) -> int:
 
 
 class Progress:
-    """A line on stderr that shows how many steps are done; nothing if stderr is not a terminal."""
+    """A line on stderr that shows how many steps are done: at least every 10 s.
+
+    A terminal has one line that changes.
+    """
 
     def __init__(self, total: int):
         self.total = total
         self.shown = sys.stderr.isatty()
-        self.begin = self.next = time.monotonic()
+        self.begin = time.monotonic()
+        self.next = self.begin + (0.0 if self.shown else SIGN_OF_LIFE)
 
     def show(self, done: int) -> None:
         now = time.monotonic()
-        if not self.shown or now < self.next:
+        if now < self.next:
             return
-        self.next = now + 0.1
-        filled = "#" * (30 * done // self.total)
         rate = done / max(now - self.begin, 1e-9)
-        line = f"\r[{filled:<30}] {done:,} of {self.total:,} steps, {rate:,.0f} per second"
-        print(line, end="\033[K", file=sys.stderr, flush=True)
+        text = f"{done:,} of {self.total:,} steps, {rate:,.0f} per second"
+        if self.shown:
+            self.next = now + 0.1
+            filled = "#" * (30 * done // self.total)
+            print(f"\r[{filled:<30}] {text}", end="\033[K", file=sys.stderr, flush=True)
+        else:
+            self.next = now + SIGN_OF_LIFE
+            print(text, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         if self.shown:

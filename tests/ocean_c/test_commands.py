@@ -222,10 +222,12 @@ def test_a_canvas_that_is_full_loses_shapes_and_nothing_else(tmp_path):
     vector.close()
 
 
-def test_a_film(there, tmp_path):
+def test_a_film(there, tmp_path, monkeypatch, capsys):
     imageio = pytest.importorskip("imageio.v3")
     film = tmp_path / "film.gif"
+    monkeypatch.setattr("shoal.cli.SIGN_OF_LIFE", 0.0)
     assert main(["play", "my_env", "--record", str(film), "--steps", "12", "--size", "96"]) == 0
+    assert "12 of 12 steps" in capsys.readouterr().err
     pictures = imageio.imread(film)
     assert pictures.shape[0] >= 12 and pictures.shape[1:] == (96, 96, 3)
     assert main(["play", "my_env", "--record", "film.txt"]) == 2

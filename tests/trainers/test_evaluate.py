@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 import shoal
-from shoal.errors import CheckpointError, ConfigError
+from shoal.errors import CheckpointError, ConfigError, ParameterError
 from shoal.trainers import ppo
 from shoal.trainers.config import Config
 from shoal.trainers.evaluate import evaluate, play, policy_chooser, random_chooser
@@ -268,15 +268,16 @@ def test_what_renders_no_pictures_says_what_it_renders_instead():
     [
         ({"episodes": 0}, "episodes: expected at least 1"),
         ({"env": Lengths, "video": "a.gif"}, r"renders no pictures to film: its render modes are"),
-        ({"video": "a.avi"}, r"ends in .mp4 or .gif, got"),
-        ({"video": "nowhere/a.gif"}, r"nowhere/a.gif can't be written"),
+        ({"video": "a.avi"}, r"must end in .gif or .mp4, got"),
+        ({"video": "file/a.gif"}, r"file/a.gif can't be written"),
     ],
 )
 def test_what_cannot_be_done_is_an_error_before_anything_is_played(options, said, tmp_path):
     options = {"env": "CartPole-v1", **options}
     if "video" in options:
+        (tmp_path / "file").touch()
         options["video"] = tmp_path / options["video"]
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises((ConfigError, ParameterError), match=said):
         evaluate(None, options.pop("env"), options.pop("episodes", 1), **options)
 
 

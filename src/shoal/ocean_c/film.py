@@ -39,7 +39,7 @@ class Film:
         fps: pictures per second.
 
     Raises:
-        ParameterError: another ending.
+        ParameterError: another ending, or the file can't be written.
         ShoalError: the part of imageio that writes such files is not installed.
     """
 
@@ -60,6 +60,10 @@ class Film:
             raise ShoalError(
                 f"{self.path.suffix} needs a part of imageio that is not installed: "
                 "pip install 'imageio[ffmpeg]', or write a .gif"
+            ) from error
+        except OSError as error:
+            raise ParameterError(
+                f"the film {path} can't be written: {error.strerror or error}"
             ) from error
         self._shape: tuple[int, ...] | None = None
 

@@ -234,6 +234,7 @@ def record(
     act: Chooser | None = None,
     seed: int = 0,
     size: int = 384,
+    report: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Write a film of environment 0: a ``.gif`` or an ``.mp4``.
 
@@ -245,6 +246,7 @@ def record(
         act: chooses actions; random ones by default.
         seed: of the first reset.
         size: pixels of the longer side.
+        report: called with the number of steps that are in the film.
     """
     each = max(1, round((30 if Path(path).suffix == ".mp4" else 20) / fps))
     spec = vector._backend.spec
@@ -253,7 +255,7 @@ def record(
     starts = np.ones(vector.num_rows, bool)
     before: Drawing | None = None
     with Film(path, fps * each) as film:
-        for _ in range(steps + 1):
+        for done in range(steps + 1):
             drawing = vector.call("drawing")[0]
             for frame in frames(None if starts[0] else before, drawing, each):
                 film.add(picture(frame, size))
@@ -261,3 +263,4 @@ def record(
             actions = act(observations, starts) if act else random_actions(vector, spec, random)
             observations, _, terminations, truncations, _ = vector.step(actions)
             starts = terminations | truncations
+            report(done)

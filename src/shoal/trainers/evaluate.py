@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import CheckpointError, ConfigError
+from shoal.ocean_c.film import Film, as_picture
 from shoal.rows.actions import RandomActions
 from shoal.rows.layout import Layout
 from shoal.trainers.seeds import EVALUATION, environment_seed
@@ -298,45 +299,15 @@ def render_mode(
 
 
 def picture(vector: Any) -> np.ndarray:
-    """Return what environment 0 shows: uint8, (height, width, 3).
-
-    Raises:
-        ConfigError: that is no picture, neither in colours nor in greys.
-    """
-    rendered = vector.render(0)
-    found = np.array(rendered)  # a copy: environments may draw into the same array again
-    if found.ndim == 2:
-        found = found[:, :, None]
-    if found.ndim == 3 and found.shape[2] in (1, 3, 4):
-        colours = found[:, :, :3]
-        return np.broadcast_to(colours, (*found.shape[:2], 3)).astype(np.uint8, copy=False)
-    got = f"shape {found.shape}" if found.ndim else type(rendered).__name__
-    raise ConfigError(f"render: expected a picture of shape (height, width, 3), got {got}")
+    """Return what environment 0 shows; see `as_picture`."""
+    return as_picture(vector.render(0))
 
 
 @contextlib.contextmanager
 def film(vector: Any, path: Path) -> Iterator[Callable[[], None]]:
     """Return a function that adds what environment 0 shows to a video file."""
-    import imageio
-
-    if path.suffix not in (".mp4", ".gif"):
-        raise ConfigError(f"video: expected a name that ends in .mp4 or .gif, got {path}")
-    rate = float(vector.metadata.get("render_fps") or 30)
-    # Videos need even sides; imageio would stretch them to multiples of 16.
-    options: dict[str, Any] = {"fps": rate, "macro_block_size": 2}
-    if path.suffix == ".gif":
-        options = {"duration": 1000 / rate}
-    try:
-        writer = imageio.get_writer(path, **options)
-    except (ImportError, ValueError) as error:  # imageio finds nothing that writes it
-        raise ConfigError(
-            f"video: {path.suffix} needs a part of imageio that is not installed: "
-            "pip install 'imageio[ffmpeg]', or write a .gif"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"video: {path} can't be written: {error.strerror or error}") from error
-    with writer:
-        yield lambda: writer.append_data(picture(vector))
+    with Film(path, float(vector.metadata.get("render_fps") or 30)) as file:
+        yield lambda: file.add(vector.render(0))
 
 
 def text_screen(vector: Any) -> Callable[[], None]:
