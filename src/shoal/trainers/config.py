@@ -42,14 +42,14 @@ class Config:
     """Transitions to learn from, counted over all agents; a run ends with the rollout that reaches
     them."""
     seed: int = 1
-    """Of environments, weights, actions and minibatches."""
+    """Seed of environments, weights, actions and minibatches."""
 
     # -- collecting --
     num_envs: int | None = None
-    """How many environments; default: those that make 1,024 rows of native or batched ones, 8 of
+    """Number of environments; default: as many as make 1,024 rows of native or batched ones, 8 of
     others."""
     num_workers: int | None = None
-    """Processes that step them; 0: this process; default: what a short trial finds fastest."""
+    """Processes that step environments; 0: this one; default: what a short trial finds fastest."""
     batch_size: int | None = None
     """Environments in one batch; fewer than num_envs steps some while the policy acts on others."""
     horizon: int | None = None
@@ -61,11 +61,11 @@ class Config:
     max_agents: int | None = None
     """Rows of an environment whose agents come and go."""
     pad: bool = False
-    """One layout for agents whose spaces differ."""
+    """Pad agents whose spaces differ to one layout."""
 
     # -- learning --
     learning_rate: float = 1e-3
-    """Of Adam, or of Muon for matrices."""
+    """Learning rate of Adam; of Muon for matrices."""
     anneal: Literal["linear", "cosine", "none"] = "linear"
     """How the learning rate falls to 0 over the run."""
     optimizer: Literal["adam", "muon"] = "adam"
@@ -94,19 +94,19 @@ class Config:
     clip: float = 0.2
     """How far the probability ratio may move from 1 before it stops paying."""
     value_clip: float | None = None
-    """The same for the value function, in units of return; none: not clipped."""
+    """How far a value may move, in units of return; none: not clipped."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     entropy_coefficient: float = 0.01
     """Weight of the entropy bonus."""
     max_gradient_norm: float = 0.5
-    """Gradients are scaled down to this norm."""
+    """Scale gradients down to this norm."""
     target_kl: float | None = None
-    """Ends the passes over a rollout once the policy has moved this far; none: never."""
+    """End the passes over a rollout once the policy has moved this far; none: never."""
     normalize_advantages: bool = True
-    """Zero mean and unit variance within each minibatch."""
+    """Scale advantages to zero mean and unit variance in each minibatch."""
     normalize_observations: bool = False
-    """Running mean and variance of continuous observation leaves."""
+    """Scale continuous observation leaves by their running mean and variance."""
     normalize_rewards: bool = False
     """Divide rewards by the running deviation of the discounted return, and clip them to ±10."""
     reward_clip: float | None = None
@@ -120,14 +120,14 @@ class Config:
     memory: Literal["none", "lstm", "mingru"] = "none"
     """What the policy remembers observations with: an LSTM, or a MinGRU, which is faster."""
     squash: bool = False
-    """Continuous actions through tanh instead of clipped."""
+    """Squash continuous actions through tanh instead of clipping them."""
 
     # -- machine --
     device: str = "auto"
     """"cpu", "cuda", "cuda:1"; auto: CUDA where there is any."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the network's arithmetic; parameters stay float32. Auto: bfloat16 if a minibatch is at
-    least 1.2 times as fast with it, else float32."""
+    """Number format of the network's arithmetic; parameters stay float32. Auto: bfloat16 if a
+    minibatch is at least 1.2 times as fast with it, else float32."""
     tf32: bool = False
     """Let CUDA round float32 matrix products to TF32."""
     compile: bool = False
@@ -137,7 +137,7 @@ class Config:
 
     # -- run --
     runs_dir: str = "runs"
-    """Where the run's folder is made."""
+    """Folder in which the run's own folder is made."""
     name: str | None = None
     """Name of the run; default: environment, time and seed."""
     group: str | None = None
@@ -145,7 +145,7 @@ class Config:
     checkpoint_interval: int = 50
     """Updates between checkpoints; one is always written at the end."""
     keep_checkpoints: int = 3
-    """How many of the latest are kept (the best one besides)."""
+    """Number of latest checkpoints that are kept, besides the best one."""
     tensorboard: bool = True
     """Write TensorBoard files."""
     wandb: bool = False
@@ -155,7 +155,7 @@ class Config:
     trackio: bool = False
     """Report to Trackio."""
     display: Literal["auto", "dashboard", "lines", "none"] = "auto"
-    """Auto: a dashboard in a terminal, else lines."""
+    """How a run shows its progress; auto: a dashboard in a terminal, else lines."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -210,7 +210,7 @@ def check(config: Config) -> None:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The config as plain values, for JSON; TOML leaves out what is None."""
+    """Return the config as plain values, for JSON; TOML leaves out what is None."""
     return dataclasses.asdict(config)
 
 
@@ -244,7 +244,7 @@ def require_secrets(values: Mapping[str, Any]) -> None:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """A Config from plain values, as a TOML or JSON file holds them.
+    """Return a Config from plain values, as a TOML or JSON file holds them.
 
     A whole number in any spelling (``1e8``) is taken where an integer is expected.
 
@@ -259,7 +259,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values as the options that they name, each in its type; not checked any further."""
+    """Return plain values as the options that they name, in their types; check nothing else."""
     known = {f.name: str(f.type) for f in dataclasses.fields(Config)}
     made = {}
     for key, value in values.items():

@@ -393,7 +393,7 @@ def choose_device(config: Config) -> torch.device:
 
 @contextlib.contextmanager
 def torch_settings(config: Config) -> Iterator[None]:
-    """torch's process-wide settings as the config wants them, and afterwards as they were."""
+    """Set torch's process-wide settings as the config wants them, and afterwards as they were."""
     precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     torch.set_num_threads(config.torch_threads)
@@ -868,7 +868,7 @@ class Learner:
                 group["lr"] = rate
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """All passes over one rollout.
+        """Do all passes over one rollout.
 
         Returns:
             The metrics of losses, gradients and advantages: means over minibatches, but for
@@ -991,7 +991,7 @@ class Learner:
 
     @torch.no_grad()
     def refresh(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
-        """Values of all steps and ratios of their actions, by the policy as it is now."""
+        """Return values of all steps and ratios of their actions, by the policy as it is now."""
         config, horizon, used = self.config, rollout.horizon, rollout.used
         values = torch.zeros_like(rollout.values)
         ratios = torch.ones_like(rollout.values[:horizon])
@@ -1022,7 +1022,7 @@ class Learner:
     def step(
         self, rollout: Rollout, minibatch: Tensor, advantage: Tensor, returns: Tensor
     ) -> Tensor:
-        """One step of the optimiser on one minibatch: segments, or steps of the flat rollout.
+        """Take one optimiser step on one minibatch: segments, or steps of the flat rollout.
 
         Returns:
             What `TERMS` names, the norm of the gradient, and that of each parameter's gradient;
