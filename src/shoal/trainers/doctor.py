@@ -24,6 +24,7 @@ EXTRAS = {
     "pettingzoo": ("pettingzoo",),
     "nethack": ("nle",),
     "atari": ("ale_py",),
+    "sweep": ("optuna",),
     "sb3": ("stable_baselines3",),
     "ray": ("ray",),
 }

@@ -43,6 +43,7 @@ __all__ = ["config_of", "sweep"]
 
 POLL = 0.2  # seconds
 FIRST_PART = 0.2  # of a run's steps, before which it is not stopped early
+LONGEST = 0.25  # of the budget that a run may take
 SHORTEST = 3.0  # seconds a run must have left to be worth starting
 HOPELESS = 5  # first runs that fail before the sweep gives up
 ROOM = 32 * 2**20  # bytes of disk below which a failed run is the disk's fault
@@ -78,6 +79,8 @@ class Active:
         self.curve: list[list[float]] = []  # [steps, cost, score]
         self.stopped = ""  # why this process has ended the run
         self._read = 0  # bytes of metrics.jsonl
+        self._seen = 0  # updates that the curve knows
+        self._step = -1  # of the curve's last point, on the grid of costs
         self._kill_at = math.inf
         self.process: subprocess.Popen[bytes] | None = None
         self.begin = time.time()
@@ -117,8 +120,9 @@ class Active:
         """Look at the run; return whether it has ended, and then it is in the journal."""
         ended = self.process is None or self.process.poll() is not None
         self._read_metrics()
+        news = self._extend_curve()
         if self.process is not None and not ended:
-            if self.news() and not self.stopped and self._is_poor():
+            if news and self._is_poor():
                 self.stop("below the 30 % quantile of scores at its cost")
             if time.monotonic() > self._kill_at:
                 self.kill()
@@ -129,7 +133,7 @@ class Active:
     def _read_metrics(self) -> None:
         with contextlib.suppress(OSError), (self.folder / "metrics.jsonl").open("rb") as file:
             if os.fstat(file.fileno()).st_size < self._read:  # a resume has cut it
-                self._read = 0
+                self._read = self._seen = 0
                 self.history = []
             file.seek(self._read)
             for line in file:
@@ -139,21 +143,21 @@ class Active:
                 with contextlib.suppress(ValueError):
                     self.history.append(json.loads(line))
 
-    def news(self) -> bool:
-        """Add a point to the curve when the cost has passed the next of 1, 1.4, 2, 2.8, ... s."""
-        if not self.history:
-            return False
-        last = self.history[-1]
-        seconds = max(last["seconds"], 1e-9)
-        step = math.floor(2 * math.log2(seconds))
-        if step < 0 or (self.curve and step <= math.floor(2 * math.log2(self.curve[-1][1]))):
-            return False
-        score = score_of(self.plan, self.history)
-        if score is None:
-            return False
-        self.curve.append([last["steps"], seconds, score])
-        self.storage.set_trial_intermediate_value(self.trial._trial_id, step, score)
-        return True
+    def _extend_curve(self) -> bool:
+        """Add a point for each cost of 1, 1.4, 2, 2.8, ... s that the run has passed since."""
+        before = len(self.curve)
+        while self._seen < len(self.history):
+            last = self.history[self._seen]
+            self._seen += 1
+            step = math.floor(2 * math.log2(max(last["seconds"], 1e-9)))
+            if step <= self._step:
+                continue
+            score = score_of(self.plan, self.history[: self._seen])
+            if score is not None:
+                self._step = step
+                self.curve.append([last["steps"], last["seconds"], score])
+                self.storage.set_trial_intermediate_value(self.trial._trial_id, step, score)
+        return len(self.curve) > before
 
     def _is_poor(self) -> bool:
         if self.history[-1]["steps"] < FIRST_PART * self.config.total_steps:
@@ -162,6 +166,8 @@ class Active:
 
     def stop(self, why: str) -> None:
         """Tell the run to end after its update; it is killed if it does not."""
+        if self.stopped:
+            return
         self.stopped = why
         self._kill_at = time.monotonic() + PATIENCE
         if self.process is not None:
@@ -318,10 +324,11 @@ def sweep(
                 give_up_if_hopeless(plan, [t for t in trials if t.number not in ended])
                 spent = elapsed(plan, trials, time.time())
                 left = math.inf if plan.budget is None else plan.budget - spent
-                if left <= 0:
-                    for run in active:
-                        if not run.stopped:
-                            run.stop("the budget was used up")
+                for run in active:
+                    if left <= 0:
+                        run.stop("the budget was used up")
+                    elif time.time() - run.begin > LONGEST * (plan.budget or math.inf):
+                        run.stop(f"a run may take {LONGEST:.0%} of the budget")
                 while len(active) < parallel and not stopping():
                     used = {run.slot for run in active}
                     slot = next(i for i in range(parallel) if i not in used)
@@ -369,7 +376,7 @@ def take(plan: Plan, study: optuna.Study, slot: int, parallel: int, left: float)
         if left < SHORTEST or (plan.runs is not None and begun >= plan.runs):
             return None
         if isinstance(study.sampler, CostSampler):
-            study.sampler.limit = left
+            study.sampler.limit = min(left, LONGEST * (plan.budget or math.inf))
         asked = study.ask({each.label: each.distribution for each in plan.space})
         held = claim(plan, asked.number)
         assert held is not None  # nobody else knows of it yet

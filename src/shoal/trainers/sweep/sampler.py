@@ -36,6 +36,7 @@ __all__ = ["CostSampler"]
 
 FIRST = 10  # runs at random before the models are asked
 MOST = 700  # observations of a model
+SHORTER = 0.5  # of the range of steps (of its logarithm) is for the first runs
 FLOOR = -2.5  # scores further below the median, in deviations, count as this
 SHORT = 4.0  # noise variance of a learning curve's point, in that of a whole run
 
@@ -71,6 +72,10 @@ class CostSampler(optuna.samplers.BaseSampler):
         self._rng = np.random.default_rng(seed)
         self._kernels: dict[str, torch.Tensor] = {}
 
+    def reseed_rng(self) -> None:
+        """Draw on with a seed from the operating system: each process of a sweep has its own."""
+        self._rng = np.random.default_rng()
+
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
@@ -81,8 +86,7 @@ class CostSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
         """Return a value at random, of a parameter that no trial has had yet."""
-        cube = Cube({name: distribution})
-        return cube.decode(cube.snap(self._rng.random((1, cube.size)))[0])[name]
+        return self._at_random(Cube({name: distribution}))[name]
 
     def sample_relative(
         self,
@@ -102,12 +106,19 @@ class CostSampler(optuna.samplers.BaseSampler):
         sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
         seen = self._look(cube, trials, sign)
         if seen.whole.sum() < FIRST:
-            return cube.decode(cube.snap(self._rng.random((1, cube.size)))[0])
+            return self._at_random(cube)
         pending = [cube.encode(t.params) for t in trials if t.state == TrialState.RUNNING]
         failed = [cube.encode(t.params) for t in trials if t.state == TrialState.FAIL]
         with _one_thread():
             point = self._suggest(cube, seen, np.array(pending), np.array(failed))
         return cube.decode(point)
+
+    def _at_random(self, cube: Cube) -> dict[str, Any]:
+        """Return parameters at random, of a short run: nobody knows yet what runs cost."""
+        point = self._rng.random((1, cube.size))
+        if self.steps in cube.space:
+            point[:, cube.columns[self.steps]] *= SHORTER
+        return cube.decode(cube.snap(point)[0])
 
     def _look(self, cube: Cube, trials: Sequence[FrozenTrial], sign: float) -> Seen:
         rows: list[tuple[np.ndarray, float, float, bool]] = []

@@ -32,7 +32,7 @@ KINDS = ["uniform", "log", "integer", "log_integer", "power_of_two", "logit", "c
 # What is swept if nothing is configured; ends with "×" are multiples of the config's own value.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "total_steps": {"distribution": "log_integer", "low": "0.05 ×", "high": "1 ×"},
-    "num_envs": {"distribution": "power_of_two", "low": 8, "high": 1024},
+    "num_envs": {"distribution": "power_of_two", "low": 64, "high": 2048},
     "horizon": {"distribution": "power_of_two", "low": 8, "high": 128},
     "learning_rate": {"distribution": "log", "low": 1e-4, "high": 2e-2},
     "gamma": {"distribution": "logit", "low": 0.8, "high": 0.999},
@@ -103,11 +103,14 @@ def sweepable() -> list[str]:
 def default_tables(config: Config) -> dict[str, Any]:
     """Return what a sweep changes if nothing is configured: what `Config` has of `DEFAULTS`."""
     known = sweepable()
-    return {
+    tables = {
         name: _scaled(table, getattr(config, name))
         for name, table in DEFAULTS.items()
         if name in known
     }
+    if _declared(config) is None:  # environments in Python are slow: few of them
+        tables["num_envs"] |= {"low": 4, "high": 64}
+    return tables
 
 
 def _scaled(table: Mapping[str, Any], value: Any) -> dict[str, Any]:

@@ -228,17 +228,17 @@ def open_study(plan: Plan) -> optuna.Study:
             pruner=pruner if plan.early_stop else optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
-        number = len(study.get_trials(deepcopy=False))
-        if number:  # a sampler that goes on does not repeat itself
-            study.sampler = samplers[plan.sampler]()
+        if study.get_trials(deepcopy=False):  # a sampler that goes on does not repeat itself
             study.sampler.reseed_rng()
         else:
+            # First the options of a run without a sweep; but how long it may be is the sampler's
+            # to say, because it could cost all of the budget.
             known = {
                 each.label: each.encode(getattr(plan.config, each.name, None))
                 for each in plan.space
+                if each.name != "total_steps"
             }
-            first = {label: value for label, value in known.items() if value is not None}
-            study.enqueue_trial(first)  # what would be run without a sweep
+            study.enqueue_trial({name: value for name, value in known.items() if value is not None})
     return study
 
 
