@@ -26,9 +26,9 @@ METRICS = """\
 # Every metric
 
 There is one value of each for every update: a line of `metrics.jsonl` in the run's folder, in
-TensorBoard, and, most of them, on the dashboard. Only `seconds`, `steps_per_second` and `time/…`
-differ between a run on the CPU and the same run resumed or repeated. What to do when a number looks
-wrong is told in [when it doesn't learn](debugging.md).
+TensorBoard, and, most of them, on the dashboard. Only `seconds`, `steps_per_second`,
+`peak_share` and `time/…` differ between a run on the CPU and the same run resumed or repeated.
+What to do when a number looks wrong is told in [when it doesn't learn](debugging.md).
 
 | metric | meaning |
 |---|---|

@@ -438,6 +438,7 @@ def advice(kind: str, first: float, whole: dict[int, float], pools: dict[int, fl
 # Their options are those of `shoal.trainers.config.Config` and stand there, with their help.
 TRAINING = {
     "train": "train a policy on an environment",
+    "profile": "say where the time of training goes",
     "eval": "play episodes with a trained policy, or with random actions",
     "resume": "go on with a run that has been stopped",
     "runs": "list runs, name the best, or compare two",
@@ -469,6 +470,7 @@ def training(args: argparse.Namespace) -> int:
             return sweep(arguments)
         commands = {
             "train": command.train,
+            "profile": command.profile,
             "eval": command.eval_,
             "resume": command.resume,
             "runs": command.runs,

@@ -265,6 +265,7 @@ def pretended_cuda():
         mock.patch.object(torch.cuda, "is_available", lambda: True),
         mock.patch.object(torch.cuda, "current_device", lambda: 0),
         mock.patch.object(torch.cuda, "is_bf16_supported", lambda **how: False),
+        mock.patch("shoal.trainers.ppo.peak_flops", lambda device, precision: 1e12),
         mock.patch.object(torch.cuda, "set_device", lambda device: None),
         mock.patch.dict(sys.modules, modules),
         Mode(),

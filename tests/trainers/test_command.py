@@ -212,7 +212,8 @@ def without_timing(run):
             {
                 name: value
                 for name, value in metrics.items()
-                if name not in ("seconds", "steps_per_second") and not name.startswith("time/")
+                if name not in ("seconds", "steps_per_second", "peak_share")
+                and not name.startswith("time/")
             }
         )
         for metrics in read_metrics(Path(run))

@@ -19,6 +19,7 @@ METRICS = {
     "episodes": 1234.0,
     "seconds": 100.0,
     "steps_per_second": 5432.1,
+    "peak_share": 0.21,
     "time/environment": 0.62,
     "time/copy": 0.03,
     "time/act": 0.12,

@@ -33,7 +33,7 @@ from tests.trainers.environments import (
     Spoilt,
 )
 
-TIMES = {"seconds", "steps_per_second"}
+TIMES = {"seconds", "steps_per_second", "peak_share"}
 
 
 def config(**changes):

@@ -40,7 +40,7 @@ from shoal.trainers.dashboard import duration, open_display
 SIGN_OF_LIFE = 10.0  # seconds between lines that only say that something is under way
 MANY_STEPS = 100_000  # of episodes that have not ended
 
-__all__ = ["config", "eval_", "parse_train", "resume", "runs", "train"]
+__all__ = ["config", "eval_", "parse_train", "profile", "resume", "runs", "train"]
 
 
 def whole(info: Any) -> Any:
@@ -482,6 +482,32 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# -- profile ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProfileOptions(Options):
+    """Train for a few updates, and print where the time goes. All options of shoal train count."""
+
+    updates: int = 5
+    """How many updates are measured, after one to warm up."""
+    trace: Path | None = None
+    """Write a Chrome trace of one more update to this file."""
+
+
+def profile(arguments: Sequence[str]) -> int:
+    asked, options = parse_options(ProfileOptions, "shoal profile", arguments)
+    if options.updates < 1:
+        raise ConfigError(f"updates: expected at least 1, got {options.updates}")
+    check_names(asked)
+    from shoal.trainers.profile import measure, report
+
+    print(report(measure(asked, options.updates, options.trace)))
+    if options.trace is not None:
+        print(f"trace: {options.trace} (for ui.perfetto.dev or chrome://tracing)")
+    return 0
 
 
 # -- eval -------------------------------------------------------------------------------------

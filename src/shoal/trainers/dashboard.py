@@ -188,6 +188,7 @@ def picture(
     speed = [
         ("steps/s", Text(short(metrics["steps_per_second"]), style="bold")),
         *[(name.removeprefix("time/"), bar(metrics[name])) for name in shares],
+        ("FLOP/s of peak", f"{metrics['peak_share']:.0%}" if "peak_share" in metrics else "–"),
         *memory_rows(),
     ]
     known = {"episode/return", "episode/length"}

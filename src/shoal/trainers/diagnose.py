@@ -18,6 +18,7 @@ METRICS = {
     "episodes": "Episodes that have ended so far; each agent's counts.",
     "seconds": "Seconds of training so far, those before a resume included.",
     "steps_per_second": "Transitions of the last update by the seconds that it took.",
+    "peak_share": "The policy's FLOP/s as a share of those of a large matrix product.",
     "time/environment": "Share of the last update's time spent waiting for environments.",
     "time/copy": "Share spent copying observations, to the rollout and to the device.",
     "time/act": "Share spent computing actions.",

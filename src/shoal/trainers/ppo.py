@@ -35,6 +35,7 @@ from shoal.trainers.checks import check_categories, check_rollout, check_step, o
 from shoal.trainers.config import Config, from_dict, kept
 from shoal.trainers.defaults import filled
 from shoal.trainers.distributions import Actions, Distribution
+from shoal.trainers.flops import model_flops, peak_flops
 from shoal.trainers.optimizers import make_optimizers
 from shoal.trainers.phases import Phases, grouped
 from shoal.trainers.plain import arrays, plain
@@ -153,6 +154,7 @@ class Trainer:
 
     Attributes:
         chosen: what was chosen at the start, as text.
+        at_peak: steps/s of one process if its device did nothing but the policy, at its peak.
         steps, updates, seconds: how far the run has come; steps are those of all processes.
         metrics: of the last update.
     """
@@ -179,6 +181,8 @@ class Trainer:
         self.collector = Collector(vector, distribution, own, self.policy, device)
         self.learner = Learner(self.policy, distribution, self.layout, own, device)
         self.phases = self.learner.phases = self.collector.phases
+        flops = model_flops(self.config, self.policy, self.layout, device)
+        self.at_peak = peak_flops(device, precision) / flops
         self.steps, self.updates, self.seconds = 0, 0, 0.0
         self.metrics: Metrics = {}
         if config.compile:
@@ -209,6 +213,7 @@ class Trainer:
             "updates": self.updates,
             "seconds": self.seconds,
             "steps_per_second": taken / spent,
+            "peak_share": taken / world_size() / spent / self.at_peak,
             **{f"time/{name}": share / spent for name, share in shares.items()},
         }
 

@@ -11,16 +11,18 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from shoal.rows.layout import Layout
 from shoal.trainers.config import Config
 from shoal.trainers.policies import Recurrent, initial_state
 from shoal.trainers.processes import any_of
 
-__all__ = ["autocast", "choose_precision"]
+__all__ = ["autocast", "choose_precision", "minibatch_pass", "plain_rows"]
 
 CLEARLY = 1.2  # times as fast as float32 is what bfloat16 has to be
 MOST_ROWS = 8192  # of the minibatch that is timed
@@ -38,7 +40,7 @@ def autocast(config: Config, device: torch.device) -> Any:
 
 def choose_precision(
     config: Config, policy: Any, layout: Layout, rows: int, steps: int, device: torch.device
-) -> tuple[str, str]:
+) -> tuple[Literal["float32", "bfloat16"], str]:
     """Return the precision of a run, and why, in a few words.
 
     ``auto`` means bfloat16 if a minibatch of the policy is at least 1.2 times as fast with it,
@@ -95,21 +97,14 @@ def speed_ratio(
     segments = max(1, rows // steps)
     if isinstance(policy, Recurrent):
         rows = segments * steps
-    observations = torch.from_numpy(layout.zeros(rows)).to(device)
-    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    observations = plain_rows(layout, rows).to(device)
+    seconds: dict[Literal["float32", "bfloat16"], list[float]] = {"float32": [], "bfloat16": []}
     end = time.perf_counter() + SECONDS
     for turn in range(20):
         for precision, taken in seconds.items():
             begun = time.perf_counter()
             with autocast(replace(config, precision=precision), device):
-                features = policy.encode(observations)
-                if isinstance(policy, Recurrent):
-                    starts = torch.zeros(steps, segments, dtype=torch.bool, device=device)
-                    features = features.reshape(steps, segments, -1)
-                    state = initial_state(policy, segments, device)
-                    features = policy.recur(features, state, starts)[0].flatten(0, 1)
-                parameters, values = policy.decode(features)
-            (parameters.float().sum() + values.float().sum()).backward()
+                minibatch_pass(policy, observations, steps)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if turn:  # the first one allocates memory and compiles kernels
@@ -120,3 +115,32 @@ def speed_ratio(
         parameter.grad = None
     slow, fast = (statistics.median(seconds[name]) for name in ("float32", "bfloat16"))
     return slow / fast
+
+
+def minibatch_pass(policy: Any, observations: Tensor, steps: int, backward: bool = True) -> None:
+    """Compute a policy's outputs for some rows and, if asked, gradients of their sum.
+
+    Args:
+        observations: ``(rows, ...)``; with memory, segments of `steps` steps.
+    """
+    features = policy.encode(observations)
+    if isinstance(policy, Recurrent):
+        segments, device = len(features) // steps, features.device
+        starts = torch.zeros(steps, segments, dtype=torch.bool, device=device)
+        features = features.reshape(steps, segments, -1)
+        state = initial_state(policy, segments, device)
+        features = policy.recur(features, state, starts)[0].flatten(0, 1)
+    parameters, values = policy.decode(features)
+    if backward:
+        (parameters.float().sum() + values.float().sum()).backward()
+
+
+def plain_rows(layout: Layout, rows: int) -> Tensor:
+    """Return observations of a space, each number the nearest to 0 that it may be."""
+    made = layout.zeros(rows)
+    if layout.form == "bytes":
+        views = layout.view_leaves(made)
+        for leaf in layout.leaves:
+            low, high = np.asarray(leaf.low), np.asarray(leaf.high)
+            views[leaf.path][...] = np.clip(0, low, high)
+    return torch.from_numpy(made)
