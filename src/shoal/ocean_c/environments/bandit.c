@@ -99,63 +99,58 @@ static const char *resolve(const double *params, shoal_spec *spec) {
     return NULL;
 }
 
-SHOAL_ENV(
-        .name = "bandit",
-        .text =
-            "Find out which arm pays, then stay with it.\n"
-            "One arm pays with probability `win`, the others with probability `lose`. Which one is "
-            "always `arm`, or with -1 a random one in each episode. The agent sees its last pull "
-            "and "
-            "whether that paid. Reward: 1 if it pays. The episode ends after `pulls` pulls. With a "
-            "fixed arm a right learner scores 1. With arm = -1 it must find it anew in each "
-            "episode: "
-            "if payment is certain (win 1, lose 0), who tries one after the other until one pays "
-            "scores 1 - (num_arms - 1) / (2 pulls), which is 0.906 for 4 arms and 16 pulls and "
-            "needs "
-            "no more memory than what is seen; if not, it must count in a memory of its own. "
-            "Always "
-            "the same arm scores 1 / num_arms then. Speed is limited by the loop around "
-            "it: a step is a few operations.",
-        .params = {{.name = "num_arms",
-                    .value = 4,
-                    .low = 2,
-                    .high = MOST_ARMS,
-                    .type = SHOAL_INTEGER,
-                    .text = "to choose from"},
-                   {.name = "pulls",
-                    .value = 16,
-                    .low = 1,
-                    .high = 10000,
-                    .type = SHOAL_INTEGER,
-                    .text = "of an episode"},
-                   {.name = "arm",
-                    .value = 2,
-                    .low = NONE,
-                    .high = MOST_ARMS - 1,
-                    .type = SHOAL_INTEGER,
-                    .text = "which one pays better, from 0; -1: a random one in each episode"},
-                   {.name = "win",
-                    .value = 0.75,
-                    .low = 0,
-                    .high = 1,
-                    .text = "probability that the better arm pays"},
-                   {.name = "lose",
-                    .value = 0.25,
-                    .low = 0,
-                    .high = 1,
-                    .text = "probability that another arm pays"}},
-        .observations = {{.name = "last",
-                          .type = SHOAL_UINT8,
-                          .ndim = 1,
-                          .shape = {5},
-                          .low = 0,
-                          .high = 1,
-                          .text = "1 for the arm pulled last; then 1 if that paid"}},
-        .actions = {{.name = "arm",
-                     .type = SHOAL_INT64,
-                     .low = 0,
-                     .high = 3,
-                     .text = "which one to pull",
-                     .keys = "1 2 3 4"}},
-        .logs = {{.name = "score", .text = "share of the pulls that were of the better arm"}},
-        .resolve = resolve);
+SHOAL_ENV(.name = "bandit",
+          .text =
+              "Find out which arm pays, then stay with it.\n"
+              "One arm pays with probability `win`, the others with probability `lose`. Which "
+              "one is always `arm`, or a random one in each episode if arm is -1. The agent "
+              "sees its last pull and whether the pull paid. Reward: 1 if it pays. The episode "
+              "ends after `pulls` pulls. With a fixed arm the best policy scores 1. With arm = "
+              "-1 the agent must find the arm in each episode. If payment is certain (win 1, "
+              "lose 0), trying the arms in order until one pays scores 1 - (num_arms - 1) / (2 "
+              "pulls): 0.906 for 4 arms and 16 pulls, without memory. If it is not, the agent "
+              "must count, which needs memory. Pulling one arm always scores 1 / num_arms then. "
+              "Speed is limited by the loop around it: a step is a few operations.",
+          .params = {{.name = "num_arms",
+                      .value = 4,
+                      .low = 2,
+                      .high = MOST_ARMS,
+                      .type = SHOAL_INTEGER,
+                      .text = "to choose from"},
+                     {.name = "pulls",
+                      .value = 16,
+                      .low = 1,
+                      .high = 10000,
+                      .type = SHOAL_INTEGER,
+                      .text = "of an episode"},
+                     {.name = "arm",
+                      .value = 2,
+                      .low = NONE,
+                      .high = MOST_ARMS - 1,
+                      .type = SHOAL_INTEGER,
+                      .text = "which one pays better, from 0; -1: a random one in each episode"},
+                     {.name = "win",
+                      .value = 0.75,
+                      .low = 0,
+                      .high = 1,
+                      .text = "probability that the better arm pays"},
+                     {.name = "lose",
+                      .value = 0.25,
+                      .low = 0,
+                      .high = 1,
+                      .text = "probability that another arm pays"}},
+          .observations = {{.name = "last",
+                            .type = SHOAL_UINT8,
+                            .ndim = 1,
+                            .shape = {5},
+                            .low = 0,
+                            .high = 1,
+                            .text = "1 for the arm pulled last; then 1 if that paid"}},
+          .actions = {{.name = "arm",
+                       .type = SHOAL_INT64,
+                       .low = 0,
+                       .high = 3,
+                       .text = "which one to pull",
+                       .keys = "1 2 3 4"}},
+          .logs = {{.name = "score", .text = "share of the pulls that were of the better arm"}},
+          .resolve = resolve);

@@ -201,9 +201,10 @@ static const char *resolve(const double *params, shoal_spec *spec) {
 SHOAL_ENV(.name = "connect4",
           .text =
               "Four in a line on a board of 7 columns by 6, against a search or another agent.\n"
-              "Who begins is drawn by lot. The opponent looks `depth` plies ahead, and draws lots "
-              "among moves that look equally good. With self_play there are two agents that move "
-              "in turn. Reward: 1 for a win, -1 for a loss, 0 for a draw; an illegal move loses.",
+              "The side that begins is drawn by lot. The opponent looks `depth` plies ahead, "
+              "and draws lots among equally good moves. With self_play there are two agents "
+              "that move in turn. Reward: 1 for a win, -1 for a loss, 0 for a draw; an illegal "
+              "move loses.",
           .action_mask = 1,
           .params = {{.name = "depth",
                       .value = 3,

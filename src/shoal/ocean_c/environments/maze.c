@@ -182,11 +182,11 @@ static const char *resolve(const double *params, shoal_spec *spec) {
 SHOAL_ENV(.name = "maze",
           .text =
               "Find the goal in a random maze of which only what is near is seen.\n"
-              "Between any two rooms of the maze there is just one way, unless `loops` opens more. "
-              "Maze, beginning and goal are other ones in each episode. The agent moves by one "
-              "square, and walls stop it; it sees the squares around it, also behind walls. "
-              "Reward: 1 at the goal, which ends the episode. Time limit: 4 size ^ 2, unless "
-              "max_steps is given. Speed is limited by the view, which is written byte by byte.",
+              "There is one way between any two rooms, unless `loops` opens more. Each episode "
+              "has a new maze, start and goal. The agent moves by one square, and walls stop "
+              "it; it sees the squares around it, even behind walls. Reward: 1 at the goal, "
+              "which ends the episode. Time limit: 4 size ^ 2, unless max_steps is given. Speed "
+              "is limited by the view, which is written byte by byte.",
           .params = {{.name = "size",
                       .value = 11,
                       .low = 5,

@@ -87,48 +87,46 @@ static const char *resolve(const double *params, shoal_spec *spec) {
     return NULL;
 }
 
-SHOAL_ENV(
-        .name = "password",
-        .text =
-            "Find the one sequence of actions that pays: a test of exploration.\n"
-            "Each action enters a symbol; after `length` of them the episode ends. The password "
-            "is the same in every episode and every environment, and nothing tells how much of it "
-            "is right. Reward: 1 for the password, at the end. At random it is found once in "
-            "num_symbols ^ length episodes (243 by default), so that the first few successes "
-            "must be made much of, and a policy that has settled before will never have any. "
-            "Who has found it scores 1. Speed is limited by the observation, which is written "
-            "anew in each step.",
-        .params = {{.name = "length",
-                    .value = 5,
-                    .low = 1,
-                    .high = MOST_LENGTH,
-                    .type = SHOAL_INTEGER,
-                    .text = "symbols of the password"},
-                   {.name = "num_symbols",
-                    .value = 3,
-                    .low = 2,
-                    .high = MOST_SYMBOLS,
-                    .type = SHOAL_INTEGER,
-                    .text = "kinds of symbols"},
-                   {.name = "password",
-                    .value = 0,
-                    .low = 0,
-                    .high = 1000000,
-                    .type = SHOAL_INTEGER,
-                    .text = "the number of the password, from which its symbols are drawn"}},
-        .observations = {{.name = "entered",
-                          .type = SHOAL_UINT8,
-                          .ndim = 2,
-                          .shape = {5, 3},
-                          .low = 0,
-                          .high = 1,
-                          .text = "for each place a 1 at the symbol that was entered there"}},
-        .actions = {{.name = "symbol",
-                     .type = SHOAL_INT64,
-                     .low = 0,
-                     .high = 2,
-                     .text = "what to enter",
-                     .keys = "1 2 3"}},
-        .logs = {{.name = "score", .text = "1 for the password"},
-                 {.name = "right", .text = "share of the symbols that were right"}},
-        .resolve = resolve);
+SHOAL_ENV(.name = "password",
+          .text = "Find the one sequence of actions that pays: a test of exploration.\n"
+                  "Each action enters a symbol; after `length` of them the episode ends. The "
+                  "password is the same in every episode and every environment, and nothing shows "
+                  "how much of an entry is right. Reward: 1 for the password, at the end. Random "
+                  "actions find the password once in num_symbols ^ length episodes (243 by "
+                  "default). So a policy must learn from few successes, and must not settle before "
+                  "the first one. A policy that knows the password scores 1. Speed is limited by "
+                  "the observation, which is written in each step.",
+          .params = {{.name = "length",
+                      .value = 5,
+                      .low = 1,
+                      .high = MOST_LENGTH,
+                      .type = SHOAL_INTEGER,
+                      .text = "symbols of the password"},
+                     {.name = "num_symbols",
+                      .value = 3,
+                      .low = 2,
+                      .high = MOST_SYMBOLS,
+                      .type = SHOAL_INTEGER,
+                      .text = "kinds of symbols"},
+                     {.name = "password",
+                      .value = 0,
+                      .low = 0,
+                      .high = 1000000,
+                      .type = SHOAL_INTEGER,
+                      .text = "the number of the password, from which its symbols are drawn"}},
+          .observations = {{.name = "entered",
+                            .type = SHOAL_UINT8,
+                            .ndim = 2,
+                            .shape = {5, 3},
+                            .low = 0,
+                            .high = 1,
+                            .text = "for each place a 1 at the symbol that was entered there"}},
+          .actions = {{.name = "symbol",
+                       .type = SHOAL_INT64,
+                       .low = 0,
+                       .high = 2,
+                       .text = "what to enter",
+                       .keys = "1 2 3"}},
+          .logs = {{.name = "score", .text = "1 for the password"},
+                   {.name = "right", .text = "share of the symbols that were right"}},
+          .resolve = resolve);

@@ -145,13 +145,12 @@ static void draw(const State *s, shoal_canvas *c) {
 
 SHOAL_ENV(
         .name = "pong",
-        .text =
-            "Return the ball past the other paddle.\n"
-            "The court is 160 pixels by 120, and the agent's paddle is on the right. The other one "
-            "follows the ball, but no faster than opponent_speed. Where the ball meets a paddle "
-            "decides how steeply it leaves, and each hit makes it 5 % faster, up to twice the "
-            "speed of the serve. Reward: 1 for a point, -1 for the opponent's. The game ends when "
-            "either has enough points.",
+        .text = "Return the ball past the other paddle.\n"
+                "The court is 160 pixels by 120, and the agent's paddle is on the right. The "
+                "opponent's paddle follows the ball, at most as fast as opponent_speed. Where the "
+                "ball meets a paddle decides how steeply it leaves, and each hit makes it 5 % "
+                "faster, up to twice the speed of the serve. Reward: 1 for a point, -1 for the "
+                "opponent's. The game ends when either has enough points.",
         .max_steps = 2000,
         .params = {{.name = "frame_skip",
                     .value = 8,

@@ -252,12 +252,12 @@ static const char *resolve(const double *params, shoal_spec *spec) {
 SHOAL_ENV(.name = "snake",
           .text =
               "Hundreds of snakes eat and grow on one map.\n"
-              "Each goes forward by one cell a step, and may turn. It grows by a cell with each "
-              "food that it eats, up to max_length, and new food appears elsewhere. One that runs "
-              "into the border or a body, its own or another's, dies and begins again as a short "
-              "one. Snakes move one after the other. Reward: 1 for food, -1 for dying, which ends "
-              "the snake's episode. Speed is limited by memory: each view is 121 cells from 11 "
-              "places of the map.",
+              "Each snake goes forward by one cell a step, and may turn. It grows by a cell "
+              "with each food that it eats, up to max_length, and new food appears elsewhere. A "
+              "snake that runs into the border or a body, its own or another's, dies and begins "
+              "again as a short one. Snakes move one after the other. Reward: 1 for food, -1 "
+              "for dying, which ends the snake's episode. Speed is limited by memory: each view "
+              "is 121 cells from 11 places of the map.",
           .agents = 256, .max_steps = 1000,
           .params = {{.name = "num_snakes",
                       .value = 256,

@@ -57,15 +57,15 @@ static void draw(const State *s, shoal_canvas *c) {
 SHOAL_ENV(.name = "stochastic",
           .text =
               "Take two actions at random with the right odds.\n"
-              "The observation is always the same, so that a policy without memory can but draw "
-              "lots. Reward: for the first action 1 - `share`, if it has not been taken more often "
-              "than in that share of the episode's steps until now; for the second one `share`, if "
-              "the first has not been taken less often. The better the odds are, the higher is the "
-              "return: with `share` as the chance of the first action it is the highest without "
-              "memory, about share (1 - share) in a step. The episode ends after `length` steps. "
-              "Always the same action scores 0, and by default even odds do, too. A right learner "
-              "scores 0.86 with the defaults, as even the right odds miss by chance: less in a "
-              "longer episode. Speed is limited by the loop around it: a step is a few operations.",
+              "The observation is always the same, so that a policy without memory can only "
+              "draw lots. Reward: for the first action 1 - `share`, if it has not been taken "
+              "more often than in that share of the episode's steps until now; for the second "
+              "one `share`, if the first has not been taken less often. The highest return "
+              "without memory has `share` as the chance of the first action: about share (1 - "
+              "share) in a step. The episode ends after `length` steps. One action alone scores "
+              "0, and so do even odds by default. The best policy scores 0.86 with the "
+              "defaults, because even the right odds miss by chance; it scores less in a longer "
+              "episode. Speed is limited by the loop around it: a step is a few operations.",
           .params = {{.name = "share",
                       .value = 0.75,
                       .low = 0.05,

@@ -186,13 +186,12 @@ static const char *resolve(const double *params, shoal_spec *spec) {
 
 SHOAL_ENV(
         .name = "target",
-        .text =
-            "Agents in a plane seek goals, which move away once they are reached.\n"
-            "Each agent turns, and goes faster or slower, up to 0.3 m a step; at the border it "
-            "slides along. A goal that it touches is at another place at once. Agents move one "
-            "after the other and pass through each other, but who comes first has the goal. "
-            "Reward: 1 for each goal. The episode ends with the time limit. Speed is limited by "
-            "the distances between all things, their square roots and their order.",
+        .text = "Agents in a plane seek goals, which move away once they are reached.\n"
+                "Each agent turns, and goes faster or slower, up to 0.3 m a step; at the border "
+                "it slides along. A goal that it touches is at another place at once. Agents move "
+                "one after the other and pass through each other, but the first to come has the "
+                "goal. Reward: 1 for each goal. The episode ends with the time limit. Speed is "
+                "limited by the distances between all things, their square roots and their order.",
         .agents = 8, .max_steps = 256,
         .params = {{.name = "num_agents",
                     .value = 8,

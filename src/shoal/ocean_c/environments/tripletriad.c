@@ -241,17 +241,16 @@ static const char *resolve(const double *params, shoal_spec *spec) {
 }
 
 SHOAL_ENV(.name = "tripletriad",
-          .text =
-              "Lay cards and capture the neighbours: Triple Triad on a board of 3 by 3.\n"
-              "Each side holds five cards. A card has a rank from 1 to 10 at each of its four "
-              "edges; all ranks are drawn by lot in each game, and so is who begins. In its turn a "
-              "side first chooses a card of its hand, then the empty cell to lay it in, which are "
-              "two steps. It captures those of the other side's cards next to it whose facing rank "
-              "is lower; captured ones capture nothing themselves. When the board is full, whoever "
-              "has more of the ten cards, its hand included, has won. With self_play there are two "
-              "agents that move in turn. Reward: 1 for a win, -1 for a loss, 0 for a draw; an "
-              "illegal move loses. Speed is limited by the opponent, which looks at each of its "
-              "moves, and by the 114 numbers of the observation.",
+          .text = "Lay cards and capture the neighbours: Triple Triad on a board of 3 by 3.\n"
+                  "Each side holds five cards. A card has a rank from 1 to 10 at each of its four "
+                  "edges; ranks and the side that begins are drawn by lot in each game. A turn "
+                  "takes two steps: choose a card of the hand, then an empty cell. The card "
+                  "captures each neighbour of the other side whose facing rank is lower; captured "
+                  "cards capture nothing. When the board is full, the side with more of the ten "
+                  "cards wins, its hand included. With self_play there are two agents that move in "
+                  "turn. Reward: 1 for a win, -1 for a loss, 0 for a draw; an illegal move loses. "
+                  "Speed is limited by the opponent, which looks at each of its moves, and by the "
+                  "114 numbers of the observation.",
           .action_mask = 1,
           .params = {{.name = "skill",
                       .value = 1,
