@@ -100,8 +100,10 @@ class Game:
 @pytest.mark.parametrize(
     "depth, steps",
     [
-        (0, 600),
-        (1, 400),
+        (0, 150),
+        (1, 150),
+        pytest.param(0, 600, marks=pytest.mark.slow),
+        pytest.param(1, 400, marks=pytest.mark.slow),
         (2, 15),
         (3, 5),
         pytest.param(4, 10, marks=pytest.mark.slow),
