@@ -12,6 +12,7 @@ import pytest
 import shoal
 from shoal.ocean_c import find
 from shoal.ocean_c.engine import Module
+from shoal.ocean_c.native_env import NativeEnv
 from shoal.registry.creators import make_native
 
 OCEAN = Path(find.__file__).parent
@@ -224,3 +225,10 @@ def test_random_actions_and_parameters_under_sanitizers(name, tmp_path):
     subprocess.run([*command, drive, "-lm", "-o", str(program)], check=True)
     done = subprocess.run([str(program), "10000000", "1", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_check_env_says_that_the_engine_was_not_asked_to_check():
+    """As a note; `shoal check` makes the environment with debug=True."""
+    for debug, codes in ((False, ["native-unchecked"]), (True, [])):
+        report = shoal.check_env(NativeEnv("squared", debug=debug), steps=200)
+        assert [finding.code for finding in report.findings] == codes

@@ -55,6 +55,19 @@ def test_time_between_steps():
     assert found["waiting"] == 0 and found["other"] > 0.5
 
 
+def test_a_wait_that_began_earlier_is_no_more_than_all_of_the_time():
+    """Workers count a wait when it ends."""
+    vector = shoal.vectorize(lambda: Slow(0), 2, profile=True, num_workers=1)
+    vector.reset()
+    vector.profile()
+    time.sleep(0.3)
+    vector._profiled = time.perf_counter_ns(), vector._profiled[1]
+    vector.step(np.zeros(2, int))
+    found = vector.profile()
+    vector.close()
+    assert sum(found.values()) == pytest.approx(1) and found["waiting"] > 0.9
+
+
 def test_nothing_was_measured():
     vector = shoal.vectorize(lambda: Slow(0), 2, backend="serial")
     vector.reset()

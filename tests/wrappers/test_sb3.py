@@ -421,6 +421,43 @@ def test_actions_of_both_kinds_are_refused():
         shoal_vec_env([Both], backend="serial")
 
 
+class FromFive(gymnasium.Env):
+    """Its observations are choices that do not count from 0."""
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, nested=False):
+        part = spaces.Discrete(4, start=5)
+        self.observation_space = spaces.Dict(a=part) if nested else part
+        self.look = (lambda value: {"a": value}) if nested else (lambda value: value)
+
+    def reset(self, *, seed=None, options=None):
+        self.at = 5
+        return self.look(self.at), {}
+
+    def step(self, action):
+        self.at = 5 + (self.at + action) % 4
+        return self.look(self.at), 1.0, self.at == 8, False, {}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(ShoalDummyVecEnv, DummyVecEnv), (ShoalSubprocVecEnv, SubprocVecEnv)],
+)
+def test_stand_ins_give_choices_that_do_not_count_from_0_as_the_originals(ours, theirs, nested):
+    create = functools.partial(FromFive, nested)
+    vec_envs = [each([create, create]) for each in (ours, theirs)]
+    played = []
+    for vec_env in vec_envs:
+        steps = [vec_env.reset()]
+        for actions in ([0, 1], [2, 1], [1, 1], [0, 2], [1, 0]):
+            steps.append(vec_env.step(np.array(actions))[:3])
+        played.append((vec_env.observation_space, str(steps)))
+        vec_env.close()
+    assert played[0] == played[1] and "True" in played[0][1]  # an episode ended
+
+
 class Echo(gymnasium.Env):
     """Its info has the action."""
 

@@ -35,6 +35,7 @@ class NativeEnv(gymnasium.Env):
         self, name: str, render_mode: str | None = None, debug: bool = False, **params: Any
     ):
         self.env = OneEnv(name, params, render_mode, debug)
+        self.engine_checks = debug  # what `shoal.check_env` asks for
         self.module, self.module_spec = self.env.module, self.env.spec
         if self.module_spec.agents != 1:
             self.env.close()

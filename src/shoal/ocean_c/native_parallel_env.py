@@ -38,6 +38,7 @@ class NativeParallelEnv(ParallelEnv):
         self, name: str, render_mode: str | None = None, debug: bool = False, **params: Any
     ):
         self.env = OneEnv(name, params, render_mode, debug)
+        self.engine_checks = debug  # what `shoal.check_env` asks for
         self.module, self.module_spec = self.env.module, self.env.spec
         self.metadata = {**self.metadata, "name": self.module.table.name}
         self.render_mode = render_mode

@@ -503,7 +503,9 @@ class Vector(VectorEnv):
             raise ValueError("profile: nothing was measured; vectorize(..., profile=True) does")
         (since, before), now = self._profiled, time.perf_counter_ns()
         self._profiled = now, self._counters.copy()
-        used = (self._counters - before)[:, :3].sum(axis=0) / ((now - since) * len(before))
+        spent = (self._profiled[1] - before)[:, :3].sum(axis=0)
+        # A wait counts when it ends, even if it began before `since`.
+        used = spent / max((now - since) * len(before), spent.sum())
         shares = dict(zip(("environment", "packing", "waiting"), used.tolist(), strict=True))
         return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 

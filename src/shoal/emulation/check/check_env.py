@@ -414,6 +414,8 @@ def check_env(env: Any, steps: int = 2000, seed: int = 0) -> Report:
     env = original(env)  # the question is whether the environment itself reproduces
     if not is_of_gymnasium(env, "Env") and keywords(env) != {"seed", "options"}:
         log.report("old-interface", "env", f"reset takes {keywords(env) or 'no arguments'}")
+    if getattr(unwrapped(env), "engine_checks", True) is False:
+        log.report("native-unchecked", "env", "the engine does not check what the C code writes")
     if not is_multi_agent(env):
         play: Play = play_single
         check_spaces(log, env.observation_space, env.action_space)

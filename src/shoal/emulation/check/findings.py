@@ -26,6 +26,7 @@ RULES: dict[str, tuple[str, str]] = {
         "write every observation in reset and step, stay within the arrays that are given, and "
         "keep all that decides the next step in the state",
     ),
+    "native-unchecked": ("note", "make it with debug=True, or run shoal check"),
     "reward-type": ("error", "return a number as reward; 0.0 if there is none"),
     "reward-array": ("warning", "return float(reward), not an array"),
     "reward-nan": ("error", "look for a division by zero or an overflow; clip before returning"),
