@@ -15,19 +15,16 @@ CONFIG = Config("CartPole-v1", num_envs=2, num_workers=0, hidden_size=16, update
 
 
 @pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
-def test_two_for_each_weight_forward_and_four_backward(memory):
-    """The first layer has no gradient of its input, which is 2 less for its weights."""
+def test_a_multiplication_and_an_addition_for_each_weight(memory):
+    """Once to act, and three times to learn, forward and backward."""
     config = replace(CONFIG, memory=memory)
     with contextlib.closing(ppo.make_vector(config)) as vector:
         layout = vector.observation_layout
         policy = ppo.make_policy(config, layout, vector.action_layout)
-    weights = sum(p.numel() for p in policy.parameters() if p.ndim == 2)
-    inner = policy if memory == "none" else policy.policy
-    unused = 0
-    if memory == "lstm":  # the state before the first step needs no gradient
-        unused = 2 * policy.memory.hidden.weight.numel()
-    expected = 2 * weights + 6 * weights - 2 * inner.first.weight.numel() - unused
+    expected = 8 * sum(p.numel() for p in policy.parameters() if p.ndim == 2)
     assert model_flops(config, policy, layout, CPU) == expected
+    half = replace(config, update_epochs=0.5)
+    assert model_flops(half, policy, layout, CPU) == expected * (1 + 1.5) / 4
     twice = replace(config, update_epochs=2)
     assert model_flops(twice, policy, layout, CPU) == 2 * expected
     assert all(p.grad is None for p in policy.parameters())

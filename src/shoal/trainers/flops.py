@@ -22,19 +22,14 @@ def model_flops(config: Config, policy: Any, layout: Layout, device: torch.devic
     """Return how many floating-point operations a policy needs for one step that it learns from.
 
     Matrix products and convolutions count, a multiplication and an addition as two: of acting,
-    of every pass over the rollout, forward and backward, and of the values before each later pass.
+    and of every pass over the rollout with the values before each later one. A backward pass
+    counts as two forward passes.
     """
     observations = plain_rows(layout, ROWS).to(device)
-    counts = []
-    for backward in (False, True):
-        with FlopCounterMode(display=False) as counter, autocast(config, device):
-            minibatch_pass(policy, observations, 1, backward)
-        counts.append(counter.get_total_flops() / ROWS)
-    for parameter in policy.parameters():
-        parameter.grad = None
-    forward, both = counts
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, autocast(config, device):
+        minibatch_pass(policy, observations, 1, backward=False)
     passes = float(config.update_epochs or 1)
-    return max(1.0, math.ceil(passes) * forward + passes * both)
+    return max(1.0, (math.ceil(passes) + 3 * passes) * counter.get_total_flops() / ROWS)
 
 
 def peak_flops(device: torch.device, precision: str = "float32") -> float:

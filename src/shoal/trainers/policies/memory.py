@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from shoal.trainers.policies.lstm import lstm
 from shoal.trainers.policies.mingru import mingru
 
 __all__ = ["LSTM", "MinGRU", "Recurrent", "initial_state"]
@@ -80,6 +81,10 @@ class LSTM(nn.Module):
 
     def forward(self, features: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Do what `Recurrent.recur` says."""
+        plain = features.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if plain and torch.is_grad_enabled():
+            weights = self.inputs.weight, self.inputs.bias, self.hidden.weight
+            return lstm(features, state, starts, *weights)
         # What the inputs add to the gates is one matrix product for all steps.
         inputs = self.inputs(features)
         hidden, cell = state
