@@ -17,8 +17,8 @@ def size(config):
 @pytest.mark.parametrize(
     "env, env_kwargs, expected",
     [
-        ("breakout", {}, (1024, 64, 2048, 1)),
-        ("target", {"num_agents": 4}, (256, 64, 2048, 1)),
+        ("breakout", {}, (256, 64, 512, 1)),
+        ("target", {"num_agents": 4}, (64, 64, 512, 1)),
         ("CartPole-v1", {}, (8, 128, 256, 4)),
         ("pettingzoo.classic.tictactoe_v3", {}, (8, 128, 256, 4)),
     ],
@@ -47,5 +47,6 @@ def test_a_vector_that_is_there_is_not_looked_up():
 
 def test_one_line_says_how_large_a_run_is():
     assert describe(filled(Config("breakout"))) == (
-        "1,024 environments, rollouts of 64 steps, minibatches of 2,048, 1 passes"
+        "256 environments, rollouts of 64 steps, minibatches of 512, passes: 1, "
+        "learning rate: 0.003"
     )

@@ -44,6 +44,7 @@ def config(**changes):
         "horizon": 16,
         "minibatch_size": 16,
         "update_epochs": 4,
+        "learning_rate": 1e-3,
         "hidden_size": 16,
         "total_steps": 512,
         "seed": 3,

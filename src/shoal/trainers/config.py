@@ -46,7 +46,7 @@ class Config:
 
     # -- collecting --
     num_envs: int | None = None
-    """Number of environments; default: as many as make 1,024 rows of native or batched ones, 8 of
+    """Number of environments; default: as many as make 256 rows of native or batched ones, 8 of
     others."""
     num_workers: int | None = None
     """Processes that step environments; 0: this one; default: what a short trial finds fastest."""
@@ -64,8 +64,9 @@ class Config:
     """Pad agents whose spaces differ to one layout."""
 
     # -- learning --
-    learning_rate: float = 1e-3
-    """Learning rate of Adam; of Muon for matrices."""
+    learning_rate: float | None = None
+    """Learning rate of Adam; of Muon for matrices; default: 3e-3 for native or batched
+    environments, 1e-3 for others."""
     anneal: Literal["linear", "cosine", "none"] = "linear"
     """How the learning rate falls to 0 over the run."""
     optimizer: Literal["adam", "muon"] = "adam"

@@ -324,6 +324,7 @@ def sample_of(rollout: Rollout, layout: Layout, most: int = 256) -> np.ndarray:
 
 def annealed(config: Config, steps: int) -> float:
     """Return the learning rate after so many steps."""
+    assert config.learning_rate is not None  # see `filled`
     done = min(1.0, steps / config.total_steps)
     if config.anneal == "linear":
         return config.learning_rate * (1 - done)
