@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 __all__ = ["Cube", "Process"]
 
-FIT = 256  # observations that the kernel is fitted to
+FIT = 192  # observations that the kernel is fitted to
 
 
 class Cube:
@@ -87,6 +87,7 @@ class Process:
         values: shape (n,).
         noise: shape (n,), of each value as a multiple of the learned noise variance.
         start: parameters of the kernel to start from, those of an earlier process.
+        fit: with False, keep the parameters of `start`.
         rng: chooses the observations that the kernel is fitted to.
     """
 
@@ -97,6 +98,7 @@ class Process:
         noise: np.ndarray,
         rng: np.random.Generator,
         start: torch.Tensor | None = None,
+        fit: bool = True,
     ):
         self.middle = float(values.mean())
         self.scale = float(values.std()) or 1.0
@@ -104,7 +106,9 @@ class Process:
         y = torch.from_numpy((values - self.middle) / self.scale)
         multiples = torch.from_numpy(noise)
         some = torch.from_numpy(rng.permutation(len(y))[:FIT])
-        self.kernel = self._fit(self.points[some], y[some], multiples[some], start)
+        if fit or start is None:
+            start = self._fit(self.points[some], y[some], multiples[some], start)
+        self.kernel = start
         with torch.no_grad():
             self._factor = _cholesky(self.points, multiples, self.kernel)
             self._weights = torch.cholesky_solve(y[:, None], self._factor)
@@ -121,7 +125,7 @@ class Process:
         widths[size:] = torch.tensor([0.7, 1.5], dtype=torch.float64)
         kernel = (prior if start is None else start).clone().requires_grad_(True)
         optimizer = torch.optim.LBFGS(
-            [kernel], max_iter=15 if start is not None else 40, line_search_fn="strong_wolfe"
+            [kernel], max_iter=15 if start is not None else 25, line_search_fn="strong_wolfe"
         )
 
         def loss() -> torch.Tensor:

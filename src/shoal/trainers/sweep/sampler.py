@@ -36,6 +36,7 @@ __all__ = ["CostSampler"]
 
 FIRST = 10  # runs at random before the models are asked
 MOST = 700  # observations of a model
+FRESH = 1.1  # growth of what is known after which the kernels are fitted again
 SHORTER = 0.5  # of the range of steps (of its logarithm) is for the first runs
 FLOOR = -2.5  # scores further below the median, in deviations, count as this
 SHORT = 4.0  # noise variance of a learning curve's point, in that of a whole run
@@ -71,6 +72,7 @@ class CostSampler(optuna.samplers.BaseSampler):
         self.limit = math.inf
         self._rng = np.random.default_rng(seed)
         self._kernels: dict[str, torch.Tensor] = {}
+        self._fitted = 0  # observations when the kernels were fitted last
 
     def reseed_rng(self) -> None:
         """Draw on with a seed from the operating system: each process of a sweep has its own."""
@@ -148,26 +150,29 @@ class CostSampler(optuna.samplers.BaseSampler):
     ) -> np.ndarray:
         """Return the candidate that is expected to push the front most at a drawn cost."""
         rng = self._rng
+        count = len(seen.scores) + len(failed)
+        fit = count >= FRESH * self._fitted
+        self._fitted = count if fit else self._fitted
         seen = self._thinned(seen)
         middle = np.median(seen.scores[seen.whole])
         spread = 1.4826 * np.median(np.abs(seen.scores[seen.whole] - middle))
         spread = spread or seen.scores[seen.whole].std() or 1.0
         values = np.maximum(seen.scores, middle + FLOOR * spread)
         noise = np.where(seen.whole, 1.0, SHORT)
-        score = Process(seen.points, values, noise, rng, self._start("score", cube.size))
+        score = Process(seen.points, values, noise, rng, self._start("score", cube.size), fit)
         noise_of_cost = np.ones(len(noise))
         cost = Process(
-            seen.points, np.log(seen.costs), noise_of_cost, rng, self._start("cost", cube.size)
+            seen.points, np.log(seen.costs), noise_of_cost, rng, self._start("cost", cube.size), fit
         )
         self._kernels |= {"score": score.kernel, "cost": cost.kernel}
         whole = seen.points[seen.whole]
-        succeeds = self._success(cube, whole, failed)
+        succeeds = self._success(cube, whole, failed, fit)
         known, costs = score.predict(whole)[0], cost.predict(whole)[0]
         if len(pending):  # as if they had come out as foreseen
             values = np.concatenate([values, score.predict(pending)[0]])
             points = np.concatenate([seen.points, pending])
             noise = np.concatenate([noise, np.ones(len(pending))])
-            score = Process(points, values, noise, rng, score.kernel)
+            score = Process(points, values, noise, rng, score.kernel, fit=False)
         low, high = costs.min(), min(costs.max(), math.log(self.limit))
         target = rng.uniform(low, max(high, low))
         affordable = costs <= target
@@ -222,7 +227,7 @@ class CostSampler(optuna.samplers.BaseSampler):
         return points + changed * widths * rng.standard_normal(points.shape)
 
     def _success(
-        self, cube: Cube, whole: np.ndarray, failed: np.ndarray
+        self, cube: Cube, whole: np.ndarray, failed: np.ndarray, fit: bool
     ) -> Callable[[np.ndarray], np.ndarray]:
         """Return the chance of success at points: a process of 1 for success and 0 for failure."""
         if not len(failed):
@@ -230,7 +235,7 @@ class CostSampler(optuna.samplers.BaseSampler):
         points = np.concatenate([whole, failed])
         values = np.concatenate([np.ones(len(whole)), np.zeros(len(failed))])
         process = Process(
-            points, values, np.ones(len(points)), self._rng, self._start("success", cube.size)
+            points, values, np.ones(len(points)), self._rng, self._start("success", cube.size), fit
         )
         self._kernels["success"] = process.kernel
         noise = process.scale * math.exp(float(process.kernel[-1]) / 2)
