@@ -95,12 +95,15 @@ def report(plan: Plan, trials: Sequence[FrozenTrial], now: float) -> str:
     ]
     shown = front(plan, trials)[-SHOWN:]
     if shown:
-        rows = [("run", "score", "cost", "settings")]
-        rows += [
-            (f"{t.number:04}", f"{t.value:.4g}", duration(cost_of(t)), values_of(plan, t))
-            for t in reversed(shown)
+        best = shown[::-1]
+        rows = [("run", "score", "cost")]
+        rows += [(f"{t.number:04}", f"{t.value:.4g}", duration(cost_of(t))) for t in best]
+        settings = ["", *(values_of(plan, trial) for trial in best)]
+        lines += ["", "the front: no cheaper run scores as well"]
+        lines += [
+            f"{line}  {text}".rstrip()
+            for line, text in zip(table(rows, left=1).split("\n"), settings)
         ]
-        lines += ["", "the front: no cheaper run scores as well", table(rows, left=1)]
     failures = [t for t in trials if t.state == TrialState.FAIL]
     for trial in failures[-3:]:
         lines.append(f"run {trial.number:04} failed: {trial.user_attrs.get('failure')}")
