@@ -30,6 +30,8 @@ SITE = BUILD / "site"
 SECONDS = 450.0  # for everything
 PACKAGES = ("torch", "triton", "numpy", "gymnasium")
 TRAINED = {"breakout": 60.0, "pong": 60.0}  # seconds of training
+ENVS = ("breakout", "pong", "cartpole", "squared", "snake", "connect4")
+MEMORIES = ("none", "lstm", "mingru")
 
 
 def main() -> int:
@@ -189,7 +191,7 @@ def training(env: str) -> Callable[[], dict[str, Any]]:
     return run
 
 
-def training_config(env: str) -> Any:
+def training_config(env: str, **changes: Any) -> Any:
     from shoal.trainers.config import Config
 
     return Config(
@@ -200,8 +202,69 @@ def training_config(env: str) -> Any:
         update_epochs=1,
         anneal="none",
         total_steps=10**10,
-        device="cuda",
+        **{"device": "cuda", **changes},
     )
+
+
+def speeds(memory: str, **changes: Any) -> Callable[[], dict[str, Any]]:
+    """Return a part that trains six environments for a few updates, beside a plain torch loop."""
+
+    def run() -> dict[str, Any]:
+        from shoal.trainers.profile import measure
+
+        found = {}
+        for env in ENVS:
+            config = training_config(env, memory=memory, **changes)
+            profile = measure(config, updates=5)
+            found[env] = {
+                "steps_per_second": round(profile.steps / profile.wall),
+                "plain": round(plain_loop(profile.config)),
+                "precision": profile.config.precision,
+                "peak_share": round(profile.flops / profile.wall / profile.peak, 4),
+                "phases": {n: round(s / profile.wall, 3) for n, s in profile.seconds.items()},
+            }
+        return {"speeds": found}
+
+    return run
+
+
+def plain_loop(config: Any, updates: int = 3) -> float:
+    """Return the steps/s of the same network and batches in a bare torch loop, on zeros.
+
+    It acts once a step and learns once a minibatch, and does nothing else.
+    """
+    import contextlib
+
+    import torch
+
+    from shoal.trainers import ppo
+    from shoal.trainers.policies import initial_state
+    from shoal.trainers.precision import autocast, minibatch_pass, plain_rows
+
+    device = torch.device(config.device)
+    with contextlib.closing(ppo.make_vector(config)) as vector:
+        layout, rows = vector.observation_layout, vector.num_rows
+        policy = ppo.make_policy(config, layout, vector.action_layout).to(device)
+    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
+    seen = plain_rows(layout, rows).to(device)
+    many = plain_rows(layout, config.minibatch_size).to(device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    begun = 0.0
+    for update in range(updates + 1):  # the first one warms up
+        if update == 1:
+            wait()
+            begun = time.perf_counter()
+        state = initial_state(policy, rows, device)
+        for _ in range(config.horizon):
+            with torch.no_grad(), autocast(config, device):
+                _, _, state = ppo.forward_step(policy, seen, state)
+        for _ in range(rows * config.horizon // config.minibatch_size):
+            with autocast(config, device):
+                minibatch_pass(policy, many, config.horizon)
+            optimizer.step()
+            optimizer.zero_grad()
+    wait()
+    return updates * rows * config.horizon / (time.perf_counter() - begun)
 
 
 def profile() -> dict[str, Any]:
@@ -238,6 +301,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "runs_resume_across_devices": check("runs_resume_across_devices"),
     "bfloat16_is_near_float32": check("bfloat16_is_near_float32"),
     "sampling_follows_the_probabilities": check("sampling_follows_the_probabilities"),
+    "mingru_equals_the_cpu": check("mingru_equals_the_cpu"),
+    **{f"speed_{memory}": speeds(memory) for memory in MEMORIES},
     "train_breakout": training("breakout"),
     "train_pong": training("pong"),
     "profile": profile,
@@ -271,6 +336,19 @@ def report(results: dict[str, Any]) -> str:
     ]
     for part, result in parts.items():
         lines.append(f"| {part} | {said(result)} | {result.get('seconds', '')} |")
+    for memory in MEMORIES:
+        found_speeds = parts.get(f"speed_{memory}", {}).get("speeds", {})
+        if found_speeds:
+            lines += ["", f"Training speed, memory {memory}, 4,096 environments x 64 steps:", ""]
+            lines += ["| environment | steps/s | plain torch loop | share | peak | environment's |"]
+            lines += ["| --- | --- | --- | --- | --- | --- |"]
+        for env, each in found_speeds.items():
+            share = each["steps_per_second"] / each["plain"]
+            lines.append(
+                f"| {env} | {each['steps_per_second']:,} ({each['precision']}) | "
+                f"{each['plain']:,} | {share:.2f} | {each['peak_share']:.1%} | "
+                f"{each['phases']['environment']:.0%} |"
+            )
     if "device_ms" in parts.get("profile", {}):
         for key, title in (("device_ms", "GPU"), ("host_ms", "host")):
             lines += ["", f"Two updates of breakout, {title} time:", "", "| operation | ms |"]

@@ -13,6 +13,7 @@ from shoal.trainers import ppo
 from shoal.trainers.advantage import advantages
 from shoal.trainers.config import Config
 from shoal.trainers.distributions import Distribution
+from shoal.trainers.policies.mingru import mingru
 
 BREAKOUT = Config(
     "breakout",
@@ -93,7 +94,26 @@ def sampling_follows_the_probabilities():
     assert not torch.equal(actions.discrete, again.discrete)
 
 
+def mingru_equals_the_cpu():
+    """Triton's recurrence and its gradients are those of the CPU's loop."""
+    generator = torch.Generator().manual_seed(0)
+    for steps in (1, 7, 64, 65, 200):
+        inputs = [torch.randn(steps, 33, 40, generator=generator) for _ in range(2)]
+        inputs.append(torch.randn(33, 40, generator=generator))
+        starts = torch.rand(steps, 33, generator=generator) < 0.05
+        weights = torch.randn(steps, 33, 40, generator=generator)
+        results = []
+        for device in ("cpu", "cuda"):
+            given = [each.to(device).requires_grad_() for each in inputs]
+            out = mingru(*given, starts.to(device))
+            gradients = torch.autograd.grad((out * weights.to(device)).sum(), given)
+            results.append([each.cpu() for each in (out, *gradients)])
+        for expected, got in zip(*results):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
 CHECKS = (
+    mingru_equals_the_cpu,
     kernel_equals_c,
     runs_resume_across_devices,
     bfloat16_is_near_float32,
