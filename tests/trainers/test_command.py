@@ -28,7 +28,7 @@ from shoal.trainers.runs import read_checkpoint, read_config, read_metrics
 COMMAND = [sys.executable, "-c", "import sys; from shoal.cli import main; sys.exit(main())"]
 OPTIONS = (
     "--num-workers=0 --num-envs=4 --horizon=32 --hidden-size=16 --update-epochs=2 "
-    "--num-minibatches=2 --torch-threads=1 --display=lines --no-tensorboard"
+    "--minibatch-size=64 --learning-rate=1e-3 --torch-threads=1 --display=lines --no-tensorboard"
 )
 TINY = OPTIONS.split()
 
