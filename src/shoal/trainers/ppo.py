@@ -1048,12 +1048,12 @@ class Learner:
         least = count.clamp_min(1)
         center, scale = torch.zeros_like(count), torch.ones_like(count)
         if config.normalize_advantages:
-            chosen = take(advantage, minibatch)
+            chosen = take(advantage, minibatch).double()  # sums alike for any number of processes
             mean = all_sum((chosen * weights).sum()) / least
             variance = all_sum(((chosen - mean) ** 2 * weights).sum()) / (count - 1).clamp_min(1)
             several = count > 1  # one alone has no deviation
-            center = torch.where(several, mean, center)
-            scale = torch.where(several, 1 / (variance.sqrt() + 1e-8), scale)
+            center = torch.where(several, mean, center).float()
+            scale = torch.where(several, 1 / (variance.sqrt() + 1e-8), scale).float()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         sums = torch.zeros(len(TERMS), device=self.device)
