@@ -17,8 +17,8 @@ def size(config):
 @pytest.mark.parametrize(
     "env, env_kwargs, expected",
     [
-        ("breakout", {}, (256, 64, 512, 1)),
-        ("target", {"num_agents": 4}, (64, 64, 512, 1)),
+        ("breakout", {}, (256, 64, 1024, 4)),
+        ("target", {"num_agents": 4}, (64, 64, 1024, 4)),
         ("CartPole-v1", {}, (8, 128, 256, 4)),
         ("pettingzoo.classic.tictactoe_v3", {}, (8, 128, 256, 4)),
     ],
@@ -31,7 +31,7 @@ def test_the_size_follows_from_the_kind_of_environment(env, env_kwargs, expected
 
 def test_what_is_given_stays_and_the_rest_follows_from_it():
     config = Config("breakout", num_envs=4096, update_epochs=0.5)
-    assert size(filled(config)) == (4096, 16, 2048, 0.5)
+    assert size(filled(config)) == (4096, 16, 4096, 0.5)
     assert size(filled(replace(config, num_envs=2, minibatch_size=7))) == (2, 64, 7, 0.5)
     assert filled(Config("CartPole-v1", batch_size=6)).num_envs == 12
     assert filled(Config("CartPole-v1", num_workers=16)).num_envs == 16
@@ -47,6 +47,6 @@ def test_a_vector_that_is_there_is_not_looked_up():
 
 def test_one_line_says_how_large_a_run_is():
     assert describe(filled(Config("breakout"))) == (
-        "256 environments, rollouts of 64 steps, minibatches of 512, passes: 1, "
-        "learning rate: 0.003"
+        "256 environments, rollouts of 64 steps, minibatches of 1,024, passes: 4, "
+        "learning rate: 0.001"
     )

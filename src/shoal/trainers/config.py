@@ -64,9 +64,8 @@ class Config:
     """Pad agents whose spaces differ to one layout."""
 
     # -- learning --
-    learning_rate: float | None = None
-    """Learning rate of Adam; of Muon for matrices; default: 3e-3 for native or batched
-    environments, 1e-3 for others."""
+    learning_rate: float = 1e-3
+    """Learning rate of Adam; of Muon for matrices."""
     anneal: Literal["linear", "cosine", "none"] = "linear"
     """How the learning rate falls to 0 over the run."""
     optimizer: Literal["adam", "muon"] = "adam"
@@ -84,12 +83,11 @@ class Config:
     """Clip of the importance weight of each step's error (V-trace); none: plain GAE."""
     vtrace_c: float | None = None
     """Clip of the importance weight of what follows; needs vtrace_rho."""
-    update_epochs: float | None = None
-    """Passes over each rollout; the last may be a part of one, such as 0.5; default: 1 of native or
-    batched environments, 4 of others."""
+    update_epochs: float = 4.0
+    """Passes over each rollout; the last may be a part of one, such as 0.5."""
     minibatch_size: int | None = None
     """Steps of all agents in one minibatch, about: as many minibatches as fit are equally large;
-    default: a 32nd part of a rollout of native or batched environments, a quarter of others."""
+    default: a 16th part of a rollout of native or batched environments, a quarter of others."""
     accumulate: int = 1
     """Parts that a minibatch is computed in, to save memory; the gradient is the same."""
     clip: float = 0.2

@@ -28,7 +28,7 @@ def model_flops(config: Config, policy: Any, layout: Layout, device: torch.devic
     observations = plain_rows(layout, ROWS).to(device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter, autocast(config, device):
         minibatch_pass(policy, observations, 1, backward=False)
-    passes = float(config.update_epochs or 1)
+    passes = float(config.update_epochs)
     return max(1.0, (math.ceil(passes) + 3 * passes) * counter.get_total_flops() / ROWS)
 
 

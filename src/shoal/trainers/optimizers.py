@@ -19,7 +19,6 @@ def make_optimizers(policy: nn.Module, config: Config) -> list[torch.optim.Optim
     """
     if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
         raise ConfigError(f"optimizer: muon needs torch 2.9 or newer, got {torch.__version__}")
-    assert config.learning_rate is not None  # see `filled`
     muon: list[nn.Parameter] = []
     adam: list[nn.Parameter] = []
     ends = {id(m.weight) for m in policy.modules() if isinstance(m, nn.Embedding)}

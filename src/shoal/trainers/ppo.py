@@ -324,7 +324,6 @@ def sample_of(rollout: Rollout, layout: Layout, most: int = 256) -> np.ndarray:
 
 def annealed(config: Config, steps: int) -> float:
     """Return the learning rate after so many steps."""
-    assert config.learning_rate is not None  # see `filled`
     done = min(1.0, steps / config.total_steps)
     if config.anneal == "linear":
         return config.learning_rate * (1 - done)
@@ -887,7 +886,7 @@ class Learner:
         valid = rollout.valid[:horizon]
         steps: list[Tensor] = []
         ratios = None
-        passes = float(config.update_epochs or 1)
+        passes = float(config.update_epochs)
         for epoch in range(math.ceil(passes)):
             values = rollout.values
             self.phases.enter("forward")

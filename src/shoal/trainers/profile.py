@@ -144,7 +144,7 @@ def advice(profile: Profile) -> str:
         )
     if learning > MUCH and config.memory == "lstm":
         return f"learning takes {learning:.0%}: use --memory mingru, or none, if it learns as well"
-    if learning > MUCH and (config.update_epochs or 1) > 1:
+    if learning > MUCH and config.update_epochs > 1:
         return (
             f"learning takes {learning:.0%}: use fewer --update-epochs, or a larger "
             "--minibatch-size"
