@@ -6,9 +6,9 @@ many steps. A GPU is fastest on 4,096 rows and more. Others take a Python call f
 them give a rollout soon.
 
 Four passes at a learning rate of 1e-3 (see `Config`) suit both. One pass at 3e-3 over minibatches
-of 512 takes half the time for a step, but learns less from it (breakout: 0.56 after 1.0 million steps,
-and 0.80 after 0.9 million with four passes), and nothing of squared: 0.07 after 1.8 million steps,
-and 0.87 after 0.7 million with four passes (one seed each).
+of 512 takes half the time for a step, but learns less from it, and nothing of squared. Scores of
+one seed: breakout 0.56 after 1.0 million steps, against 0.80 after 0.9 million with four passes;
+squared 0.07 after 1.8 million, against 0.87 after 0.7 million.
 
 | | native, batched | others |
 | --- | --- | --- |
