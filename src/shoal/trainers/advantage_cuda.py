@@ -11,18 +11,19 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["advantages"]
+__all__ = ["advantages", "compose"]
 
 LARGEST_BLOCK = 1024  # steps that a program works on at a time
 
 
 @triton.jit
-def _compose(
-    right_decay: tl.tensor, right_delta: tl.tensor, decay: tl.tensor, delta: tl.tensor
+def compose(
+    before_decay: tl.tensor, before: tl.tensor, decay: tl.tensor, added: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor]:
+    # Two neighbouring stretches of a linear recurrence, as one: x -> decay * x + added.
     # Nothing is carried where decay is 0, not even NaN or infinity.
-    carried = tl.where(decay == 0.0, 0.0, decay * right_delta)
-    return decay * right_decay, delta + carried
+    carried = tl.where(decay == 0.0, 0.0, decay * before)
+    return decay * before_decay, added + carried
 
 
 @triton.jit
@@ -63,7 +64,7 @@ def _kernel(
         # Steps past the horizon pass on what is carried: none of the block's own comes from there.
         delta = tl.where(inside & is_valid, delta, 0.0)
         decay = tl.where(inside, tl.where(is_valid & ~cut, decay, 0.0), 1.0)
-        decay, delta = tl.associative_scan((decay, delta), 0, _compose, reverse=True)
+        decay, delta = tl.associative_scan((decay, delta), 0, compose, reverse=True)
         advantage = delta + tl.where(decay == 0.0, 0.0, decay * carried)
         tl.store(out + first + t, advantage, mask=inside)
         carried = tl.sum(tl.where(t == block * BLOCK, advantage, 0.0))

@@ -14,12 +14,11 @@ import importlib.util
 import inspect
 import math
 import os
-import signal
 import sys
 import textwrap
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,8 +35,10 @@ from shoal.trainers.config import (
     typed,
 )
 from shoal.trainers.dashboard import duration, open_display
+from shoal.trainers.interrupts import interruptible
 
 SIGN_OF_LIFE = 10.0  # seconds between lines that only say that something is under way
+STOPPING = "stopping after this update; Ctrl-C again stops at once"
 MANY_STEPS = 100_000  # of episodes that have not ended
 
 __all__ = ["config", "eval_", "parse_train", "profile", "resume", "runs", "train"]
@@ -408,7 +409,7 @@ def run_training(
     start = os.getcwd()
     rank = int(os.environ.get("RANK", "0"))
     if rank:
-        with interruptible() as stopped:
+        with interruptible(STOPPING) as stopped:
             ppo.train(asked, checkpoint=read_state(), stop=stopped)
         return 0
     vector = ppo.make_vector(ppo.shared_config(asked, int(os.environ.get("WORLD_SIZE", "1"))))
@@ -424,7 +425,7 @@ def run_training(
                     )
             watch = ObservationWatch(vector.observation_layout)
             display = open_display(asked, Path(shown(run.folder, start)))
-            with interruptible() as stopped:
+            with interruptible(STOPPING) as stopped:
                 result = ppo.train(
                     run.config,
                     vector=vector,
@@ -464,24 +465,6 @@ def reporter(run: Any, watch: Any, display: Any) -> Callable[[dict[str, float]],
             display.show(run.history, warnings)
 
     return report
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed; a second one interrupts as usual."""
-    pressed = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-        print("stopping after this update; Ctrl-C again stops at once", file=sys.stderr)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # -- profile ----------------------------------------------------------------------------------

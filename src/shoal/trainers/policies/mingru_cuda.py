@@ -13,19 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from shoal.trainers.advantage_cuda import compose
+
 __all__ = ["backward", "forward"]
 
 LARGEST_BLOCK = 64  # steps that one program works on at a time
 TILE = 2048  # numbers that one program works on at a time
-
-
-@triton.jit
-def _compose(
-    before_decay: tl.tensor, before: tl.tensor, decay: tl.tensor, added: tl.tensor
-) -> tuple[tl.tensor, tl.tensor]:
-    # Nothing is carried where decay is 0, not even NaN or infinity.
-    carried = tl.where(decay == 0.0, 0.0, decay * before)
-    return decay * before_decay, added + carried
 
 
 @triton.jit
@@ -55,7 +48,7 @@ def _forward(
         # Steps past the end pass on what is carried.
         decay = tl.where(inside, tl.where(begins != 0, 0.0, 1.0 - share), 1.0)
         added = tl.where(inside, share * candidate, 0.0)
-        decay, added = tl.associative_scan((decay, added), 0, _compose)
+        decay, added = tl.associative_scan((decay, added), 0, compose)
         h = added + tl.where(decay == 0.0, 0.0, decay * carried[None, :])
         tl.store(hidden + at, h, mask=inside)
         carried = tl.sum(tl.where(t[:, None] == block * STEPS + STEPS - 1, h, 0.0), 0)
@@ -101,7 +94,7 @@ def _backward(
         next_gate = tl.load(gates + at + width, mask=follows, other=0.0)
         decay = tl.where(next_begins != 0, 0.0, 1.0 - tl.sigmoid(next_gate))
         total = tl.load(gradient + at, mask=inside, other=0.0)
-        decay, total = tl.associative_scan((decay, total), 0, _compose, reverse=True)
+        decay, total = tl.associative_scan((decay, total), 0, compose, reverse=True)
         total += tl.where(decay == 0.0, 0.0, decay * carried[None, :])
         tl.store(to_candidates + at, total * share, mask=inside)
         change = total * (candidate - before) * share * (1.0 - share)

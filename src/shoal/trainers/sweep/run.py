@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from shoal.errors import ConfigError, RunError
 from shoal.trainers.config import Config, to_dict
+from shoal.trainers.interrupts import interruptible
 from shoal.trainers.runs import checkpoints, read_metrics, to_toml, write_whole
 from shoal.trainers.sweep.sampler import CostSampler
 from shoal.trainers.sweep.space import configured
@@ -316,7 +317,7 @@ def sweep(
     study = open_study(plan)
     ended = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
     active: list[Active] = []
-    with stoppable() as stopping:
+    with interruptible("stopping after the current runs; Ctrl-C again stops now") as stopping:
         try:
             while True:
                 active = [run for run in active if not (run.poll() and release(run))]
@@ -394,21 +395,3 @@ def give_up_if_hopeless(plan: Plan, trials: list[FrozenTrial]) -> None:
             f"the first {len(failed)} runs have all failed; the last one: "
             f"{last.user_attrs.get('failure')}; see {plan.folder / 'logs'}"
         )
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed; a second one interrupts as usual."""
-    pressed = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-        print("stopping after the current runs; Ctrl-C again stops now", file=sys.stderr)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
