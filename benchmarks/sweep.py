@@ -41,14 +41,14 @@ def steps(x: np.ndarray) -> float:
 
 
 def bowl(x: np.ndarray) -> tuple[float, float]:
-    """A quadratic; the cost is the steps alone."""
+    """Return a quadratic; the cost is the steps alone."""
     centre = np.linspace(0.3, 0.7, len(x) - 1)
     quality = math.exp(-4 * float(((x[1:] - centre) ** 2).sum()))
     return quality * learned(steps(x)), COST * steps(x)
 
 
 def width(x: np.ndarray) -> tuple[float, float]:
-    """The second parameter is the size of a network: larger ones are better and dearer."""
+    """Score a network whose size, the second parameter, makes it better and dearer."""
     size = x[1]
     centre = np.linspace(0.2, 0.6, len(x) - 2)
     quality = math.exp(-4 * float(((x[2:] - centre) ** 2).sum())) * (0.6 + 0.4 * size)
@@ -56,7 +56,7 @@ def width(x: np.ndarray) -> tuple[float, float]:
 
 
 def cliff(x: np.ndarray) -> tuple[float, float]:
-    """A learning rate that pays until it breaks, and one other parameter moves the edge."""
+    """Score a learning rate that pays until it breaks, at an edge that another parameter moves."""
     rate, edge = x[1], 0.5 + 0.3 * x[2]
     centre = np.linspace(0.4, 0.8, len(x) - 3)
     quality = math.exp(-3 * float(((x[3:] - centre) ** 2).sum()))
@@ -65,14 +65,14 @@ def cliff(x: np.ndarray) -> tuple[float, float]:
 
 
 def schedule(x: np.ndarray) -> tuple[float, float]:
-    """The best learning rate falls as runs get longer."""
+    """Score a learning rate whose best value falls as runs get longer."""
     quality = math.exp(-6 * (x[1] - 0.8 + 0.5 * x[0]) ** 2)
     quality *= math.exp(-3 * float(((x[2:] - 0.5) ** 2).sum()))
     return quality * learned(steps(x)), COST * steps(x)
 
 
 def ripples(x: np.ndarray) -> tuple[float, float]:
-    """Small local optima everywhere; half of the parameters matter little."""
+    """Score among small local optima everywhere; half of the parameters matter little."""
     weights = np.where(np.arange(len(x) - 1) % 2 == 0, 1.0, 0.1)
     z = x[1:] - 0.35
     bumps = 0.04 * (1 - np.cos(6 * math.pi * z))

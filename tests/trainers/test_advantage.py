@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.trainers.advantage import advantages
+from tests.trainers.triton_kernels import assert_compiles, run_kernels
 
 C_SOURCE = Path(__file__).parents[2] / "src" / "shoal" / "trainers" / "c" / "advantage.c"
 
@@ -266,30 +266,12 @@ def compare_kernels():
 
 
 def test_triton_kernel_equals_the_c_one():
-    """In a process of its own, for Triton decides on its interpreter as it is imported."""
-    pytest.importorskip("triton")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    if not torch.cuda.is_available():
-        environment["TRITON_INTERPRET"] = "1"
-    code = "from tests.trainers.test_advantage import compare_kernels; compare_kernels()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    run_kernels("from tests.trainers.test_advantage import compare_kernels; compare_kernels()")
 
 
 @pytest.mark.parametrize("capability", [80, 90, 120])
 def test_triton_kernel_compiles_without_a_gpu(capability):
-    """The interpreter accepts what the compiler refuses, such as annotations that are no types."""
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    pytest.importorskip("triton")
     from shoal.trainers.advantage_cuda import _kernel
 
     kinds = {
@@ -302,10 +284,7 @@ def test_triton_kernel_compiles_without_a_gpu(capability):
     signature = {name: kind for kind, names in kinds.items() for name in names}
     for weighted, block in ((False, 1), (True, 1024)):
         constants = {"WEIGHTED": weighted, "BLOCK": block}
-        source = ASTSource(fn=_kernel, signature=signature, constexprs=constants)
-        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-        assert f"sm_{capability}" in compiled.asm["ptx"]
-        assert compiled.asm["cubin"]
+        assert_compiles(_kernel, signature, constants, capability)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")

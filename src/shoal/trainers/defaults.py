@@ -53,9 +53,9 @@ def filled(config: Config, vector: Any = None) -> Config:
         many, agents = source.kind in ("native", "batched"), 1
         if source.native is not None:
             agents = load(source.native).spec(source.kwargs).agents
-        num_envs = config.num_envs or (max(1, ROWS // agents) if many else FEW)
-        num_envs = max(num_envs, config.num_workers or 1, 2 * (config.batch_size or 0))
-        num_envs = config.num_envs or num_envs
+        fit = max(1, ROWS // agents) if many else FEW
+        needed = max(config.num_workers or 1, 2 * (config.batch_size or 0))
+        num_envs = config.num_envs or max(fit, needed)
     rows = num_envs * agents
     horizon = config.horizon or max(LEAST_HORIZON, min(64 if many else 128, MOST_STEPS // rows))
     return replace(

@@ -55,6 +55,7 @@ __all__ = [
     "Run",
     "checkpoints",
     "create",
+    "find_folder",
     "find_run",
     "newest_checkpoint",
     "read_checkpoint",
@@ -336,11 +337,20 @@ def find_run(name: str, runs_dir: str = "runs") -> Path:
     Raises:
         RunError: there is no such run; the message names one that is near.
     """
+    return find_folder("run", name, runs_dir, "config.toml")
+
+
+def find_folder(what: str, name: str, runs_dir: str, file: str) -> Path:
+    """Return the folder, given as a path or by its name in `runs_dir`, that has a file.
+
+    Raises:
+        RunError: there is none; the message says of `what`, and names one that is near.
+    """
     for folder in (Path(name), Path(runs_dir) / name):
-        if (folder / "config.toml").is_file():
+        if (folder / file).is_file():
             return folder.absolute()
-    known = [path.parent.name for path in Path(runs_dir).glob("*/config.toml")]
-    raise RunError(f"there is no run {name!r}{did_you_mean(name, known)}")
+    known = [path.parent.name for path in Path(runs_dir).glob(f"*/{file}")]
+    raise RunError(f"there is no {what} {name!r}{did_you_mean(name, known)}")
 
 
 def read_config(folder: Path) -> Config:

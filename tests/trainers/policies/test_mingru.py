@@ -1,16 +1,12 @@
 """The recurrence of a MinGRU against a loop over its definition, gradients included."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.trainers.policies.mingru import mingru
+from tests.trainers.triton_kernels import assert_compiles, run_kernels
 
 
 def loop(gates, candidates, state, starts):
@@ -123,29 +119,14 @@ def compare_kernels():
 
 
 def test_triton_kernels_equal_the_loop():
-    """In a process of its own, for Triton decides on its interpreter as it is imported."""
-    pytest.importorskip("triton")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    if not torch.cuda.is_available():
-        environment["TRITON_INTERPRET"] = "1"
-    code = "from tests.trainers.policies.test_mingru import compare_kernels; compare_kernels()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[3],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
+    run_kernels(
+        "from tests.trainers.policies.test_mingru import compare_kernels; compare_kernels()"
     )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("capability, steps", [(80, 64), (90, 1), (90, 64), (120, 64)])
 def test_triton_kernels_compile_without_a_gpu(capability, steps):
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    pytest.importorskip("triton")
     from shoal.trainers.policies import mingru_cuda
 
     kinds = {"starts": "*u8", "steps": "i32", "n": "i32", "size": "i32"}
@@ -155,10 +136,7 @@ def test_triton_kernels_compile_without_a_gpu(capability, steps):
             name: "constexpr" if name in constants else kinds.get(name, "*fp32")
             for name in kernel.arg_names
         }
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-        assert f"sm_{capability}" in compiled.asm["ptx"]
-        assert compiled.asm["cubin"]
+        assert_compiles(kernel, signature, constants, capability)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")

@@ -86,6 +86,7 @@ class Active:
         self.process: subprocess.Popen[bytes] | None = None
         self.begin = time.time()
         self.note(begin=self.begin)
+        self.config = plan.config  # until its own is known
         try:
             self.config = config_of(plan, trial)
             wait_until_free(self.folder)
@@ -190,7 +191,7 @@ class Active:
         """
         status = 0 if self.process is None else self.process.returncode
         score = score_of(self.plan, self.history)
-        whole = bool(self.history) and self.history[-1]["steps"] >= self.config_steps()
+        whole = bool(self.history) and self.history[-1]["steps"] >= self.config.total_steps
         failure = None
         stopped = self.stopped if status or not whole else ""
         if not stopped and (status or not whole):
@@ -214,10 +215,6 @@ class Active:
         state = TrialState.FAIL if failure else state
         values = [score] if state == TrialState.COMPLETE and score is not None else None
         self.study.tell(self.trial.number, values, state)
-
-    def config_steps(self) -> int:
-        """Return the steps that the run is to have."""
-        return self.config.total_steps if hasattr(self, "config") else 0
 
 
 def config_of(plan: Plan, trial: FrozenTrial) -> Config:
@@ -320,7 +317,9 @@ def sweep(
     with interruptible("stopping after the current runs; Ctrl-C again stops now") as stopping:
         try:
             while True:
-                active = [run for run in active if not (run.poll() and release(run))]
+                for run in [run for run in active if run.poll()]:
+                    active.remove(run)
+                    os.close(run.held)
                 trials = study.get_trials(deepcopy=False)
                 give_up_if_hopeless(plan, [t for t in trials if t.number not in ended])
                 spent = elapsed(plan, trials, time.time())
@@ -344,15 +343,9 @@ def sweep(
         finally:
             for run in active:
                 run.kill()
-                release(run)
+                os.close(run.held)
     show(study, True)
     return not stopping()
-
-
-def release(run: Active) -> bool:
-    """Give up the claim on a run; always True."""
-    os.close(run.held)
-    return True
 
 
 def take(plan: Plan, study: optuna.Study, slot: int, parallel: int, left: float) -> Active | None:

@@ -19,8 +19,9 @@ chance of success.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,12 +260,12 @@ def _normal(z: np.ndarray) -> np.ndarray:
     return torch.special.ndtr(torch.from_numpy(z)).numpy()
 
 
-class _one_thread:
-    """Torch on one thread: more make matrices of this size no faster."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *_: Any) -> None:
-        torch.set_num_threads(self.before)
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: more make matrices of this size no faster."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

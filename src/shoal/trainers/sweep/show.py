@@ -31,7 +31,7 @@ def front(plan: Plan, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the complete runs that no cheaper one equals, the cheapest first."""
     found: list[FrozenTrial] = []
     for trial in sorted(complete(trials), key=cost_of):
-        if not found or plan.better(score_of(trial), score_of(found[-1])):
+        if not found or plan.better(value_of(trial), value_of(found[-1])):
             found.append(trial)
     return found
 
@@ -59,12 +59,12 @@ def cost_of(trial: FrozenTrial) -> float:
     return float(trial.user_attrs["cost"])
 
 
-def score_of(trial: FrozenTrial) -> float:
+def value_of(trial: FrozenTrial) -> float:
     """Return the score of a complete run."""
     return math.nan if trial.value is None else trial.value
 
 
-def values_of(plan: Plan, trial: FrozenTrial) -> str:
+def settings_of(plan: Plan, trial: FrozenTrial) -> str:
     """Return what was swept and what the run had, as text."""
     parts = []
     for each in plan.space:
@@ -98,7 +98,7 @@ def report(plan: Plan, trials: Sequence[FrozenTrial], now: float) -> str:
         best = shown[::-1]
         rows = [("run", "score", "cost")]
         rows += [(f"{t.number:04}", f"{t.value:.4g}", duration(cost_of(t))) for t in best]
-        settings = ["", *(values_of(plan, trial) for trial in best)]
+        settings = ["", *(settings_of(plan, trial) for trial in best)]
         lines += ["", "the front: no cheaper run scores as well"]
         lines += [
             f"{line}  {text}".rstrip()
@@ -165,7 +165,7 @@ def line_of(plan: Plan, trial: FrozenTrial) -> str:
     else:
         verb = "failed" if trial.state == TrialState.FAIL else "stopped"
         result = f"{verb}: {trial.user_attrs.get('failure')}"
-    return f"run {trial.number:04}  {cost:>8}  {result}  {values_of(plan, trial)}"
+    return f"run {trial.number:04}  {cost:>8}  {result}  {settings_of(plan, trial)}"
 
 
 def draw(plan: Plan, study: optuna.Study) -> list[Path]:
@@ -218,7 +218,7 @@ def front_figure(plan: Plan, trials: Sequence[FrozenTrial]) -> Any:
     done, best = complete(trials), front(plan, trials)
     numbers = [trial.number for trial in done]
     points = axes.scatter(
-        [cost_of(t) for t in done], [score_of(t) for t in done], c=numbers, cmap="viridis", s=24
+        [cost_of(t) for t in done], [value_of(t) for t in done], c=numbers, cmap="viridis", s=24
     )
     figure.colorbar(points, label="run")
     early = [t for t in trials if t.state == TrialState.PRUNED and t.user_attrs.get("curve")]
@@ -229,10 +229,10 @@ def front_figure(plan: Plan, trials: Sequence[FrozenTrial]) -> Any:
         color="tab:gray",
         label="stopped early",
     )
-    costs, values = [cost_of(t) for t in best], [score_of(t) for t in best]
+    costs, values = [cost_of(t) for t in best], [value_of(t) for t in best]
     axes.step(costs, values, where="post", color="tab:red", label="front")
     for trial in best:
-        axes.annotate(f"{trial.number:04}", (cost_of(trial), score_of(trial)), fontsize=7)
+        axes.annotate(f"{trial.number:04}", (cost_of(trial), value_of(trial)), fontsize=7)
     axes.set_xscale("log")
     axes.set_xlabel("cost: seconds of training")
     axes.set_ylabel(plan.metric or "score")

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import math
 import os
@@ -33,9 +34,9 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial
 
-from shoal.errors import ConfigError, RunError, did_you_mean
+from shoal.errors import ConfigError, RunError
 from shoal.trainers.config import Config, from_dict, kept, require_secrets
-from shoal.trainers.runs import to_toml, write_whole
+from shoal.trainers.runs import find_folder, to_toml, write_whole
 from shoal.trainers.sweep.sampler import CostSampler
 from shoal.trainers.sweep.space import Dimension, read_space
 
@@ -89,7 +90,7 @@ class Plan:
     runs: int | None = None
     budget: float | None = None
 
-    @property
+    @functools.cached_property  # a tenth of a second, mostly to check what configs take
     def space(self) -> list[Dimension]:
         """The parameters that are swept."""
         return read_space(self.tables, self.config)
@@ -147,11 +148,7 @@ def find_sweep(name: str, runs_dir: str = "runs") -> Path:
     Raises:
         RunError: there is no such sweep; the message names one that is near.
     """
-    for folder in (Path(name), Path(runs_dir) / name):
-        if (folder / "sweep.toml").is_file():
-            return folder.absolute()
-    known = [path.parent.name for path in Path(runs_dir).glob("*/sweep.toml")]
-    raise RunError(f"there is no sweep {name!r}{did_you_mean(name, known)}")
+    return find_folder("sweep", name, runs_dir, "sweep.toml")
 
 
 class Journal(JournalFileBackend):
