@@ -144,7 +144,9 @@ int main(int argc, char **argv) {
         const int twice = argv[1][0] == 't';
         if (argv[1][0] == 'a') {
             const struct timespec nap = {10, 0};
-            atomic_fetch_add(&opened(2, ENVS)->sleepers, 2);
+            shoal_engine *e = opened(2, ENVS);
+            atomic_fetch_add(&e->sleepers, 2);
+            shoal_engine_post(e, SHOAL_RESET, envs, NULL, NULL); /* wakes those that sleep already */
             nanosleep(&nap, NULL); /* until the threads go to sleep, and find out */
             return 0;
         }

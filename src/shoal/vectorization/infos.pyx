@@ -72,7 +72,7 @@ cpdef int add_info(dict infos, object info, Py_ssize_t row, Py_ssize_t num_rows)
                 if found != NULL and type(key) is str and key[:1] == "_" and key[1:] in infos:
                     array[row] = is_true(value)  # the mask of another key
                 else:
-                    array = widened(array, infos.get(mask_key), row, value, num_rows)
+                    array = widened(array, mask_of(infos, key), row, value, num_rows)
             if found != <PyObject*>array:
                 infos[key] = array
                 replaced = replaced or found != NULL
@@ -89,7 +89,7 @@ def split_infos(dict infos, Py_ssize_t num_rows):
     """Return one dict for each row: the opposite of `add_info`, without final observations."""
     each = [{} for _ in range(num_rows)]
     for key, values in infos.items():
-        mask = infos.get(f"_{key}")
+        mask = mask_of(infos, key)
         if mask is None or key == FINAL_OBS:
             continue
         if isinstance(values, dict):
@@ -97,6 +97,14 @@ def split_infos(dict infos, Py_ssize_t num_rows):
         for row in mask.nonzero()[0].tolist():
             each[row][key] = values[row]
     return each
+
+
+cdef object mask_of(dict infos, key):
+    """Return which rows have `key`; None for a mask, and where an environment's key took its place."""
+    mask = infos.get(f"_{key}")
+    if isinstance(mask, np.ndarray) and mask.dtype == bool and mask.ndim == 1:
+        return mask
+    return None
 
 
 cdef object new_column(key, value, cnp.npy_intp num_rows):
@@ -156,12 +164,9 @@ cdef object widened(column, mask, Py_ssize_t row, value, cnp.npy_intp num_rows):
     """Return an array like `column` (or a dict of them) that also holds `value` in `row`.
 
     Args:
-        mask: the rows of `column` that hold a value.
+        mask: the rows of `column` that hold a value; None if that is not known.
     """
-    if isinstance(mask, np.ndarray) and mask.dtype == bool:
-        rows = mask.nonzero()[0]
-    else:  # a key of the environment's has taken the mask's place
-        rows = np.arange(num_rows)
+    rows = np.arange(num_rows) if mask is None else mask.nonzero()[0]
     if isinstance(column, np.ndarray) and (
         isinstance(value, (np.ndarray, np.number, np.bool_)) or type(value) in (bool, int, float)
     ):
@@ -186,11 +191,11 @@ cdef object entry_of(column, Py_ssize_t row):
         return {
             key: entry_of(values, row)
             for key, values in column.items()
-            if isinstance(mask := column.get(f"_{key}"), np.ndarray) and mask[row]
+            if (mask := mask_of(column, key)) is not None and mask[row]
         }
     value = column[row]
-    if isinstance(value, (np.number, np.bool_)) and column.dtype != object:
-        return value.item()
+    if type(value) in (np.float64, np.int64, np.bool_) and column.dtype != object:
+        return value.item()  # Python's own numbers are kept in these
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
