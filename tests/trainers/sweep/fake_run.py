@@ -16,6 +16,7 @@ from pathlib import Path
 from shoal.trainers.sweep.launch import die_with_sweep
 
 LINES = 10
+PAUSES = {"slow": 0.06, "slower": 0.25}  # seconds behind each line
 
 
 def main(arguments: list[str]) -> int:
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
             file.write(json.dumps({**line, "episode/score": score}) + "\n")
             file.flush()
             half = fault == "half" and command == "train" and update == 6
-            time.sleep(1000 if fault == "hang" or half else 0.06 if fault == "slow" else 0.005)
+            time.sleep(1000 if fault == "hang" or half else PAUSES.get(fault, 0.005))
             if update in (5, LINES):
                 (folder / "checkpoints" / f"{update:06}.pt").touch()
     return 0

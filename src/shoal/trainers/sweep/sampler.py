@@ -14,7 +14,7 @@ drawn cost target.)
 
 Points of a run's learning curve are observations of shorter runs, with more noise. A failed run has
 no score and stays out of these models, so that it can't distort them; a third process models the
-chance of success.
+chance of success. A run whose score is far outside of what the others reach counts as failed.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ MOST = 700  # observations of a model
 FRESH = 1.1  # growth of what is known after which the kernels are fitted again
 SHORTER = 0.5  # of the range of steps (of its logarithm) is for the first runs
 FLOOR = -2.5  # scores further below the median, in deviations, count as this
+BROKEN = -100.0  # those below this are no score: such a run counts as failed
 SHORT = 4.0  # noise variance of a learning curve's point, in that of a whole run
 
 
@@ -51,6 +52,10 @@ class Seen:
     scores: np.ndarray  # more is better
     costs: np.ndarray  # seconds
     whole: np.ndarray  # bool
+
+    def rows(self, which: np.ndarray) -> Seen:
+        """Return some of the rows."""
+        return Seen(self.points[which], self.scores[which], self.costs[which], self.whole[which])
 
 
 class CostSampler(optuna.samplers.BaseSampler):
@@ -154,10 +159,12 @@ class CostSampler(optuna.samplers.BaseSampler):
         count = len(seen.scores) + len(failed)
         fit = count >= FRESH * self._fitted
         self._fitted = count if fit else self._fitted
-        seen = self._thinned(seen)
         middle = np.median(seen.scores[seen.whole])
         spread = 1.4826 * np.median(np.abs(seen.scores[seen.whole] - middle))
         spread = spread or seen.scores[seen.whole].std() or 1.0
+        sound = seen.scores >= middle + BROKEN * spread
+        failed = np.concatenate([failed.reshape(-1, cube.size), seen.points[~sound & seen.whole]])
+        seen = self._thinned(seen.rows(sound))
         values = np.maximum(seen.scores, middle + FLOOR * spread)
         noise = np.where(seen.whole, 1.0, SHORT)
         score = Process(seen.points, values, noise, rng, self._start("score", cube.size), fit)
@@ -216,7 +223,7 @@ class CostSampler(optuna.samplers.BaseSampler):
         best = seen.scores >= np.sort(seen.scores[seen.whole])[-min(seen.whole.sum(), MOST // 4)]
         rank = np.where(seen.whole[order], np.where(best[order], 0, 1), 2)
         keep = order[np.argsort(rank, kind="stable")[:MOST]]
-        return Seen(seen.points[keep], seen.scores[keep], seen.costs[keep], seen.whole[keep])
+        return seen.rows(keep)
 
     def _around(self, centres: np.ndarray, count: int, width: float | None = None) -> np.ndarray:
         """Return points near some of `centres`, each changed in a few columns."""
