@@ -17,6 +17,9 @@ SHOAL := $(ENV) $(INSTALL) --no-build-isolation --config-settings=build-dir=$(VE
 # nle 1.3.0 asks for gymnasium 1.2.0 although it runs on 1.4.0, and pip would fall back to nle 0.9.1.
 # So nle is installed without its dependencies, which are all there before.
 NLE := $(PIP) --no-deps nle==1.3.0
+# The browser that tests pages; without it, those tests are skipped.
+CHROMIUM := if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	apt-get install -y -qq chromium >/dev/null || echo "no chromium: pages are not tested"; fi
 # Each process runs its share of the tests; one that is done takes from the others.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 export NO_MKDOCS_2_WARNING := 1
@@ -106,6 +109,7 @@ $(VENV)/.test: $(SOURCES) $(VENV)/.tools
 	$(PIP) --group test
 	$(SHOAL) .
 	$(NLE)
+	command -v chromium >/dev/null || $(CHROMIUM)
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test

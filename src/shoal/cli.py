@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    author = add_author, add_play
+    author = add_author, add_play, add_web
     general = add_run, add_bench, add_check, add_describe, add_training, add_doctor, add_env
     for add in (*general, *author):
         add(commands)
@@ -637,6 +637,51 @@ def play(args: argparse.Namespace) -> int:
             vector, module.spec(kwargs), title, args.fps, act, args.seed, args.steps, args.size
         )
     print(", ".join(f"{name} {value:g}" for name, value in found.items()))
+    return 0
+
+
+# -- shoal web --------------------------------------------------------------------------------
+
+
+def add_web(commands: Any) -> None:
+    text = "make a web page of an environment in C, in which a person plays"
+    parser = commands.add_parser("web", help=text, description=text)
+    parser.add_argument("env", metavar="ENV", help="one of Shoal's environments in C, or my_env.c")
+    parser.add_argument(
+        "--kwargs",
+        metavar="NAME=VALUE",
+        nargs="+",
+        type=keyword,
+        default=[],
+        help="parameters of the environment",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="write the page there; default: serve it on localhost"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any free one")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.set_defaults(command=web)
+
+
+def web(args: argparse.Namespace) -> int:
+    import tempfile
+
+    from shoal.ocean_c.web import find_source, serve, write_page
+
+    source, module = find_source(args.env)
+    with tempfile.TemporaryDirectory() as folder:
+        out = args.out or folder
+        files = write_page(source, module, out, params=dict(args.kwargs))
+        size = sum(files.values()) / 1000
+        if args.out:
+            print(
+                f"{args.out}/index.html: {size:.0f} kB in {len(files)} files; open it in a browser"
+            )
+            return 0
+        with serve(folder, args.port) as server:
+            address = f"http://127.0.0.1:{server.server_address[1]}/"
+            print(f"{address} ({size:.0f} kB); Ctrl-C ends the server", flush=True)
+            server.serve_forever()
     return 0
 
 

@@ -87,8 +87,8 @@ SHOAL_FN int touches(Vec a, Vec b, float distance) {
 
 SHOAL_FN void face(State *s, float heading) {
     s->heading = heading - 6.2831853f * floorf(heading / 6.2831853f + 0.5f);
-    s->ahead.x = cosf(s->heading);
-    s->ahead.y = sinf(s->heading);
+    s->ahead.x = shoal_cos(s->heading);
+    s->ahead.y = shoal_sin(s->heading);
 }
 
 /* Where it is the caller has written; where it goes is chance, smaller ones faster. */
@@ -98,8 +98,8 @@ SHOAL_FN void send(State *s, Rock *rock, int32_t size) {
     rock->size = size;
     rock->radius = SMALLEST * (float)(1 << (size - 1));
     rock->number = s->created++;
-    rock->speed.x = speed * cosf(angle);
-    rock->speed.y = speed * sinf(angle);
+    rock->speed.x = speed * shoal_cos(angle);
+    rock->speed.y = speed * shoal_sin(angle);
 }
 
 /* The ship; then the rocks whose surfaces are nearest, in order. */
@@ -163,8 +163,8 @@ SHOAL_FN void reset(State *s, const shoal_io *io) {
     for (int32_t i = 0; i < s->num_large; i++) {
         const float angle = shoal_between(&s->rng, 0, 6.2831853f);
         const float distance = shoal_between(&s->rng, SAFE, SIDE / 2);
-        s->rocks[i].at.x = SIDE / 2 + distance * cosf(angle);
-        s->rocks[i].at.y = SIDE / 2 + distance * sinf(angle);
+        s->rocks[i].at.x = SIDE / 2 + distance * shoal_cos(angle);
+        s->rocks[i].at.y = SIDE / 2 + distance * shoal_sin(angle);
         send(s, &s->rocks[i], LARGE);
     }
     observe(s, io);
@@ -263,8 +263,8 @@ static void draw_rock(const Rock *rock, shoal_canvas *c) {
         for (int32_t i = 0; i < CORNERS; i++, bits = bits * 1664525u + 1013904223u) {
             const float angle = 6.2831853f / CORNERS * (float)i;
             const float far = radius * (0.8f + 0.3f * (float)(bits >> 24) / 255);
-            points[2 * i] = x + far * cosf(angle);
-            points[2 * i + 1] = y + far * sinf(angle);
+            points[2 * i] = x + far * shoal_cos(angle);
+            points[2 * i + 1] = y + far * shoal_sin(angle);
         }
         shoal_polygon(c, points, CORNERS, SHOAL_GRID);
         shoal_polygon(c, points, CORNERS, SHOAL_MUTED)->width = 0.1f;

@@ -87,7 +87,7 @@ SHOAL_FN void report(const State *s, int32_t agent, float *values) {
 
 static void draw(const State *s, shoal_canvas *c) {
     const float x = (float)s->x, tilt = (float)s->angle, length = 2 * s->half_length;
-    const float top_x = x + length * sinf(tilt), top_y = -0.1f - length * cosf(tilt);
+    const float top_x = x + length * shoal_sin(tilt), top_y = -0.1f - length * shoal_cos(tilt);
     shoal_view(c, -2.8f, -1.9f, 5.6f, 2.8f);
     shoal_line(c, -2.8f, 0.22f, 2.8f, 0.22f, 0.025f, SHOAL_WALL);
     for (int side = -1; side <= 1; side += 2)

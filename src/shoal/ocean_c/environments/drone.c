@@ -148,8 +148,8 @@ SHOAL_FN void reset(State *s, const shoal_io *io) {
     memset(s->body, 0, sizeof s->body);
     s->body[AT + 2] = z;
     s->body[SPEED] = 3;
-    s->body[TURN] = cosf(yaw / 2);
-    s->body[TURN + 3] = sinf(yaw / 2);
+    s->body[TURN] = shoal_cos(yaw / 2);
+    s->body[TURN + 3] = shoal_sin(yaw / 2);
     s->passed = s->crashed = 0;
     for (int i = 0; i < 4; i++)
         s->thrust[i] = s->gravity / 4;
@@ -157,8 +157,8 @@ SHOAL_FN void reset(State *s, const shoal_io *io) {
         const float far = k ? shoal_between(&s->rng, 4, 7) : 4;
         Ring *ring = &s->rings[k];
         heading += k ? shoal_between(&s->rng, -s->bend, s->bend) : 0;
-        ring->normal[0] = cosf(heading);
-        ring->normal[1] = sinf(heading);
+        ring->normal[0] = shoal_cos(heading);
+        ring->normal[1] = shoal_sin(heading);
         ring->normal[2] = 0;
         x += far * ring->normal[0];
         y += far * ring->normal[1];
@@ -245,7 +245,8 @@ static shoal_shape *disc(shoal_canvas *c, const float *at, const float *u, const
                          uint32_t color) {
     float points[2 * POINTS];
     for (int i = 0; i < POINTS; i++) {
-        const float angle = 6.2831853f / POINTS * (float)i, a = cosf(angle), b = sinf(angle);
+        const float angle = 6.2831853f / POINTS * (float)i, a = shoal_cos(angle),
+                    b = shoal_sin(angle);
         const float corner[3] = {at[0] + a * u[0] + b * v[0], at[1] + a * u[1] + b * v[1],
                                  at[2] + a * u[2] + b * v[2]};
         project(corner, points + 2 * i);

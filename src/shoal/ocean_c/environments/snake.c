@@ -235,6 +235,7 @@ static void draw(const State *s, shoal_canvas *c) {
         shoal_line(c, from_x, from_y, x, y, 0.7f, color);
         shoal_circle(c, x, y, 0.45f, color);
         shoal_circle(c, x, y, 0.18f, SHOAL_INK);
+        shoal_place(c, i, x, y, 0.9f);
     }
 }
 

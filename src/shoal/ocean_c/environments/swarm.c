@@ -52,8 +52,8 @@ SHOAL_FN int32_t cell_of(const State *s, const Boid *boid) {
 
 SHOAL_FN void face(Boid *boid, float heading) {
     boid->heading = heading - 6.2831853f * floorf(heading / 6.2831853f + 0.5f);
-    boid->ahead_x = cosf(boid->heading);
-    boid->ahead_y = sinf(boid->heading);
+    boid->ahead_x = shoal_cos(boid->heading);
+    boid->ahead_y = shoal_sin(boid->heading);
 }
 
 /* Sorts the boids by cells: how many are in each, where each ends, and then each one from the last
@@ -210,6 +210,7 @@ static void draw(const State *s, shoal_canvas *c) {
             points[2 * k + 1] = boid->y + shape[k][0] * v + shape[k][1] * u;
         }
         shoal_polygon(c, points, 4, colors[way]);
+        shoal_place(c, i, boid->x, boid->y, 0.2f * large);
     }
 }
 

@@ -52,8 +52,8 @@ SHOAL_FN float distance(Point a, Point b) {
 SHOAL_FN void face(Agent *a, float heading) {
     heading -= 6.2831853f * floorf(heading / 6.2831853f + 0.5f); /* one turn, from -pi to pi */
     a->heading = heading;
-    a->ahead.x = cosf(heading);
-    a->ahead.y = sinf(heading);
+    a->ahead.x = shoal_cos(heading);
+    a->ahead.y = shoal_sin(heading);
 }
 
 /* Writes where some things are as an agent sees them, the nearest first: how far ahead and how far
@@ -171,6 +171,8 @@ static void draw(const State *s, shoal_canvas *c) {
         shoal_line(c, a->at.x, a->at.y, a->at.x + x, a->at.y + y, 0.28f, color);
         shoal_key(c, 3 + 3 * i);
         shoal_circle(c, a->at.x + x, a->at.y + y, 0.09f, SHOAL_INK);
+        shoal_key(c, 3 + 3 * i);
+        shoal_place(c, i, a->at.x, a->at.y, 0.6f);
     }
 }
 
