@@ -18,6 +18,7 @@ from shoal.errors import (
     EmulationError,
     EnvCheckError,
     EnvModuleError,
+    ExportError,
     InstallError,
     InterpreterError,
     LayoutError,
@@ -66,6 +67,7 @@ __all__ = [
     "NotFiniteError",
     "CheckpointError",
     "RunError",
+    "ExportError",
 ]
 
 __version__ = "0.1.0"

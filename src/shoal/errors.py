@@ -19,7 +19,8 @@ error also derives from it, so ``except ValueError`` keeps working::
     ├─ InterpreterError (ValueError)    another Python can't run workers
     ├─ ConfigError (ValueError)         an option
     ├─ NotFiniteError (ArithmeticError) NaN or infinity in training
-    └─ CheckpointError, RunError        a run's files
+    ├─ CheckpointError, RunError        a run's files
+    └─ ExportError                      a policy that can't leave Python
 
 If a name is unknown, the message suggests similar names: `did_you_mean`.
 """
@@ -49,6 +50,7 @@ __all__ = [
     "NotFiniteError",
     "CheckpointError",
     "RunError",
+    "ExportError",
     "did_you_mean",
     "install_extra",
     "near",
@@ -137,6 +139,10 @@ class CheckpointError(ShoalError):
 
 class RunError(ShoalError):
     """A run's folder can't be made, written or found."""
+
+
+class ExportError(ShoalError):
+    """A part of a policy can't be exported; the message names the module."""
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -1,0 +1,3 @@
+"""Trained policies outside of Python: as C, and as ONNX."""
+
+__all__: list[str] = []
