@@ -231,8 +231,8 @@ int main(int count, char **arguments) {
                 if (gone[a])
                     continue;
                 policy_forward(weights, observations[a], state[a], scratch, logits, &value);
-                policy_act(logits, MASKED > 0 && acting[a] ? masks + a * MASKED : NULL, &random, greedy,
-                           actions[a]);
+                policy_act(logits, MASKED > 0 && acting[a] ? masks + a * MASKED : NULL, &random,
+                           greedy, actions[a]);
             }
             memset(valid, 1, AGENTS), memset(acting, 1, AGENTS), memset(rewards, 0, sizeof rewards);
             memset(terminated, 0, AGENTS), memset(truncated, 0, AGENTS);
