@@ -443,11 +443,13 @@ TRAINING = {
     "resume": "go on with a run that has been stopped",
     "runs": "list runs, name the best, or compare two",
     "config": "print the config file that gives the same run again",
+    "export": "write a trained policy as a program in C, or as ONNX",
     "sweep": "search options of the trainer and of the environment",
 }
 # What of them is in which extra.
 NEEDED = dict.fromkeys(("torch", "tyro", "rich", "tensorboard", "matplotlib", "imageio"), "train")
 NEEDED["optuna"] = "sweep"
+NEEDED.update(dict.fromkeys(("onnx", "onnxscript"), "export"))
 
 
 def add_training(commands: Any) -> None:
@@ -468,6 +470,10 @@ def training(args: argparse.Namespace) -> int:
             from shoal.trainers.sweep.command import sweep
 
             return sweep(arguments)
+        if args.name == "export":
+            from shoal.trainers.export.command import export
+
+            return export(arguments)
         commands = {
             "train": command.train,
             "profile": command.profile,

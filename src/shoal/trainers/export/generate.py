@@ -287,6 +287,8 @@ class Generator:
             text = literal(value, dtype)
             return (lambda i: text), (lambda i: text)
         if isinstance(value, Constant):
+            if dtype.is_floating_point and value.dtype != dtype:
+                value = Constant(value.tensor.to(dtype))
             value = self.table(value)
         missing = len(shape) - len(value.shape)
 
@@ -400,8 +402,10 @@ class Generator:
 
     def unary(self, form: str, given: dict[str, Any]) -> Value:
         options = {k: literal(v, torch.float32) for k, v in given.items() if is_number(v)}
-        dtype = self.node.meta["val"].dtype
-        return self.lazy(lambda x: form.format(x, **options), given["self"], dtype=dtype)
+        value, made = given["self"], self.node.meta["val"]
+        if isinstance(value, Lazy) and form.count("{0}") > 1:
+            value = self.stored(value)
+        return self.lazy(lambda x: form.format(x, **options), value, dtype=made.dtype)
 
     def binary(self, form: str, given: dict[str, Any]) -> Value:
         dtype = self.node.meta["val"].dtype
@@ -654,6 +658,76 @@ class Generator:
         return self.once(
             Lazy(made.dtype, tuple(made.shape), lambda i: f"({read(i[:-1])} == {i[-1]})")
         )
+
+    # -- reductions ------------------------------------------------------------------------------
+
+    def reduce(self, given: dict[str, Any], first: str, form: str, end: str = "{0}") -> Value:
+        """Write a loop over some dimensions that gathers their elements.
+
+        Args:
+            first: what the loop begins with; empty: the first element.
+            form: of what was gathered so far ({0}) and an element ({1}).
+            end: of what was gathered ({0}); {n} is how many there were.
+        """
+        value, made = self.stored(given["self"]), self.node.meta["val"]
+        dims = given.get("dim")
+        dims = [dims] if isinstance(dims, int) else list(dims or range(len(value.shape)))
+        dims = [dim % len(value.shape) for dim in dims]
+        kept = [1 if d in dims else n for d, n in enumerate(value.shape)]
+        to = self.new(made.dtype, kept)
+        self.loops(
+            kept,
+            lambda i: f"{to.element(i)} = {first or convert(value.element(i), None, to.dtype)};",
+        )
+        ctype = CTYPES[made.dtype]
+
+        def body(index: Sequence[str]) -> str:
+            target = to.element(["0" if d in dims else i for d, i in enumerate(index)])
+            return f"{target} = {form.format(target, f'({ctype}){value.element(index)}')};"
+
+        self.loops(value.shape, body)
+        if end != "{0}":
+            count = math.prod(value.shape) // max(1, math.prod(kept))
+            self.loops(kept, lambda i: f"{to.element(i)} = {end.format(to.element(i), n=count)};")
+        return Array(to.dtype, to.name, tuple(made.shape), contiguous(made.shape), to.offset)
+
+    def op_sum(self, given: dict[str, Any]) -> Value:
+        return self.reduce(given, "0", "{0} + {1}")
+
+    def op_mean(self, given: dict[str, Any]) -> Value:
+        return self.reduce(given, "0", "{0} + {1}", "{0} / {n}.0f")
+
+    def op_any(self, given: dict[str, Any]) -> Value:
+        value = self.lazy_bool(given["self"])
+        return self.reduce({**given, "self": value}, "0", "{0} | {1}")
+
+    def lazy_bool(self, value: Value) -> Value:
+        """Return numbers as 0 and 1."""
+        read, _ = self.reader(value, value.shape, torch.bool)
+        return Lazy(torch.bool, value.shape, read)
+
+    def op_amax(self, given: dict[str, Any]) -> Value:
+        x, made = self.stored(given["self"]), self.node.meta["val"]
+        dims, last = [d % len(x.shape) for d in given["dim"]], len(x.shape) - 2
+        if dims == [last] and math.prod(x.shape[:last]) == 1 and x.dtype == torch.float32:
+            y = self.new(made.dtype, made.shape)
+            self.write(f"net_max_rows({y.pointer}, {x.pointer}, {x.shape[-2]}, {x.shape[-1]});")
+            return y
+        return self.reduce({**given, "self": x}, "", "{1} > {0} ? {1} : {0}")
+
+    def op_amin(self, given: dict[str, Any]) -> Value:
+        return self.reduce(given, "", "{1} < {0} ? {1} : {0}")
+
+    def op_remainder(self, given: dict[str, Any]) -> Value:
+        """Return the rest of a division, which has the sign of the divisor."""
+        if self.node.meta["val"].dtype.is_floating_point:
+            raise self.fail("remainder of floats")
+        value = self.stored(given["self"])
+        return self.lazy(lambda x, y: f"(({x} % {y} + {y}) % {y})", value, given["other"])
+
+    def op_gelu(self, given: dict[str, Any]) -> Value:
+        name = "net_gelu_tanh" if given["approximate"] == "tanh" else "net_gelu"
+        return self.lazy(lambda x: f"{name}({x})", given["self"])
 
     # -- joining and picking ---------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ EMBEDDING = 16
 
 def typed(rows: Tensor, layout: Layout) -> Tensor:
     """Return rows of bytes ``(n, nbytes)`` as the policy sees them: ``(n, *layout.shape)``."""
-    return rows.view(getattr(torch, layout.dtype.name)).reshape(len(rows), *layout.shape)
+    return rows.view(getattr(torch, layout.dtype.name)).reshape(rows.shape[0], *layout.shape)
 
 
 def linear(num_in: int, num_out: int, gain: float = math.sqrt(2)) -> nn.Linear:
@@ -58,7 +58,7 @@ class ActionHead(nn.Module):
         parameters = self.linear(features)
         if not len(self.log_std):
             return parameters
-        return torch.cat([parameters, self.log_std.expand(len(features), -1)], dim=1)
+        return torch.cat([parameters, self.log_std.expand(features.shape[0], -1)], dim=1)
 
 
 class Normalizer(nn.Module):
@@ -153,7 +153,9 @@ class DefaultPolicy(nn.Module):
             if kind == "numbers"
         ]
         return (
-            torch.cat(parts, 1) if parts else observations.new_zeros(len(observations), 0).float()
+            torch.cat(parts, 1)
+            if parts
+            else observations.new_zeros(observations.shape[0], 0).float()
         )
 
     def encode(self, observations: Tensor) -> Tensor:
@@ -220,7 +222,7 @@ def one_hot(leaf: Leaf, values: Tensor) -> Tensor:
     """Return categories as ones among zeros, element after element: float32 ``(n, categories)``."""
     categories = leaf.num_categories.reshape(-1)
     low = np.broadcast_to(np.asarray(leaf.low), leaf.shape).reshape(-1).astype(np.int64)
-    index = values.long().reshape(len(values), -1)
+    index = values.long().reshape(values.shape[0], -1)
     index = index - torch.as_tensor(low, device=index.device)
     # What is outside has no one at all: an empty place of a Sequence holds 0, which may lie below
     # `low`, and an environment's error is to be named by `checks`, not by torch.
@@ -241,7 +243,7 @@ class Categories(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.1)
 
     def forward(self, values: Tensor) -> Tensor:
-        index = (values.long().reshape(len(values), -1) - self.low).clamp_min(0)
+        index = (values.long().reshape(values.shape[0], -1) - self.low).clamp_min(0)
         return self.embedding(index % self.embedding.num_embeddings).mean(1)
 
 
