@@ -650,17 +650,19 @@ def play(args: argparse.Namespace) -> int:
 
 
 def add_web(commands: Any) -> None:
-    text = "make a web page of an environment in C, in which a person plays"
+    text = "make a web page of an environment in C, in which a person, an agent or both play"
     parser = commands.add_parser("web", help=text, description=text)
     parser.add_argument("env", metavar="ENV", help="one of Shoal's environments in C, or my_env.c")
+    parser.add_argument("--run", metavar="RUN", help="a run or a checkpoint: the agent that plays")
     parser.add_argument(
         "--kwargs",
         metavar="NAME=VALUE",
         nargs="+",
         type=keyword,
         default=[],
-        help="parameters of the environment",
+        help="parameters of the environment; default: the run's, or the environment's own",
     )
+    parser.add_argument("--half", action="store_true", help="write weights in 16 bits")
     parser.add_argument(
         "--out", metavar="DIR", help="write the page there; default: serve it on localhost"
     )
@@ -677,7 +679,10 @@ def web(args: argparse.Namespace) -> int:
     source, module = find_source(args.env)
     with tempfile.TemporaryDirectory() as folder:
         out = args.out or folder
-        files = write_page(source, module, out, params=dict(args.kwargs))
+        if args.run:
+            files = page_of_run(args, out, (source, module))
+        else:
+            files = write_page(source, module, out, params=dict(args.kwargs))
         size = sum(files.values()) / 1000
         if args.out:
             print(
@@ -689,6 +694,21 @@ def web(args: argparse.Namespace) -> int:
             print(f"{address} ({size:.0f} kB); Ctrl-C ends the server", flush=True)
             server.serve_forever()
     return 0
+
+
+def page_of_run(args: argparse.Namespace, out: str, env: Any) -> dict[str, int]:
+    """Write a page in which a run's agent plays; return the bytes of its files."""
+    from pathlib import Path
+
+    try:
+        from shoal.trainers import runs
+        from shoal.trainers.export.web import export_web
+    except ModuleNotFoundError as error:
+        raise shoal.ShoalError(
+            f"web --run needs {error.name}, which is not installed: {install_extra('train')}"
+        ) from error
+    run = Path(args.run) if Path(args.run).is_file() else runs.find_run(args.run)
+    return export_web(run, out, env=env, env_kwargs=dict(args.kwargs), half=args.half)
 
 
 # -- the progress line ------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Pages in a real browser: the system's Chromium, without a screen."""
 
 import contextlib
-import shutil
 import zlib
 
 import numpy as np
@@ -12,8 +11,8 @@ from shoal.cli import main
 from shoal.errors import EnvModuleError, ParameterError
 from shoal.ocean_c import web
 from shoal.ocean_c.find import own_names
+from tests.ocean_c.pages import opened
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 STEPS = 1000
 MOST_BYTES = 120_000  # of a page, without weights
 
@@ -65,27 +64,6 @@ RUN = """([seed, actions, float]) => {
   }
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One browser for all tests."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-def opened(browser, folder, options="seed=1"):
-    """Open a page from the disk; errors of its script fail the test."""
-    page = browser.new_page(viewport={"width": 1000, "height": 700})
-    page.on("pageerror", lambda error: pytest.fail(f"the page raised {error}"))
-    page.goto(f"{(folder / 'index.html').as_uri()}#{options}")
-    page.wait_for_function("drawing !== undefined && drawing !== null && count.frames > 0")
-    return page
 
 
 @pytest.fixture(scope="module")
