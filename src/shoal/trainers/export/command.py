@@ -17,14 +17,15 @@ __all__ = ["export"]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write a trained policy as a program in C, or as ONNX; see docs/export.md."""
+    """Write a trained policy as a program in C, as ONNX, or as a web page; see docs/export.md."""
 
     run: tyro.conf.Positional[str]
     """A run: its folder or its name."""
-    format: Literal["c", "onnx"] = "c"
-    """c: a header, its weights, and a program that plays; onnx: a model for any runtime."""
+    format: Literal["c", "onnx", "web"] = "c"
+    """c: a header, its weights, and a program that plays; onnx: a model for any
+    runtime; web: a page in which the agent plays its environment."""
     out: Path | None = None
-    """Folder for c, file for onnx; default: RUN-c, or RUN.onnx."""
+    """Folder for c and web, file for onnx; default: RUN-c, RUN-web or RUN.onnx."""
     checkpoint: str | None = None
     """A file in the run's folder of checkpoints, such as best.pt; default: the newest."""
     runs_dir: str = "runs"
@@ -44,6 +45,13 @@ def export(arguments: Sequence[str]) -> int:
         from shoal.trainers.export.onnx import export_onnx
 
         print(export_onnx(path, options.out or Path(f"{folder.name}.onnx")))
+        return 0
+    if options.format == "web":
+        from shoal.trainers.export.web import export_web
+
+        out = options.out or Path(f"{folder.name}-web")
+        export_web(path, out)
+        print(out / "index.html")
         return 0
     from shoal.trainers.export.c import export_c
 
