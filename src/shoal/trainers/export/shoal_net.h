@@ -160,7 +160,15 @@ NET_FN void net_linear(float *y, const float *x, const float *NET_RESTRICT w, co
         float sum[NET_BLOCK];
         for (int k = 0; k < NET_BLOCK; k++)
             sum[k] = b ? b[at + k] : 0.0f;
-        for (int j = 0; j < in; j++, w += NET_BLOCK) {
+        int j = 0;
+        for (; j + 4 <= in;
+             j += 4, w += 4 * NET_BLOCK) { /* an addition to `sum` waits for the last */
+            float one = x[j], two = x[j + 1], three = x[j + 2], four = x[j + 3];
+            for (int k = 0; k < NET_BLOCK; k++)
+                sum[k] += (one * w[k] + two * w[k + NET_BLOCK]) +
+                          (three * w[k + 2 * NET_BLOCK] + four * w[k + 3 * NET_BLOCK]);
+        }
+        for (; j < in; j++, w += NET_BLOCK) {
             float each = x[j];
             for (int k = 0; k < NET_BLOCK; k++)
                 sum[k] += each * w[k];
