@@ -27,7 +27,7 @@ SOURCES := pyproject.toml meson.build \
 	$(shell find src -type f ! -name '*.so' ! -name '*.pyc' ! -name '.*')
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all sanitize bench gpu lint docs wheel lock clean
+.PHONY: demo test test-all sanitize bench gpu lint docs site wheel lock clean
 
 demo: $(VENV)/.demo ## NetHack: two minutes of training, then what it scores
 	run=nethack-$$(date +%Y%m%d-%H%M%S) && \
@@ -42,7 +42,7 @@ test-all: $(VENV)/.test sanitize ## every test, and the compiled code under sani
 	$(PYTEST) -m ""
 
 bench: $(VENV)/.bench ## every benchmark but those of training, which take hours
-	set -e; for file in $(filter-out benchmarks/_% benchmarks/%training.py benchmarks/catalogue.py benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
+	set -e; for file in $(filter-out benchmarks/_% benchmarks/%training.py benchmarks/catalogue.py benchmarks/gpu.py benchmarks/trained.py,$(wildcard benchmarks/*.py)); do \
 		echo "== $$file"; $(BIN)/python $$file; done
 
 # With the Python and the packages of the machine, which may have no network.
@@ -59,6 +59,9 @@ lint: $(VENV)/.dev ## style, types, layering, and the documentation
 
 docs: $(VENV)/.dev ## the documentation, into site/
 	$(BIN)/mkdocs build --strict
+
+site: docs ## the documentation with a live demo of every environment in C, into site/
+	$(BIN)/python docs/gallery.py site/demos
 
 wheel: $(VENV)/.test ## an sdist and, from it, a wheel; into dist/
 	rm -rf dist

@@ -1,4 +1,4 @@
-"""Writes options.md, metrics.md and environments.md from the code that they describe.
+"""Writes options.md, metrics.md, environments.md and gallery.md from the code that they describe.
 
 `python docs/tables.py` after a change; a test fails if it was forgotten.
 """
@@ -48,6 +48,25 @@ the parameter `max_steps`, its time limit, after which an episode is truncated (
 """
 
 
+GALLERY = """\
+# Gallery
+
+All environments in C, playing in this page: click one, hold Shift and its keys, and you play. Each
+is a [page of its own](web.md) with its trained agent. `benchmarks/results/trained.md` has what the
+agents score. `make site` builds this page from a fresh clone.
+
+<style>
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
+.gallery figure { margin: 0; width: auto; max-width: none; }
+.gallery iframe, iframe.demo { width: 100%; height: 33rem; border: 0; border-radius: .6rem; }
+</style>
+
+<div class="gallery">
+"""
+
+DEMO = '<iframe class="demo" src="demos/{0}/index.html#embed" title="{0}" loading="lazy"></iframe>'
+
+
 def options_page() -> str:
     text, last = OPTIONS, None
     for section, name, kind, default, meaning in config.described():
@@ -69,11 +88,22 @@ def environments_page() -> str:
     return ENVIRONMENTS + "".join(environment(load(find(name)).table) for name in own_names())
 
 
+def gallery_page() -> str:
+    figures = (
+        f'<figure>{DEMO.format(name)}<figcaption><a href="demos/{name}/index.html">{name}</a>'
+        "</figcaption></figure>\n"
+        for name in own_names()
+    )
+    return GALLERY + "".join(figures) + "</div>\n"
+
+
 def environment(table: Table) -> str:
     """What the table of one says, and a film if there is one."""
     text = f"\n## {table.name}\n\n{table.text.replace(chr(10), chr(10) * 2, 1)}\n"
     if (DOCS / "trained" / f"{table.name}.gif").exists():
         text += f"\n![{table.name}, trained](trained/{table.name}.gif)\n"
+    text += f'\n<a href="demos/{table.name}/index.html">Play {table.name} in the browser</a>'
+    text += " (`make site` builds the page).\n"
     text += "\n| parameter | default | from | to | meaning |\n|---|---|---|---|---|\n"
     for param in table.params:
         numbers = " | ".join(f"{x:g}" for x in (param.value, param.low, param.high))
@@ -87,6 +117,7 @@ def main() -> None:
         "options.md": options_page(),
         "metrics.md": metrics_page(),
         "environments.md": environments_page(),
+        "gallery.md": gallery_page(),
     }
     for name, text in pages.items():
         (DOCS / name).write_text(text)

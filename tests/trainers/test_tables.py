@@ -35,6 +35,7 @@ def test_the_pages_are_as_the_code_says(tables):
     assert (DOCS / "options.md").read_text() == tables.options_page()
     assert (DOCS / "metrics.md").read_text() == tables.metrics_page()
     assert (DOCS / "environments.md").read_text() == tables.environments_page()
+    assert (DOCS / "gallery.md").read_text() == tables.gallery_page()
 
 
 def test_every_metric_of_a_run_is_in_the_table():
