@@ -3,6 +3,7 @@
 Several processes run the tests, so each computes with one thread.
 """
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -17,6 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # some of them are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# TorchRL makes "spawn" the start method of its importer unless one is set, as this call does with the
+# platform's own. Otherwise every worker would import everything again: ten times the time, and not
+# what most users have.
+multiprocessing.get_start_method()
 
 @pytest.fixture(scope="module")
 def browser():
