@@ -9,6 +9,7 @@ MaskablePPO, for all games at once, so that it never plays an illegal move.
 # works with: sb3-contrib (sb3-contrib)
 # needs: sb3_contrib, pettingzoo, rlcard
 # test: --steps 1024
+# slow
 
 import argparse
 from typing import Any

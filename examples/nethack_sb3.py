@@ -9,6 +9,7 @@ asked for leave the game.
 # works with: Stable-Baselines3 (stable-baselines3)
 # needs: stable_baselines3, nle
 # test: --steps 1024
+# slow
 
 import argparse
 

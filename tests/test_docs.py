@@ -1,8 +1,8 @@
 """The README and every page of the documentation run as written.
 
-Each page is one program: its ```python blocks run one after the other in one namespace. In its
-```console blocks the lines `$ shoal ...` are run, and `make` may be given only targets there are.
-A block that begins with `# name.py` is that file for them.
+Each page is one program: its ```python blocks run one after the other in one namespace. The lines
+`$ shoal ...` of its ```console blocks are run in one process too, and `make` may be given only targets
+there are. A block that begins with `# name.py` is that file for them.
 """
 
 import re
@@ -57,16 +57,19 @@ def test_console(page, tmp_path):
         if named := re.match(r"# (\w+\.py)\n", text):
             (tmp_path / named[1]).write_text(text)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = []
     for _, text in blocks(page, "console"):
         for line in text.splitlines():
             if line.startswith("$ shoal "):
-                arguments = shlex.split(line.removeprefix("$ shoal "), comments=True)
-                shoal = [
-                    sys.executable,
-                    "-c",
-                    "from shoal.cli import main; raise SystemExit(main())",
-                ]
-                run([*shoal, *arguments], tmp_path)
+                commands.append(shlex.split(line.removeprefix("$ shoal "), comments=True))
             elif line.startswith("$ make "):
                 asked = shlex.split(line.removeprefix("$ make "), comments=True)
                 assert set(asked) <= targets, line
+    program = f"""
+import sys
+from shoal.cli import main
+for arguments in {commands!r}:
+    if main(arguments):
+        sys.exit(f"shoal {{' '.join(arguments)}} has failed")
+"""
+    run([sys.executable, "-c", program], tmp_path)

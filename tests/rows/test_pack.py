@@ -32,8 +32,8 @@ def stable_packer():
 PACKERS = [NumpyPacker, Packer, stable_packer()]
 both = pytest.mark.parametrize("packer_class", PACKERS)
 by_space = pytest.mark.parametrize("name", SPACES)
-draw_1000 = settings(max_examples=1000, deadline=None, database=None, derandomize=True)
-draw_100 = settings(max_examples=100, deadline=None, database=None, derandomize=True)
+draw_300 = settings(max_examples=300, deadline=None, database=None, derandomize=True)
+draw_50 = settings(max_examples=50, deadline=None, database=None, derandomize=True)
 
 
 def garbage(layout, fill=0xA5):
@@ -72,7 +72,7 @@ def test_unpack_inverts_pack_and_packers_agree(name):
     packers = [packer_class(layout) for packer_class in PACKERS]
     nothing = arrays(space, None, max_len)
 
-    @draw_1000
+    @draw_300
     @given(values(space, max_len))
     def check(value):
         rows = [garbage(layout, 0x5A + i) for i, _ in enumerate(packers)]
@@ -95,7 +95,7 @@ def test_float32_form_inverts_and_packers_agree(name, one_hot):
     layout = Layout.from_space(space, "float32", one_hot=one_hot, max_len=max_len)
     packers = [packer_class(layout) for packer_class in PACKERS]
 
-    @draw_100
+    @draw_50
     @given(values(space, max_len))
     def check(value):
         rows = [garbage(layout, 0x5A + i) for i, _ in enumerate(packers)]

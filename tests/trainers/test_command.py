@@ -227,7 +227,11 @@ def test_what_never_begins_leaves_nothing_behind(folder, capsys):
     assert not any((folder / "runs").glob("*"))
 
 
-@pytest.mark.parametrize("options", [[], ["--memory", "lstm"]], ids=["feed-forward", "lstm"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param([], marks=pytest.mark.slow), ["--memory", "lstm"]],
+    ids=["feed-forward", "lstm"],
+)
 def test_a_killed_run_goes_on_as_if_it_had_never_stopped(options, folder):
     train = ["train", "CartPole-v1", *TINY, *options, "--total-steps", "3200"]
     train += ["--checkpoint-interval", "5", "--normalize-rewards", "--normalize-observations"]

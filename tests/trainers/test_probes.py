@@ -101,7 +101,7 @@ def test_constant(seed):
     assert value(policy, np.zeros(1, np.float32)) == pytest.approx(1, rel=0.02)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", MOSTLY_SLOW)
 @pytest.mark.parametrize("gamma", [0.9, 0.95])
 def test_a_truncated_episode_is_worth_what_would_have_followed(gamma, seed):
     policy, _ = learn(probes.Endless, seed, updates=40, gamma=gamma, anneal="cosine")
@@ -133,7 +133,7 @@ def test_two_actions(seed):
     assert play(policy, probes.TwoActions, 40)[0] >= 0.95
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", MOSTLY_SLOW)
 def test_memory(seed):
     policy, _ = learn(probes.Memory, seed, updates=40, memory="lstm")
     assert play(policy, probes.Memory, 60)[1] >= 0.9
@@ -157,13 +157,13 @@ def test_mixed(seed):
     assert play(policy, probes.Mixed, 34, greedy=True)[1] <= 3
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", MOSTLY_SLOW)
 def test_action_mask(seed):
     policy, _ = learn(probes.Masked, seed, updates=25)
     assert play(policy, probes.Masked, 60)[0] >= 0.9
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", MOSTLY_SLOW)
 @pytest.mark.parametrize("memory", ["none", "lstm", "mingru"])
 def test_agents_learn_their_own_part(memory, seed):
     policy, _ = learn(probes.Identity, seed, updates=10, num_envs=8, memory=memory)

@@ -142,7 +142,13 @@ def create():
 
 
 @pytest.mark.parametrize(
-    "python", [old_python, oldest_python, old_gym_python], ids=["3.9", "3.8", "gym"]
+    "python",
+    [
+        pytest.param(old_python, marks=pytest.mark.slow),
+        oldest_python,
+        pytest.param(old_gym_python, marks=pytest.mark.slow),
+    ],
+    ids=["3.9", "3.8", "gym"],
 )
 def test_older_interpreters_run_the_modules_by_the_stable_abi(python, tmp_path):
     code = """

@@ -89,8 +89,6 @@ def one_cycle(backend, **kwargs):
         pytest.param("multiprocess", "fork", 200, marks=pytest.mark.slow),
         pytest.param("multiprocess", "forkserver", 200, marks=pytest.mark.slow),
         pytest.param("pool", "spawn", 30, marks=pytest.mark.slow),
-        ("multiprocess", "forkserver", 15),
-        ("pool", "spawn", 5),
     ],
 )
 def test_create_step_close_leaves_everything_where_it_began(backend, method, count):
