@@ -18,10 +18,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # some of them are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# TorchRL makes "spawn" the start method of its importer unless one is set, as this call does with the
-# platform's own. Otherwise every worker would import everything again: ten times the time, and not
-# what most users have.
+# TorchRL makes "spawn" the start method of its importer unless one is set, as this call does with
+# the platform's own. Otherwise every worker would import everything again: ten times the time, and
+# not what most users have.
 multiprocessing.get_start_method()
+
 
 @pytest.fixture(scope="module")
 def browser():

@@ -1,8 +1,8 @@
 """The README and every page of the documentation run as written.
 
 Each page is one program: its ```python blocks run one after the other in one namespace. The lines
-`$ shoal ...` of its ```console blocks are run in one process too, and `make` may be given only targets
-there are. A block that begins with `# name.py` is that file for them.
+`$ shoal ...` of its ```console blocks are run in one process too, and `make` may be given only
+targets there are. A block that begins with `# name.py` is that file for them.
 """
 
 import re
