@@ -19,7 +19,7 @@ SHOAL := $(ENV) $(INSTALL) --no-build-isolation --config-settings=build-dir=$(VE
 NLE := $(PIP) --no-deps nle==1.3.0
 # The browser that tests pages; without it, those tests are skipped.
 CHROMIUM := if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	apt-get install -y -qq chromium >/dev/null || echo "no chromium: pages are not tested"; fi
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null || echo "no chromium: pages are not tested"; fi
 # Each process runs its share of the tests; one that is done takes from the others.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 export NO_MKDOCS_2_WARNING := 1
