@@ -235,7 +235,7 @@ def test_episode_statistics_equal_gymnasiums(mode):
             assert (one[4]["episode"]["t"][ended] > 0).all()
             returns += infos["episode"]["r"][ended].tolist()
             lengths += infos["episode"]["l"][ended].tolist()
-    assert ours.episode_count == len(lengths) > 200
+    assert ours.episode_count == len(lengths) > 60
     np.testing.assert_allclose(ours.return_queue, returns[-100:], rtol=1e-6)
     assert list(ours.length_queue) == lengths[-100:]
 
