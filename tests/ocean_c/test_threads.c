@@ -146,8 +146,9 @@ int main(int argc, char **argv) {
             const struct timespec nap = {10, 0};
             shoal_engine *e = opened(2, ENVS);
             atomic_fetch_add(&e->sleepers, 2);
-            shoal_engine_post(e, SHOAL_RESET, envs, NULL, NULL); /* wakes those that sleep already */
-            nanosleep(&nap, NULL); /* until the threads go to sleep, and find out */
+            shoal_engine_post(e, SHOAL_RESET, envs, NULL,
+                              NULL); /* wakes those that sleep already */
+            nanosleep(&nap, NULL);   /* until the threads go to sleep, and find out */
             return 0;
         }
         shoal_engine *e = opened(0, ENVS / 2);
