@@ -50,7 +50,7 @@ MOST_BYTES = 300_000  # of an agent's weights
 
 
 def halved(state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint whose weights are rounded to 16 bits."""
+    """Return a checkpoint whose weights are rounded to 16 bits."""
     policy = {
         name: value.half().float() if value.is_floating_point() else value
         for name, value in state["policy"].items()

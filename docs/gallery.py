@@ -13,7 +13,7 @@ import numpy as np
 
 import shoal
 from shoal.ocean_c.find import own_names
-from shoal.ocean_c.web import find_source, write_page
+from shoal.ocean_c.web import source_and_module, write_page
 
 TRAINED = Path(__file__).parent / "trained"
 NET = Path(shoal.__file__).parent / "trainers" / "export" / "shoal_net.h"
@@ -21,7 +21,7 @@ NET = Path(shoal.__file__).parent / "trainers" / "export" / "shoal_net.h"
 
 def write_demo(name: str, out: Path) -> int:
     """Write one environment's page; return the bytes of its files."""
-    source, module = find_source(name)
+    source, module = source_and_module(name)
     if not (TRAINED / f"{name}.f16").is_file():
         return sum(write_page(source, module, out).values())
     with tempfile.TemporaryDirectory() as folder:

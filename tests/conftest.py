@@ -26,7 +26,7 @@ multiprocessing.get_start_method()
 
 @pytest.fixture(scope="module")
 def browser():
-    """One headless browser for a module's tests: the system's Chromium."""
+    """Start one headless browser for a module's tests: the system's Chromium."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium")

@@ -1,23 +1,17 @@
 """Every page of the gallery plays in a real browser, with its trained agent."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from shoal.ocean_c.find import own_names
+from tests.docs_scripts import DOCS, load_script
 from tests.ocean_c.pages import opened
 
-DOCS = Path(__file__).parents[1] / "docs"
 TRAINED = sorted(path.stem for path in (DOCS / "trained").glob("*.f16"))
 
 
 @pytest.fixture(scope="module")
 def gallery():
-    spec = importlib.util.spec_from_file_location("gallery", DOCS / "gallery.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("gallery")
 
 
 def test_every_environment_has_an_agent_of_at_most_300_kb():

@@ -79,6 +79,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
+def add_kwargs(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--kwargs", metavar="NAME=VALUE", nargs="+", type=keyword, default=[], help=text
+    )
+
+
 def add_command(
     commands: Any, name: str, command: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
@@ -91,14 +97,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("env", metavar="ENV", help="which environment; see below")
-    parser.add_argument(
-        "--kwargs",
-        metavar="NAME=VALUE",
-        nargs="+",
-        type=keyword,
-        default=[],
-        help="for the environment's constructor",
-    )
+    add_kwargs(parser, "for the environment's constructor")
     parser.add_argument(
         "--max-len", type=count, metavar="N", help="most items of a Sequence, Graph or string"
     )
@@ -654,13 +653,8 @@ def add_web(commands: Any) -> None:
     parser = commands.add_parser("web", help=text, description=text)
     parser.add_argument("env", metavar="ENV", help="one of Shoal's environments in C, or my_env.c")
     parser.add_argument("--run", metavar="RUN", help="a run or a checkpoint: the agent that plays")
-    parser.add_argument(
-        "--kwargs",
-        metavar="NAME=VALUE",
-        nargs="+",
-        type=keyword,
-        default=[],
-        help="parameters of the environment; default: the run's, or the environment's own",
+    add_kwargs(
+        parser, "parameters of the environment; default: the run's, or the environment's own"
     )
     parser.add_argument("--half", action="store_true", help="write weights in 16 bits")
     parser.add_argument(
@@ -674,9 +668,9 @@ def add_web(commands: Any) -> None:
 def web(args: argparse.Namespace) -> int:
     import tempfile
 
-    from shoal.ocean_c.web import find_source, serve, write_page
+    from shoal.ocean_c.web import serve, source_and_module, write_page
 
-    source, module = find_source(args.env)
+    source, module = source_and_module(args.env)
     with tempfile.TemporaryDirectory() as folder:
         out = args.out or folder
         if args.run:

@@ -70,7 +70,7 @@ RUN = """([seed, actions, float]) => {
 def squared(browser, tmp_path_factory):
     """A page on which an agent goes right."""
     folder = tmp_path_factory.mktemp("web")
-    source, module = web.find_source("squared")
+    source, module = web.source_and_module("squared")
     size = web.observation_offsets(web.load(module).spec({}))[1]
     (folder / "policy.h").write_text(POLICY % size)
     weights = np.float32([0, 0, 0, 0, 3])
@@ -83,7 +83,7 @@ def squared(browser, tmp_path_factory):
 
 def same_as_the_engine(browser, folder, name, steps=STEPS):
     """Compare states, observations, rewards and ends of `steps` steps with the engine's."""
-    source, module = web.find_source(name)
+    source, module = web.source_and_module(name)
     web.write_page(source, module, folder)
     random = np.random.default_rng(0)
     vector = shoal.vectorize(name, 1, backend="native", autoreset="next_step")
@@ -192,7 +192,7 @@ def test_the_page_shows_what_the_agent_sees(squared):
 
 
 def test_a_click_takes_one_of_several_agents(browser, tmp_path):
-    source, module = web.find_source("target")
+    source, module = web.source_and_module("target")
     web.write_page(source, module, tmp_path)
     page = opened(browser, tmp_path, "seed=1&paused&player=you")
     x, y = page.evaluate(
@@ -212,7 +212,7 @@ def test_a_click_takes_one_of_several_agents(browser, tmp_path):
 
 
 def test_a_page_is_usable_by_touch(browser, tmp_path):
-    source, module = web.find_source("g2048")
+    source, module = web.source_and_module("g2048")
     web.write_page(source, module, tmp_path)
     context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
     page = context.new_page()
@@ -236,7 +236,7 @@ def test_the_command_makes_a_page_of_ones_own_environment(tmp_path, monkeypatch,
 
 
 def test_a_policy_of_other_rows_is_an_error(tmp_path):
-    source, module = web.find_source("squared")
+    source, module = web.source_and_module("squared")
     (tmp_path / "policy.h").write_text(POLICY % 7)
     with pytest.raises(ParameterError, match=r"an observation of .* bytes, .* got 7"):
         web.write_page(source, module, tmp_path, policy=tmp_path)

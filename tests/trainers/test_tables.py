@@ -1,24 +1,18 @@
 """The tables of options, metrics and environments say all that there is, as the code has it."""
 
 import dataclasses
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
 from shoal.trainers.config import Config, described
 from shoal.trainers.diagnose import METRICS
-
-DOCS = Path(__file__).parents[2] / "docs"
+from tests.docs_scripts import DOCS, load_script
 
 
 @pytest.fixture(scope="module")
 def tables():
-    spec = importlib.util.spec_from_file_location("tables", DOCS / "tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tables")
 
 
 def test_every_option_is_in_the_table_with_its_type_default_and_meaning():

@@ -174,7 +174,7 @@ batches = st.tuples(
 
 
 def late_number(value):
-    """A dict in one row's info, and a number under the same key in the next row's."""
+    """Return a stream: a dict in one row's info, and a number under its key in the next row's."""
     return [{"a": {"b": value}}, {"a": 0.0}], [(None, None, 0, 1)], [0] * NUM_ROWS
 
 
@@ -236,7 +236,7 @@ def assert_holds(got, infos, num_rows, path="infos"):
 
 
 def assert_kept(found, value, path):
-    """The value is there, though numbers may have become wider and arrays plain ones."""
+    """Compare by value: numbers may have become wider, and arrays plain ones."""
     if isinstance(value, np.ndarray):
         assert found.shape == value.shape, path
         np.testing.assert_array_equal(found, value, path)

@@ -29,7 +29,7 @@ from shoal.ocean_c.find import FOLDER, load
 from shoal.ocean_c.spaces import observation_offsets
 from shoal.ocean_c.table import Field, Spec, Table
 
-__all__ = ["compile_wasm", "find_source", "page_meta", "serve", "wasm_compiler", "write_page"]
+__all__ = ["compile_wasm", "page_meta", "serve", "source_and_module", "wasm_compiler", "write_page"]
 
 PAGE = HEADERS / "page"
 # Contraction is off as in every build: the page's episodes are those of the engine, to the bit.
@@ -60,7 +60,7 @@ def wasm_compiler() -> list[str]:
     )
 
 
-def find_source(env: str) -> tuple[Path, Path]:
+def source_and_module(env: str) -> tuple[Path, Path]:
     """Return an environment's C file and its module; build the module if it is missing or older.
 
     Args:

@@ -196,12 +196,6 @@ NET_FN void net_embedding(float *y, const float *table, int64_t row, int width) 
     memcpy(y, table + row * width, (size_t)width * sizeof *y);
 }
 
-/* A one among zeros; a category that is outside has no one. */
-NET_FN void net_one_hot(float *y, int64_t category, int categories) {
-    for (int k = 0; k < categories; k++)
-        y[k] = (float)(k == category);
-}
-
 typedef struct {
     int in, high, wide; /* channels, rows and columns of the input */
     int out;            /* channels of the output */

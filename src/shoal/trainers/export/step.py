@@ -113,14 +113,15 @@ def trace(policy: Any) -> torch.export.ExportedProgram:
             raise ExportError(
                 f"{names[-1]} can't be traced: {type(error).__name__}: {text}"
             ) from error
-        if any(str(node.target).split(".")[-2:-1][0][-1] == "_" for node in calls(program)):
+        if any(each._schema.name.endswith("_") for each in operations(program)):
             program = program.run_decompositions({})  # operations in place become others
     return program
 
 
-def calls(program: torch.export.ExportedProgram) -> list[torch.fx.Node]:
-    """Return the nodes that are operations of ATen."""
-    return [n for n in program.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+def operations(program: torch.export.ExportedProgram) -> list[torch._ops.OpOverload]:
+    """Return ATen's operations in a graph, one for each node."""
+    targets = [node.target for node in program.graph.nodes]
+    return [target for target in targets if isinstance(target, torch._ops.OpOverload)]
 
 
 @contextlib.contextmanager

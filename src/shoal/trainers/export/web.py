@@ -11,7 +11,7 @@ from shoal.errors import ExportError
 from shoal.ocean_c.web import write_page
 from shoal.registry.creators import find_source
 from shoal.trainers.export.c import export_c
-from shoal.trainers.runs import newest_checkpoint, read_checkpoint
+from shoal.trainers.export.step import load
 
 __all__ = ["export_web"]
 
@@ -42,9 +42,8 @@ def export_web(
         EnvModuleError: there is no compiler for wasm32.
         ParameterError: the environment has other observations or actions than the policy.
     """
-    path = Path(run)
-    state = read_checkpoint(newest_checkpoint(path) if path.is_dir() else path)
-    config = state["config"]
+    policy, config = load(run)
+    assert config is not None  # a run's, or a checkpoint's
     kwargs = {**config["env_kwargs"], **(env_kwargs or {})}
     if env is None:
         native = find_source(config["env"], None, dict(config["env_kwargs"])).native
@@ -57,5 +56,5 @@ def export_web(
             raise ExportError(f"format web: there is no file {native.with_suffix('.c')}")
         env = native.with_suffix(".c"), native
     with tempfile.TemporaryDirectory() as place:
-        export_c(run, place)
+        export_c(policy, place)
         return write_page(*env, folder, params=kwargs, policy=place, half=half)
